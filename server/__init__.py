@@ -1,0 +1,1 @@
+"""The conversation server. `server.app.create_app` puts the parts together."""

@@ -1,0 +1,106 @@
+"""The composition root: the only place where the parts meet."""
+
+from typing import Any
+
+import orjson
+from flask import Flask
+from flask.json.provider import JSONProvider
+from flask_cors import CORS
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from server.conversations import Conversations
+from server.dialects import DOCUMENTS, chat, operators, published
+from server.runs import Limits, Runner
+from server.settings import Settings
+from server.store import Store, open_store
+from server.upstream import Upstream
+from server.upstream.openai import OpenAIUpstream
+from server.upstream.scripted import ScriptedUpstream
+from server.wire.contract import Contract
+from server.wire.failures import answer_failures
+from server.wire.log import log_requests
+
+EXPOSED_HEADERS = ["X-Request-ID", "X-Stream-ID", "X-Messages-Omitted", "Link", "Retry-After"]
+
+
+def create_app(settings: Settings, *, store: Store | None = None, upstream: Upstream | None = None) -> Flask:
+    """The server, ready to serve, with no thread started and no connection opened.
+
+    Tests hand in their own store and upstream. `app.extensions` has the `runner`, for who ends the process, and the
+    `contracts`, for who checks answers. Raises LookupError where an operation has no view or a view no operation, and
+    ValueError where a setting names what does not exist.
+    """
+    store = open_store(settings.store_url, max_conversations=settings.max_conversations) if store is None else store
+    upstream = open_upstream(settings) if upstream is None else upstream
+    runner = Runner(store, upstream, limits_of(settings))
+    conversations = Conversations(store, upstream, runner)
+    contracts = {name: Contract(document) for name, document in read_documents(settings).items()}
+    documents = {name: contract.document for name, contract in contracts.items()}
+    address = settings.public_url or settings.render_external_url
+
+    app = Flask(__name__, static_folder=None)
+    app.json = _Json(app)
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    # A caller such as ChatGPT follows no redirect: an address that is not quite right is plainly not found.
+    app.url_map.merge_slashes = False
+    app.extensions.update(runner=runner, contracts=contracts)
+    log_requests(app)
+    answer_failures(app)
+    if settings.cors_origins:
+        CORS(app, origins=list(settings.cors_origins), expose_headers=EXPOSED_HEADERS)
+    app.register_blueprint(published.blueprint(contracts["published"], conversations, settings.query_deadline_seconds))
+    app.register_blueprint(chat.blueprint(contracts["chat"], conversations))
+    app.register_blueprint(operators.blueprint(contracts["operators"], conversations, documents, address))
+    for contract in contracts.values():
+        contract.require_all_served()
+    if settings.trusted_proxies:
+        hops = settings.trusted_proxies
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops)  # type: ignore[method-assign]
+    return app
+
+
+def open_upstream(settings: Settings) -> Upstream:
+    if settings.upstream == "scripted":
+        return ScriptedUpstream()
+    return OpenAIUpstream(
+        settings.openai_api_key,
+        settings.openai_base_url,
+        default_model=settings.default_model,
+        models_ttl_seconds=settings.models_ttl_seconds,
+    )
+
+
+def limits_of(settings: Settings) -> Limits:
+    parameters = {
+        "temperature": settings.default_temperature,
+        "max_completion_tokens": settings.default_max_tokens,
+    }
+    return Limits(
+        max_waiting_runs=settings.max_waiting_runs,
+        max_concurrent_runs=settings.max_concurrent_runs,
+        run_timeout_seconds=settings.run_timeout_seconds,
+        max_context_messages=settings.max_context_messages,
+        system_prompt=settings.system_prompt,
+        parameters={name: value for name, value in parameters.items() if value is not None},
+    )
+
+
+def read_documents(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Each dialect's document, with the bounds that an operator may move written in."""
+    documents: dict[str, dict[str, Any]] = {}
+    for name, path in DOCUMENTS.items():
+        document = documents[name] = orjson.loads(path.read_bytes())
+        schemas = document.get("components", {}).get("schemas", {})
+        if "Input" in schemas:
+            schemas["Input"]["maxLength"] = settings.max_input_chars
+    return documents
+
+
+class _Json(JSONProvider):
+    """JSON by orjson: UTF-8 as it is, since people read Korean in curl."""
+
+    def dumps(self, obj: Any, **_: Any) -> str:
+        return orjson.dumps(obj).decode()
+
+    def loads(self, s: str | bytes, **_: Any) -> Any:
+        return orjson.loads(s)

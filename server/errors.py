@@ -1,0 +1,207 @@
+"""
+Every failure that this server names.
+
+ServerError
+  Refused                  the caller must change something
+    InvalidRequest
+      InvalidPosition
+      UnknownModel
+      ContextTooLong
+    NotFound
+    MethodNotAllowed
+    RunConflict            the conversation's own state stands against it
+      RequestIdConflict
+      RunCancelled
+    BodyTooLarge
+    UnsupportedMediaType
+    ConversationBusy
+  Unavailable              something behind the caller failed; the same request may work later
+    InternalError
+    NotConfigured
+    ShuttingDown
+    StoreUnavailable
+      StoreFull
+    RunInterrupted
+    RunTimedOut
+    UpstreamFailed
+      UpstreamUnreachable
+      UpstreamTimedOut
+      UpstreamRefusedKey
+      UpstreamRateLimited
+      UpstreamQuotaExhausted
+      UpstreamRefused
+      UpstreamBadReply
+      UpstreamEmptyReply
+      UpstreamCut
+
+Each has a stable `code` for programs and a sentence for people. Nothing here knows HTTP: `wire/failures.py` gives each
+class its status, once. No sentence carries what the caller sent, an address or a key.
+"""
+
+
+class ServerError(Exception):
+    code = "internal_error"
+    sentence = "Something went wrong on our side. Please try again; if it happens again, tell the operator."
+
+    def __init__(self, sentence: str | None = None) -> None:
+        super().__init__(sentence or self.sentence)
+
+
+class Refused(ServerError):
+    code = "refused"
+
+
+class InvalidRequest(Refused):
+    code = "invalid_request"
+    sentence = "The request does not fit the contract; compare it with /openapi.json."
+
+
+class InvalidPosition(InvalidRequest):
+    code = "invalid_position"
+    sentence = "Last-Event-ID must be the number of characters received so far, and no more than the reply has."
+
+
+class UnknownModel(InvalidRequest):
+    code = "unknown_model"
+    sentence = "The upstream does not offer that model; GET /models lists those that it does."
+
+
+class ContextTooLong(InvalidRequest):
+    code = "context_length_exceeded"
+    sentence = "The question is longer than the model can read, even alone; shorten it or choose another model."
+
+
+class NotFound(Refused):
+    code = "not_found"
+    sentence = "There is nothing here; /openapi.json lists what there is."
+
+
+class MethodNotAllowed(Refused):
+    code = "method_not_allowed"
+    sentence = "This address does not take that method; the Allow header lists those that it does."
+
+
+class RunConflict(Refused):
+    code = "conflict"
+
+
+class RequestIdConflict(RunConflict):
+    code = "request_id_conflict"
+    sentence = "That request_id was used for another input in this conversation; choose a new one."
+
+
+class RunCancelled(RunConflict):
+    code = "run_cancelled"
+    sentence = "The reply was cancelled before it was finished; ask again if you still want it."
+
+
+class BodyTooLarge(Refused):
+    code = "body_too_large"
+    sentence = "The request body is larger than this server takes; send less at once."
+
+
+class UnsupportedMediaType(Refused):
+    code = "unsupported_media_type"
+    sentence = "Send the body as JSON, with the header Content-Type: application/json."
+
+
+class ConversationBusy(Refused):
+    code = "conversation_busy"
+    sentence = "Too many questions are waiting in this conversation; wait for a reply before asking the next."
+
+
+class Unavailable(ServerError):
+    code = "unavailable"
+
+
+class InternalError(Unavailable):
+    code = "internal_error"
+
+
+class NotConfigured(Unavailable):
+    code = "not_configured"
+    sentence = "This server has no model behind it yet: set OPENAI_API_KEY, OPENAI_BASE_URL or UPSTREAM=scripted."
+
+
+class ShuttingDown(Unavailable):
+    code = "shutting_down"
+    sentence = "This server is restarting; ask again in a moment."
+
+
+class StoreUnavailable(Unavailable):
+    code = "store_unavailable"
+    sentence = "The conversations cannot be reached right now; try again in a moment."
+
+
+class StoreFull(StoreUnavailable):
+    code = "store_full"
+    sentence = "This server holds as many conversations as it may; the operator can raise MAX_CONVERSATIONS."
+
+
+class RunInterrupted(Unavailable):
+    code = "run_interrupted"
+    sentence = "The server stopped while the reply was being written; ask again."
+
+
+class RunTimedOut(Unavailable):
+    code = "run_timed_out"
+    sentence = "The reply took longer than this server waits; ask again, perhaps for something shorter."
+
+
+class UpstreamFailed(Unavailable):
+    code = "upstream_failed"
+    sentence = "The model's server failed; try again in a moment."
+
+
+class UpstreamUnreachable(UpstreamFailed):
+    code = "upstream_unreachable"
+    sentence = "The model's server cannot be reached; try again in a moment."
+
+
+class UpstreamTimedOut(UpstreamFailed):
+    code = "upstream_timed_out"
+    sentence = "The model's server did not answer in time; try again in a moment."
+
+
+class UpstreamRefusedKey(UpstreamFailed):
+    code = "upstream_unauthorized"
+    sentence = "The model's server refused this server's key; the operator must check OPENAI_API_KEY."
+
+
+class UpstreamRateLimited(UpstreamFailed):
+    code = "upstream_rate_limited"
+    sentence = "The model's server takes no more requests right now; try again in a minute."
+
+
+class UpstreamQuotaExhausted(UpstreamFailed):
+    code = "upstream_quota_exhausted"
+    sentence = "The account at the model's server is used up; the operator must check its plan and billing."
+
+
+class UpstreamRefused(UpstreamFailed):
+    code = "upstream_refused"
+    sentence = "The model's server refused the request; another model or another question may work."
+
+
+class UpstreamBadReply(UpstreamFailed):
+    code = "upstream_bad_reply"
+    sentence = "The model's server answered with something that is no reply; try again in a moment."
+
+
+class UpstreamEmptyReply(UpstreamFailed):
+    code = "upstream_empty_reply"
+    sentence = "The model wrote nothing; ask in other words, or let the operator raise DEFAULT_MAX_TOKENS."
+
+
+class UpstreamCut(UpstreamFailed):
+    code = "upstream_cut"
+    sentence = "The connection to the model broke in the middle of the reply; ask again."
+
+
+def revived(code: str, sentence: str) -> ServerError:
+    """The failure that a run kept as `code` and `sentence`, to be raised again."""
+    return next((kind for kind in _below(ServerError) if kind.code == code), InternalError)(sentence)
+
+
+def _below(kind: type[ServerError]) -> list[type[ServerError]]:
+    return [kind, *(each for child in kind.__subclasses__() for each in _below(child))]

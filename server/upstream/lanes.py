@@ -1,0 +1,79 @@
+"""SDK clients with one connection each, lent to one call at a time.
+
+A pool's own bookkeeping grows with the connections that it holds; a stack of clients does not, and whoever has a client
+lent knows which socket to close.
+"""
+
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import httpx2
+import openai
+
+ONE_CONNECTION = httpx2.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=60.0)
+
+
+class Lane:
+    """An SDK client and its connection."""
+
+    def __init__(self, key: str, base_url: str | None, tls: ssl.SSLContext) -> None:
+        http = openai.DefaultHttpxClient(
+            verify=tls, limits=ONE_CONNECTION, event_hooks={"request": [self._follow_connection]}
+        )
+        self.sdk = openai.OpenAI(api_key=key, base_url=base_url, max_retries=0, http_client=http)
+        self._socket: socket.socket | None = None
+
+    def cut(self) -> None:
+        """Close the connection under whoever reads from it, from any thread."""
+        connection = self._socket
+        if connection is not None:
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                self._socket = None  # The other side was quicker: there is nothing left to close.
+
+    def _follow_connection(self, request: httpx2.Request) -> None:
+        request.extensions["trace"] = self._note_connection
+
+    def _note_connection(self, event: str, details: dict[str, Any]) -> None:
+        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+            self._socket = details["return_value"].get_extra_info("socket")
+
+
+class Lanes:
+    """As many lanes as calls were ever in flight at once; the one given back last is lent first, while it is warm."""
+
+    def __init__(self, key: str, base_url: str | None) -> None:
+        self._key = key
+        self._base_url = base_url
+        self._idle: list[Lane] = []
+        self._making = threading.Lock()
+
+    @contextmanager
+    def lent(self) -> Iterator[Lane]:
+        try:
+            lane = self._idle.pop()
+        except IndexError:
+            lane = self._made()
+        try:
+            yield lane
+        finally:
+            self._idle.append(lane)
+
+    def _made(self) -> Lane:
+        with self._making:
+            lane = Lane(self._key, self._base_url, self._tls)
+            # Asked for once under the lock: the SDK runs `uname` for the first headers of a process, and every call
+            # that came early would run it too.
+            _ = lane.sdk.default_headers
+            return lane
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        """Shared, since reading the certificates costs more than all the rest."""
+        return httpx2.create_ssl_context()

@@ -1,0 +1,81 @@
+"""Who asks, how long they wait, and whether they are still there."""
+
+import re
+import select
+import socket
+from collections.abc import Callable
+from urllib.parse import urlencode
+
+from flask import request
+
+from server.errors import InvalidRequest
+
+CHATGPT_DEADLINE_SECONDS = 40.0
+"""ChatGPT's Actions give up at 45."""
+
+CHATGPT_CHARACTERS = 95_000
+"""ChatGPT's Actions refuse answers of 100,000 characters."""
+
+
+def is_chatgpt() -> bool:
+    return "openai-conversation-id" in request.headers or "ChatGPT-User" in request.headers.get("User-Agent", "")
+
+
+def patience(default_seconds: float) -> float:
+    """How many seconds the caller waits for a reply: what `Prefer: wait=N` says, else what is known of the caller."""
+    preferred = preferred_wait()
+    if preferred is not None:
+        return preferred
+    return min(default_seconds, CHATGPT_DEADLINE_SECONDS) if is_chatgpt() else default_seconds
+
+
+def preferred_wait() -> float | None:
+    """The N of the header `Prefer: wait=N` (RFC 7240), in seconds."""
+    found = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?([0-9]{1,9})\b", request.headers.get("Prefer", ""), re.IGNORECASE)
+    return None if found is None else float(found[1])
+
+
+def presence() -> Callable[[], bool]:
+    """A question that can be asked from any thread, later: is the caller of this request still on the line?
+
+    Where the server tells no socket, as in Flask's test client, the answer is yes.
+    """
+    connection = request.environ.get("gunicorn.socket")
+    if not isinstance(connection, socket.socket):
+        return lambda: True
+
+    def is_there() -> bool:
+        try:
+            readable, _, _ = select.select([connection], [], [], 0)
+            # Readable without a byte to read is the end of the line; a byte would be the caller's next request.
+            return not readable or bool(connection.recv(1, socket.MSG_PEEK))
+        except (OSError, ValueError):
+            return False
+
+    return is_there
+
+
+def request_id(in_body: str | None) -> str | None:
+    """What makes a question exact: `request_id` of the body, else the header `Idempotency-Key`.
+
+    Raises InvalidRequest where the header is no text of 1 to 200 characters.
+    """
+    given = request.headers.get("Idempotency-Key") if in_body is None else in_body
+    if given is not None and not 1 <= len(given) <= 200:
+        raise InvalidRequest("Idempotency-Key must have 1 to 200 characters.")
+    return given
+
+
+def resumes() -> bool:
+    return "Last-Event-ID" in request.headers
+
+
+def link_to_older(place: int) -> str:
+    """A `Link` header (RFC 8288) to the same request for what lies before `place`."""
+    query = urlencode({**request.args, "before": place})
+    return f'<{request.path}?{query}>; rel="next"'
+
+
+def public_address(configured: str) -> str:
+    """Where callers reach the server, without a slash at the end."""
+    return (configured or request.host_url).rstrip("/")

@@ -1,0 +1,203 @@
+"""An OpenAPI document, and the blueprint that serves it.
+
+A view names the operation that it serves; its method, its path and the shape of its request come from the document and
+are written nowhere else. openapi-core judges every request; responses are held to the document in the tests.
+"""
+
+import re
+from collections.abc import Callable
+from functools import cached_property, wraps
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import jsonschema_rs
+import orjson
+from flask import Blueprint, Request, request
+from jsonschema_path import SchemaPath
+from openapi_core import V31RequestValidator
+from openapi_core.casting.schemas import oas31_types_caster
+from openapi_core.casting.schemas.factories import SchemaCastersFactory
+from openapi_core.contrib.flask import FlaskOpenAPIRequest
+from openapi_core.deserializing.media_types.exceptions import MediaTypeDeserializeError
+from openapi_core.templating.media_types.exceptions import MediaTypeNotFound
+from openapi_core.templating.paths.datatypes import PathOperationServer
+from openapi_core.templating.paths.finders import APICallPathFinder
+from openapi_core.validation.request.exceptions import MissingRequiredParameter, MissingRequiredRequestBody
+from openapi_core.validation.schemas.exceptions import InvalidSchemaValue
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from server.errors import BodyTooLarge, InvalidRequest, ServerError, UnsupportedMediaType
+
+METHODS = ("get", "put", "post", "delete", "patch")
+
+View = Callable[..., Any]
+
+
+class Contract:
+    def __init__(self, document: dict[str, Any]) -> None:
+        self.document = document
+        # The judge matches servers by scheme and host, which is none of its business: routing has done that.
+        spec = SchemaPath.from_dict({**document, "servers": [{"url": "/"}]})
+        schemas = _Schemas(document.get("components", {}))
+        self._judge = V31RequestValidator(
+            spec,
+            schema_validators_factory=schemas,  # type: ignore[arg-type]
+            schema_casters_factory=SchemaCastersFactory(schemas, oas31_types_caster),  # type: ignore[arg-type]
+            path_finder_cls=_KeptPathFinder,
+            extra_media_type_deserializers={"application/json": orjson.loads},
+        )
+        self._operations = {
+            operation["operationId"]: (method, path, operation)
+            for path, item in document["paths"].items()
+            for method, operation in item.items()
+            if method in METHODS
+        }
+        self._unserved = set(self._operations)
+
+    def serves(self, blueprint: Blueprint, operation_id: str) -> Callable[[View], View]:
+        """Make the view beneath answer `operation_id`. Raises LookupError where the document has no such operation.
+
+        The view receives the parameters of path and query by name, None where one was not sent, and the checked JSON
+        body as `body` where the operation has one. A request that breaks the document raises InvalidRequest,
+        UnsupportedMediaType or BodyTooLarge, and the view does not run.
+        """
+        if operation_id not in self._operations:
+            raise LookupError(f"a view serves {operation_id}, which its document does not have")
+        method, path, operation = self._operations[operation_id]
+        self._unserved.discard(operation_id)
+        query = {
+            each["name"]: each["schema"]["type"] for each in operation.get("parameters", []) if each["in"] == "query"
+        }
+        has_body = "requestBody" in operation
+
+        def bind(view: View) -> View:
+            @wraps(view)
+            def checked(**given: Any) -> Any:
+                self._check(request)
+                for name, kind in query.items():
+                    given[name] = _parameter(name, kind)
+                if has_body:
+                    given["body"] = orjson.loads(request.get_data())
+                return view(**given)
+
+            rule = re.sub(r"{(\w+)}", r"<\1>", path)
+            blueprint.add_url_rule(rule, operation_id, checked, methods=[method.upper()])
+            return view
+
+        return bind
+
+    def require_all_served(self) -> None:
+        """Raises LookupError that names each operation without a view."""
+        if self._unserved:
+            raise LookupError(f"the document promises, nobody serves: {', '.join(sorted(self._unserved))}")
+
+    def _check(self, received: Request) -> None:
+        _require_utf8(received)
+        try:
+            for problem in self._judge.iter_errors(_Received(received)):
+                raise _refusal(problem)
+        except RequestEntityTooLarge:
+            raise BodyTooLarge from None
+
+
+class _Received(FlaskOpenAPIRequest):
+    """The request as openapi-core sees it: by its route, so that the address that it came to never matters."""
+
+    @property
+    def host_url(self) -> str:
+        return "/"
+
+
+class _KeptPathFinder(APICallPathFinder):
+    """Finds each operation once; the names are our own routes, so there are only so many."""
+
+    @cached_property
+    def _found(self) -> dict[tuple[str, str], PathOperationServer]:
+        return {}
+
+    def find(self, method: str, name: str) -> PathOperationServer:
+        found = self._found.get((method, name))
+        if found is None:
+            found = self._found[method, name] = super().find(method, name)
+        return found
+
+
+class _Schemas:
+    """openapi-core's schema validators, each made once, with jsonschema-rs doing the work."""
+
+    def __init__(self, components: dict[str, Any]) -> None:
+        self._made: dict[SchemaPath, _Schema] = {}
+        self._components = components
+
+    def create(self, spec: SchemaPath, schema: SchemaPath, **_: Any) -> "_Schema":
+        made = self._made.get(schema)
+        if made is None:
+            with schema.resolve() as resolved:
+                contents: Any = resolved.contents
+            rules = {**contents, "components": self._components}
+            made = self._made[schema] = _Schema(jsonschema_rs.Draft202012Validator(rules))
+        return made
+
+
+class _Schema:
+    def __init__(self, rules: jsonschema_rs.Draft202012Validator) -> None:
+        self._rules = rules
+
+    def validate(self, value: Any) -> None:
+        if not self._rules.is_valid(value):
+            raise InvalidSchemaValue("", "any", tuple(self._rules.iter_errors(value)))
+
+
+def _refusal(problem: Exception) -> ServerError:
+    """Our failure for one of openapi-core's, whose own words would echo the input."""
+    cause = problem.__cause__
+    if isinstance(problem, MissingRequiredParameter):
+        return InvalidRequest(f"Say {problem.name} in the {problem.location}.")
+    if isinstance(problem, MissingRequiredRequestBody):
+        return InvalidRequest("Send a JSON body with the request.")
+    if isinstance(cause, MediaTypeNotFound):
+        return UnsupportedMediaType()
+    if isinstance(cause, MediaTypeDeserializeError):
+        return InvalidRequest("The body is no JSON text in UTF-8; look for a missing quote, comma or bracket.")
+    name = getattr(problem, "name", None)
+    if isinstance(cause, InvalidSchemaValue):
+        return InvalidRequest(_sentence(name, next(iter(cause.schema_errors))))
+    return InvalidRequest(f"The value of {name} does not fit; /openapi.json tells what does." if name else None)
+
+
+def _sentence(name: str | None, error: Any) -> str:
+    """What is wrong with a value, in words that hold nothing of it."""
+    kind = error.kind.name
+    limit = error.kind.value
+    if kind == "required":
+        return f"The body lacks {limit}."
+    # Of the place within the body, its first word alone: what lies deeper may be the caller's own text.
+    what = name or next((str(each) for each in error.instance_path), "The body")
+    wants = {
+        "type": f"must be a JSON {' or '.join(limit) if kind == 'type' else limit}",
+        "minLength": "must not be empty",
+        "maxLength": f"must have at most {limit} characters",
+        "pattern": "has a character that is not allowed here, such as NUL or another control character",
+        "minimum": f"must be at least {limit}",
+        "maximum": f"must be at most {limit}",
+        "enum": f"must be one of {limit}",
+    }
+    return f"{what} {wants.get(kind, 'does not fit; /openapi.json tells what does')}."
+
+
+def _parameter(name: str, kind: str) -> Any:
+    text = request.args.get(name)
+    if text is None or kind != "integer":
+        return text
+    # int() takes more than the contract does: blanks, underscores, digits of other scripts.
+    if not re.fullmatch(r"-?[0-9]+", text):
+        raise InvalidRequest(f"{name} must be a whole number in the digits 0 to 9.")
+    return int(text)
+
+
+def _require_utf8(received: Request) -> None:
+    try:
+        # Werkzeug would put a replacement character where the bytes are no text.
+        unquote_to_bytes(received.query_string).decode()
+    except UnicodeDecodeError:
+        raise InvalidRequest("The query string is no UTF-8; percent-encode its text as UTF-8.") from None

@@ -1,0 +1,41 @@
+"""A name for every request, and a line in the log for each: no content, no key, no name of a client."""
+
+import logging
+import re
+import secrets
+import time
+
+import orjson
+from flask import Flask, Response, g, request
+
+from server.model import rfc3339
+
+log = logging.getLogger("server.requests")
+
+SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+def log_requests(app: Flask) -> None:
+    """Give each request its id, in `X-Request-ID`, and write its line when its answer begins."""
+
+    @app.before_request
+    def name() -> None:
+        g.began = time.perf_counter()
+        given = request.headers.get("X-Request-ID", "")
+        g.request_id = given if SANE_ID.fullmatch(given) else secrets.token_hex(8)
+
+    @app.after_request
+    def tell(response: Response) -> Response:
+        response.headers["X-Request-ID"] = g.request_id
+        if log.isEnabledFor(logging.INFO):
+            line = {
+                "time": rfc3339(time.time()),
+                "request_id": g.request_id,
+                "method": request.method,
+                "route": None if request.url_rule is None else request.url_rule.rule,
+                "status": response.status_code,
+                "ms": round((time.perf_counter() - g.began) * 1000, 2),
+                "code": g.get("failure_code"),
+            }
+            log.info(orjson.dumps(line).decode())
+        return response
