@@ -4,7 +4,7 @@ import threading
 from bisect import bisect_right
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from server.errors import InvalidPosition, UpstreamBadReply, UpstreamCut
 from server.model import Run
@@ -49,11 +49,6 @@ class LiveRun:
         first = bisect_right(self._ends, start)
         skipped = start - (self._ends[first - 1] if first else 0)
         return "".join(self._pieces[first:])[skipped:]
-
-    def started(self) -> None:
-        with self.changed:
-            if self.run.is_open:
-                self.run = replace(self.run, status="running")
 
     def listen(self, writing: Writing) -> Reply:
         """Take in a reply to its end. Raises what the upstream raises, UpstreamCut where the run ended meanwhile."""

@@ -188,7 +188,6 @@ class Runner:
             self._dispatch(live, conversation)
 
     def _dispatch(self, live: LiveRun, conversation: Conversation) -> None:
-        live.started()
         self._writers.submit(self._write, live, conversation)
 
     def _write(self, live: LiveRun, conversation: Conversation) -> None:

@@ -124,7 +124,8 @@ class _Kept:
         """The run of each request id and when it was begun, oldest first."""
 
     def snapshot(self) -> Conversation:
-        return replace(self.conversation, message_count=len(self.messages))
+        known = self.conversation
+        return Conversation(known.name, known.model, len(self.messages), known.replay_from)
 
     def add(self, run: Run, now: float) -> None:
         self.change(run)

@@ -17,7 +17,7 @@ from jsonschema_path import SchemaPath
 from openapi_core import V31RequestValidator
 from openapi_core.casting.schemas import oas31_types_caster
 from openapi_core.casting.schemas.factories import SchemaCastersFactory
-from openapi_core.contrib.flask import FlaskOpenAPIRequest
+from openapi_core.datatypes import RequestParameters
 from openapi_core.deserializing.media_types.exceptions import MediaTypeDeserializeError
 from openapi_core.templating.media_types.exceptions import MediaTypeNotFound
 from openapi_core.templating.paths.datatypes import PathOperationServer
@@ -36,8 +36,9 @@ View = Callable[..., Any]
 class Contract:
     def __init__(self, document: dict[str, Any]) -> None:
         self.document = document
-        # The judge matches servers by scheme and host, which is none of its business: routing has done that.
-        spec = SchemaPath.from_dict({**document, "servers": [{"url": "/"}]})
+        # The judge matches servers by scheme and host, which is none of its business: routing has done that. It looks
+        # the same places up at every request, so they are kept.
+        spec = SchemaPath.from_dict({**document, "servers": [{"url": "/"}]}, resolved_cache_maxsize=10_000)
         schemas = _Schemas(document.get("components", {}))
         self._judge = V31RequestValidator(
             spec,
@@ -73,7 +74,7 @@ class Contract:
         def bind(view: View) -> View:
             @wraps(view)
             def checked(**given: Any) -> Any:
-                self._check(request)
+                self._check(_Received(request, path))
                 for name, kind in query.items():
                     given[name] = _parameter(name, kind)
                 if has_body:
@@ -91,21 +92,34 @@ class Contract:
         if self._unserved:
             raise LookupError(f"the document promises, nobody serves: {', '.join(sorted(self._unserved))}")
 
-    def _check(self, received: Request) -> None:
-        _require_utf8(received)
+    def _check(self, received: "_Received") -> None:
+        _require_utf8(received.query_string)
         try:
-            for problem in self._judge.iter_errors(_Received(received)):
+            for problem in self._judge.iter_errors(received):
                 raise _refusal(problem)
         except RequestEntityTooLarge:
             raise BodyTooLarge from None
 
 
-class _Received(FlaskOpenAPIRequest):
-    """The request as openapi-core sees it: by its route, so that the address that it came to never matters."""
+class _Received:
+    """The request as openapi-core's protocol has it, without the copies that its own adapter makes.
+
+    Told by its route, so that the address that it came to never matters.
+    """
+
+    host_url = "/"
+
+    def __init__(self, received: Request, path: str) -> None:
+        self.path = self.path_pattern = path
+        self.method = received.method.lower()
+        self.content_type = received.content_type or "application/octet-stream"
+        self.query_string = received.query_string
+        self.parameters = RequestParameters(query=received.args, header=received.headers, path=received.view_args or {})
+        self._received = received
 
     @property
-    def host_url(self) -> str:
-        return "/"
+    def body(self) -> bytes:
+        return self._received.get_data()
 
 
 class _KeptPathFinder(APICallPathFinder):
@@ -195,9 +209,9 @@ def _parameter(name: str, kind: str) -> Any:
     return int(text)
 
 
-def _require_utf8(received: Request) -> None:
+def _require_utf8(query_string: bytes) -> None:
     try:
         # Werkzeug would put a replacement character where the bytes are no text.
-        unquote_to_bytes(received.query_string).decode()
+        unquote_to_bytes(query_string).decode()
     except UnicodeDecodeError:
         raise InvalidRequest("The query string is no UTF-8; percent-encode its text as UTF-8.") from None

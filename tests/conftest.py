@@ -1,0 +1,102 @@
+"""The chain of fixtures: told -> upstream -> store -> app -> client. Override one link in a test that needs it.
+
+Every JSON answer in any test is held to the document of the dialect that gave it.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from flask import Flask, Response, request
+from flask.testing import FlaskClient
+from openapi_core import OpenAPI
+from openapi_core.contrib.flask import FlaskOpenAPIRequest, FlaskOpenAPIResponse
+
+from server.app import create_app
+from server.settings import Settings
+from server.store.memory import MemoryStore
+from server.upstream.scripted import ScriptedUpstream
+from tests.serving import Served, serve
+from tests.told import Told
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+@pytest.fixture
+def upstream(told: Told) -> ScriptedUpstream:
+    return ScriptedUpstream(told)
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore(max_conversations=1000)
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings()
+
+
+@pytest.fixture
+def app(settings: Settings, store: MemoryStore, upstream: ScriptedUpstream) -> Iterator[Flask]:
+    app = create_app(settings, store=store, upstream=upstream)
+    hold_to_documents(app)
+    yield app
+    app.extensions["runner"].shut_down(0)
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()
+
+
+@pytest.fixture
+def at_once() -> Iterator[Callable[..., Any]]:
+    """Calls a function in a thread of its own and gives the future of what it returns."""
+    with ThreadPoolExecutor(64) as threads:
+        yield threads.submit
+
+
+@pytest.fixture(scope="session")
+def demo() -> Iterator[Served]:
+    """A server as `run.py` starts it, under gunicorn with gevent, over the demonstration upstream."""
+    with serve(UPSTREAM="scripted") as served:
+        yield served
+
+
+def hold_to_documents(app: Flask) -> None:
+    """Fail the request whose JSON answer is not what its document says."""
+    documents = {
+        name: OpenAPI.from_dict({**contract.document, "servers": [{"url": "/"}]})
+        for name, contract in app.extensions["contracts"].items()
+    }
+
+    @app.after_request
+    def held(response: Response) -> Response:
+        dialect = documents.get(request.blueprint or "")
+        if dialect is not None and response.mimetype == "application/json" and request.method != "HEAD":
+            dialect.validate_response(_Request(request), FlaskOpenAPIResponse(response))
+        elif dialect is None and response.mimetype == "application/json":
+            assert set(response.get_json()) == {"error", "code"}
+        return response
+
+
+class _Request(FlaskOpenAPIRequest):
+    @property
+    def host_url(self) -> str:
+        return "/"
+
+
+@pytest.fixture(autouse=True)
+def no_thread_dies() -> Iterator[None]:
+    """A writer that ends with an exception of its own is a fault, whatever the test asserts."""
+    died: list[Any] = []
+    earlier, threading.excepthook = threading.excepthook, died.append
+    yield
+    threading.excepthook = earlier
+    assert not died

@@ -1,0 +1,103 @@
+"""Servers as processes of their own, started as README says."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+OURS = ("OPENAI_", "UPSTREAM", "DEFAULT_", "STORE_URL", "WEB_CONCURRENCY", "GUNICORN_CMD_ARGS", "PORT", "HOST")
+
+
+class Served:
+    """A running server."""
+
+    def __init__(self, port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.port = port
+        self.process = process
+        self._log = log
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+        """Status and JSON of one request; `headers` with underscores for dashes."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            data = None if body is None else json.dumps(body).encode()
+            sent = {"Content-Type": "application/json"} if data else {}
+            sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+            connection.request(method, path, data, sent)
+            response = connection.getresponse()
+            return response.status, json.loads(response.read() or b"null")
+        finally:
+            connection.close()
+
+    def query(self, client_name: str, question: str, **headers: str) -> tuple[int, Any]:
+        return self.ask("POST", "/query", {"client_name": client_name, "input": question}, **headers)
+
+    def history(self, client_name: str) -> list[str]:
+        """The contents of the history, oldest first."""
+        _, messages = self.ask("GET", f"/history?client_name={client_name}")
+        return [each["content"] for each in messages]
+
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """The exit code, once the process has ended."""
+        self.process.send_signal(number)
+        return self.process.wait(90)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def started(command: list[str], log: Path, **env: str) -> subprocess.Popen[bytes]:
+    """`command` in the project's folder, with none of the caller's settings but `env`."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+    with log.open("wb") as out:
+        return subprocess.Popen(command, cwd=ROOT, env=clean | env, stdout=out, stderr=subprocess.STDOUT)
+
+
+@contextmanager
+def serve(*arguments: str, **env: str) -> Iterator[Served]:
+    """`python run.py` on a free port until the block ends; `arguments` are gunicorn's, `env` are settings."""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        process = started([sys.executable, "run.py", *arguments], log, PORT=str(port), **env)
+        served = Served(port, process, log)
+        try:
+            await_answer(served)
+            yield served
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+def await_answer(served: Served) -> None:
+    """Until the server answers; its log is told where it does not."""
+    for _ in range(600):
+        assert served.process.poll() is None, served.log()
+        try:
+            assert served.ask("GET", "/healthz")[0] == 200
+            return
+        except OSError:
+            time.sleep(0.05)  # A process has no event to wait for.
+    raise AssertionError(served.log())
