@@ -28,8 +28,9 @@ def told() -> Told:
 
 
 @pytest.fixture
-def upstream(told: Told) -> ScriptedUpstream:
-    return ScriptedUpstream(told)
+def upstream(told: Told) -> Iterator[ScriptedUpstream]:
+    yield ScriptedUpstream(told)
+    told.release()
 
 
 @pytest.fixture

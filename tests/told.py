@@ -25,6 +25,7 @@ class Told:
         self._told: dict[str, deque[Any]] = defaultdict(deque)
         self._calls: list[str] = []
         self._changed = threading.Condition()
+        self._released = False
 
     def __call__(self, call: Call) -> Iterator[str]:
         question = orjson.loads(call.messages)[-1]["content"]
@@ -56,6 +57,12 @@ class Told:
         with self._changed:
             assert self._changed.wait_for(lambda: self._calls.count(question) >= times, PATIENCE_SECONDS), question
 
+    def release(self) -> None:
+        """End every call, now and from now on."""
+        with self._changed:
+            self._released = True
+            self._changed.notify_all()
+
     @property
     def calls(self) -> list[str]:
         """The questions in the order in which the upstream was asked them."""
@@ -69,5 +76,6 @@ class Told:
 
     def _next(self, question: str) -> Any:
         with self._changed:
-            assert self._changed.wait_for(lambda: self._told[question], PATIENCE_SECONDS), f"nobody told {question}"
-            return self._told[question].popleft()
+            told = self._told[question]
+            assert self._changed.wait_for(lambda: told or self._released, PATIENCE_SECONDS), f"nobody told {question}"
+            return told.popleft() if told else None

@@ -1,0 +1,87 @@
+"""What a run sends upstream."""
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server import replay
+from server.model import Message
+
+
+def history(count: int) -> list[Message]:
+    return [Message.of("user" if n % 2 == 0 else "assistant", f"m{n}", None, 0.0) for n in range(count)]
+
+
+def test_the_system_prompt_comes_first_then_the_history_then_the_question() -> None:
+    sent = orjson.loads(replay.messages("be brief", history(2), "why?"))
+    assert [(each["role"], each["content"]) for each in sent] == [
+        ("system", "be brief"),
+        ("user", "m0"),
+        ("assistant", "m1"),
+        ("user", "why?"),
+    ]
+
+
+def test_without_a_system_prompt_nothing_stands_before_the_history() -> None:
+    assert orjson.loads(replay.messages("", [], "why?")) == [{"role": "user", "content": "why?"}]
+
+
+def test_a_longer_history_begins_with_the_very_bytes_of_the_shorter_one() -> None:
+    shorter = replay.messages("be brief", history(4), "")
+    longer = replay.messages("be brief", history(6), "")
+    kept = shorter[: shorter.rindex(b'{"role":"user","content":""}')]
+    assert longer.startswith(kept)
+
+
+@given(st.text())
+def test_any_text_comes_through_as_it_is(text: str) -> None:
+    sent = orjson.loads(replay.messages(text, [Message.of("user", text, None, 0.0)], text))
+    assert {each["content"] for each in sent} == {text}
+
+
+def test_unset_everything_is_replayed() -> None:
+    assert replay.first_place(10_000, None, 0) == 0
+
+
+@pytest.mark.parametrize("most", [2, 3, 4, 5, 6, 7, 8, 10, 11, 100, 101])
+def test_history_is_cut_in_whole_turns_and_in_blocks(most: int) -> None:
+    places = [replay.first_place(count, most, 0) for count in range(0, 1000, 2)]
+    for count, place in zip(range(0, 1000, 2), places, strict=True):
+        assert place % 2 == 0
+        assert count - place <= most
+        assert count - place >= min(count, 2 if most >= 2 else 0)
+    moves = [later - earlier for earlier, later in zip(places, places[1:], strict=False) if later != earlier]
+    # Dropped to half each time, so that the prefix holds until the window is full again.
+    assert set(moves) == {(most + 3) // 4 * 2}
+
+
+def test_the_prefix_holds_for_many_turns() -> None:
+    places = [replay.first_place(count, 100, 0) for count in range(102, 602, 2)]
+    assert {places.count(place) for place in places} == {25}
+
+
+@given(st.integers(0, 5000), st.integers(2, 300), st.integers(0, 2000))
+def test_what_the_model_could_not_read_is_never_replayed_again(turns: int, most: int, forgotten: int) -> None:
+    replay_from = min(turns, forgotten) * 2
+    place = replay.first_place(turns * 2, most, replay_from)
+    assert replay_from <= place <= turns * 2
+    assert turns * 2 - place <= most
+
+
+@given(st.integers(0, 500), st.integers(1, 500))
+def test_halving_drops_the_older_half_in_whole_turns_until_nothing_is_left(start: int, turns: int) -> None:
+    start, count = start * 2, start * 2 + turns * 2
+    steps = 0
+    while start < count:
+        smaller = replay.halved(start, count)
+        assert smaller > start
+        assert smaller % 2 == 0
+        assert (count - smaller) * 2 <= count - start
+        start, steps = smaller, steps + 1
+    assert steps <= turns.bit_length()
+
+
+def test_a_clients_fingerprint_is_stable_and_tells_nothing() -> None:
+    assert replay.fingerprint("ada") == replay.fingerprint("ada") != replay.fingerprint("eve")
+    assert "ada" not in replay.fingerprint("ada")
