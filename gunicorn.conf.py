@@ -1,19 +1,19 @@
 """How the server is served: workers, connections, timeouts, and a stop that loses nothing."""
 
 # First of all: under --preload, and wherever ssl was imported before, patching later would come too late.
+import gevent
 from gevent import monkey
 
 monkey.patch_all()
 
 import logging  # noqa: E402
 import os  # noqa: E402
-import signal  # noqa: E402
 import sys  # noqa: E402
-import threading  # noqa: E402
 from types import FrameType  # noqa: E402
 from typing import Any  # noqa: E402
 
 from dotenv import dotenv_values  # noqa: E402
+from gunicorn.workers.ggevent import GeventWorker  # noqa: E402
 
 from server.settings import Settings  # noqa: E402
 
@@ -25,10 +25,10 @@ except ValueError as problem:
 wsgi_app = "run:app"
 bind = f"{settings.host}:{settings.port}"
 workers = settings.web_concurrency
-worker_class = "gevent"
 worker_connections = 5000
 backlog = 4096
-keepalive = 5
+# Longer than proxies keep an idle connection, so that it is they who close it and no request is lost in between.
+keepalive = 75
 limit_request_line = 8190
 # Longer than open replies may take: gunicorn's own end is a kill.
 graceful_timeout = int(settings.graceful_seconds) + 10
@@ -49,23 +49,46 @@ def on_starting(server: Any) -> None:
         server.log.warning("UPSTREAM=scripted: this is a DEMONSTRATION. No model is asked; every reply says so.")
 
 
-def post_worker_init(worker: Any) -> None:
-    """On SIGTERM, end open runs in time, besides what gunicorn does for requests."""
-    runner = worker.wsgi.extensions["runner"]
-    gunicorns_own = signal.getsignal(signal.SIGTERM)
+class Idle(gevent.Timeout):
+    """The wait for a connection's next request: ended by time, silently, or by the worker's stop."""
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        # In a thread: a signal may come while this very thread holds a lock that the end of runs needs.
-        worker.stopping = threading.Thread(target=runner.shut_down, args=(settings.graceful_seconds,))
-        worker.stopping.start()
-        if callable(gunicorns_own):
-            gunicorns_own(number, frame)
+    def __init__(self, worker: "Worker") -> None:
+        super().__init__(worker.cfg.keepalive if worker.alive else 0, False)
+        self._worker = worker
 
-    signal.signal(signal.SIGTERM, stop)
+    def __enter__(self) -> "Idle":
+        self._worker.waits[self] = gevent.getcurrent()
+        return super().__enter__()
+
+    def __exit__(self, *problem: Any) -> bool | None:
+        del self._worker.waits[self]
+        return super().__exit__(*problem)
+
+
+class Worker(GeventWorker):
+    """gunicorn's worker, except that its end waits for open requests only, and not for idle connections."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.waits: dict[Idle, gevent.Greenlet] = {}
+        self.stopping: gevent.Greenlet | None = None
+
+    def timeout_ctx(self) -> Idle:
+        return Idle(self)
+
+    def handle_exit(self, number: int, frame: FrameType | None) -> None:
+        # Beside: a signal may come while this very thread holds a lock that the end of runs needs, or while gevent's
+        # loop runs, where nothing may wait.
+        self.stopping = gevent.spawn(self.wsgi.extensions["runner"].shut_down, settings.graceful_seconds)
+        super().handle_exit(number, frame)
+        for wait, connection in self.waits.items():
+            gevent.kill(connection, wait, block=False)
+
+
+worker_class = Worker
 
 
 def worker_exit(server: Any, worker: Any) -> None:
     """The last request may be gone while its run is still being written."""
-    stopping = getattr(worker, "stopping", None)
-    if stopping is not None:
-        stopping.join()
+    if worker.stopping is not None:
+        worker.stopping.join()

@@ -1,0 +1,226 @@
+"""The server as users start it: gunicorn with gevent, in a process of its own."""
+
+import http.client
+import json
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.serving import Served, serve
+from tests.told import Told
+from tests.told_over_http import over_http
+
+AtOnce = Callable[..., Any]
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told("slow", "slower")
+
+
+@pytest.fixture
+def base_url(told: Told) -> Iterator[str]:
+    with over_http(told) as url:
+        yield url
+
+
+@pytest.fixture
+def served(base_url: str) -> Iterator[Served]:
+    with serve(OPENAI_BASE_URL=base_url) as served:
+        yield served
+
+
+class Line:
+    """A raw connection: a caller who may hang up at any instant."""
+
+    def __init__(self, served: Served, question: str, accept: str = "application/json", position: int = 0) -> None:
+        body = json.dumps({"client_name": "ada", "input": question}).encode()
+        self.socket = socket.create_connection(("127.0.0.1", served.port), timeout=20)
+        self.socket.sendall(
+            b"POST /query HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Accept: %s\r\nContent-Length: %d\r\n\r\n%s" % (accept.encode(), len(body), body)
+        )
+        self.received = b""
+
+    def read_until(self, text: bytes) -> bytes:
+        while text not in self.received:
+            data = self.socket.recv(65536)
+            assert data, self.received
+            self.received += data
+        return self.received
+
+    def hang_up(self) -> None:
+        self.socket.close()
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    """Whether `condition` comes true in time. Another process has no event to wait for."""
+    for _ in range(400):
+        if condition():
+            return True
+        time.sleep(0.025)
+    return False
+
+
+class TestSmoke:
+    """What the other tests hold on plain threads, held under gevent."""
+
+    def test_the_contract_is_served(self, demo: Served) -> None:
+        assert demo.ask("GET", "/models")[0] == 200
+        assert demo.ask("GET", "/model?client_name=smoke") == (200, {"model": "scripted-demo"})
+        assert demo.ask("POST", "/model", {"client_name": "smoke", "model": "scripted-demo"})[0] == 200
+        assert demo.query("smoke", "안녕")[0] == 200
+        assert demo.history("smoke")[0] == "안녕"
+        assert demo.ask("DELETE", "/history?client_name=smoke")[0] == 200
+        assert demo.history("smoke") == []
+
+    def test_health_checks_answer(self, demo: Served) -> None:
+        assert demo.ask("GET", "/healthz") == (200, {"status": "alive"})
+        assert demo.ask("GET", "/readyz") == (200, {"status": "ready"})
+        assert demo.ask("GET", "/health")[1]["status"] == "healthy"
+
+    def test_it_says_loudly_that_it_is_a_demonstration(self, demo: Served) -> None:
+        assert "DEMONSTRATION" in demo.log()
+
+    def test_two_hundred_questions_at_once_over_ten_clients_make_strict_histories(
+        self, served: Served, told: Told, at_once: AtOnce
+    ) -> None:
+        asked = [at_once(served.query, f"client{n % 10}", f"q{n}") for n in range(200)]
+        assert [each.result() for each in asked] == [(200, {"response": f"re: q{n}"}) for n in range(200)]
+        for c in range(10):
+            history = served.history(f"client{c}")
+            assert sorted(history[::2]) == sorted(f"q{n}" for n in range(c, 200, 10))
+            assert history[1::2] == [f"re: {question}" for question in history[::2]]
+        assert sorted(told.calls) == sorted(f"q{n}" for n in range(200))
+
+    def test_identical_questions_at_once_are_paid_once_and_collected_past_the_deadline(
+        self, served: Served, told: Told, at_once: AtOnce
+    ) -> None:
+        asked = [at_once(served.query, "ada", "slow", Prefer="wait=0") for _ in range(20)]
+        assert len({(each.result()[0], each.result()[1]["run_id"]) for each in asked}) == 1
+        told.end("slow", "once")
+        assert served.query("ada", "slow", Prefer="wait=20") == (200, {"response": "once"})
+        assert served.history("ada") == ["slow", "once"]
+        assert told.calls == ["slow"]
+
+    def test_health_checks_answer_while_replies_are_written(self, served: Served, told: Told, at_once: AtOnce) -> None:
+        asked = [at_once(served.query, f"client{n}", "slow") for n in range(32)]
+        told.await_call("slow", 32)
+        assert served.ask("GET", "/healthz")[0] == 200
+        for _ in asked:
+            told.end("slow", "ok")
+        assert {each.result()[0] for each in asked} == {200}
+
+
+class TestHangingUp:
+    def test_a_caller_who_hangs_up_mid_query_finds_the_reply_kept_and_paid_once(
+        self, served: Served, told: Told
+    ) -> None:
+        line = Line(served, "slow")
+        told.await_call("slow")
+        line.hang_up()
+        told.end("slow", "kept")
+        assert eventually(lambda: served.history("ada") == ["slow", "kept"])
+        assert served.query("ada", "slow") == (200, {"response": "kept"})
+        assert told.calls == ["slow"]
+
+    def test_a_caller_who_stays_has_collected_the_reply(self, served: Served, told: Told, at_once: AtOnce) -> None:
+        asked = at_once(served.query, "ada", "slow")
+        told.await_call("slow")
+        told.end("slow", "first")
+        assert asked.result() == (200, {"response": "first"})
+        told.end("slow", "second")
+        assert served.query("ada", "slow") == (200, {"response": "second"})
+
+    def test_a_reader_who_leaves_mid_stream_finds_the_reply_kept_and_paid_once(
+        self, served: Served, told: Told
+    ) -> None:
+        line = Line(served, "slow", "text/event-stream")
+        told.say("slow", "half")
+        stream_id = line.read_until(b'"half"').decode().partition("X-Stream-ID: ")[2].split()[0]
+        line.hang_up()
+        told.end("slow", " whole")
+        assert eventually(lambda: served.history("ada") == ["slow", "half whole"])
+        assert b'"half whole"' in read_stream(served, stream_id, 2)
+        assert told.calls == ["slow"]
+
+    def test_a_stream_arrives_piece_by_piece(self, served: Served, told: Told) -> None:
+        line = Line(served, "slow", "text/event-stream")
+        line.read_until(b'"START"')
+        for n in range(5):
+            told.say("slow", f"piece {n} ")
+            line.read_until(f'"piece {n} "'.encode())
+        told.end("slow")
+        line.read_until(b'"END"')
+
+    def test_cancelled_by_clearing_the_upstream_connection_is_closed(self, served: Served, told: Told) -> None:
+        line = Line(served, "slow", "text/event-stream")
+        told.say("slow", "half")
+        line.read_until(b'"half"')
+        assert served.ask("DELETE", "/history?client_name=ada")[0] == 200
+        line.read_until(b'"STOPPED"')
+        assert served.history("ada") == []
+        assert served.query("ada", "next") == (200, {"response": "re: next"})
+
+
+class TestStopping:
+    def test_open_replies_are_finished_and_nothing_new_begins(
+        self, served: Served, told: Told, at_once: AtOnce
+    ) -> None:
+        asked = [at_once(served.query, f"client{n}", "slow") for n in range(20)]
+        kept_alive = http.client.HTTPConnection("127.0.0.1", served.port, timeout=20)
+        kept_alive.request("GET", "/readyz")
+        assert kept_alive.getresponse().read()
+        told.await_call("slow", 20)
+        served.process.send_signal(signal.SIGTERM)
+        body = json.dumps({"client_name": "late", "input": "hi"})
+        assert eventually(lambda: refused(kept_alive, body))
+        for _ in asked:
+            told.end("slow", "in time")
+        assert [each.result() for each in asked] == [(200, {"response": "in time"})] * 20
+        assert served.process.wait(20) == 0
+
+    def test_what_does_not_end_in_time_is_answered_as_interrupted(self, base_url: str, told: Told) -> None:
+        with serve(OPENAI_BASE_URL=base_url, GRACEFUL_SECONDS="1") as served:
+            line = Line(served, "slow")
+            told.await_call("slow")
+            assert served.stop() == 0
+            assert b'"run_interrupted"' in line.read_until(b"}")
+
+    def test_a_run_that_nobody_waits_for_is_finished_too(self, served: Served, told: Told) -> None:
+        assert served.query("ada", "slow", Prefer="wait=0")[0] == 202
+        told.await_call("slow")
+        served.process.send_signal(signal.SIGTERM)
+        with pytest.raises(Exception, match="timed out"):
+            served.process.wait(1.5)
+        told.end("slow", "in time")
+        assert served.process.wait(20) == 0
+
+    def test_an_idle_connection_does_not_hold_it(self, served: Served) -> None:
+        idle = [socket.create_connection(("127.0.0.1", served.port)) for _ in range(3)]
+        idle[0].sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert idle[0].recv(65536)
+        idle[1].sendall(b"GET /healthz HTTP/1.1\r\n")
+        served.process.send_signal(signal.SIGTERM)
+        # Far below the 75 seconds for which an idle connection is kept, and the 55 after which gunicorn kills.
+        assert served.process.wait(20) == 0
+
+
+def refused(connection: http.client.HTTPConnection, body: str) -> bool:
+    """Whether a question on a connection from before is refused, because the server is about to end."""
+    try:
+        connection.request("POST", "/query", body, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        return response.status == 500 and json.loads(response.read())["code"] == "shutting_down"
+    except (OSError, http.client.HTTPException):
+        return True
+
+
+def read_stream(served: Served, stream_id: str, position: int) -> bytes:
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=20)
+    connection.request("GET", f"/chat/stream/{stream_id}", headers={"Last-Event-ID": str(position)})
+    return connection.getresponse().read()

@@ -1,0 +1,185 @@
+"""What an operator may choose: read from a mapping, with defaults, and refused by name where it does not fit."""
+
+from dataclasses import FrozenInstanceError, fields
+from typing import Any
+
+import pytest
+
+from server.settings import Settings
+
+NAMES = [each.name for each in fields(Settings)]
+NUMBERS = [each.name for each in fields(Settings) if each.type in (int, float, int | None, float | None)]
+WHOLE_NUMBERS = [each.name for each in fields(Settings) if each.type in (int, int | None)]
+
+CHOSEN: dict[str, tuple[str, Any]] = {
+    "openai_api_key": ("sk-1", "sk-1"),
+    "openai_base_url": ("http://localhost:11434/v1", "http://localhost:11434/v1"),
+    "upstream": ("scripted", "scripted"),
+    "default_model": ("gpt-6-sol", "gpt-6-sol"),
+    "default_temperature": ("0.7", 0.7),
+    "default_max_tokens": ("500", 500),
+    "system_prompt": ("Answer in verse: roses = red.", "Answer in verse: roses = red."),
+    "store_url": ("memory://other", "memory://other"),
+    "host": ("0.0.0.0", "0.0.0.0"),
+    "port": ("8000", 8000),
+    "web_concurrency": ("4", 4),
+    "trusted_proxies": ("1", 1),
+    "public_url": ("https://chat.example.com", "https://chat.example.com"),
+    "render_external_url": ("https://chat.onrender.com", "https://chat.onrender.com"),
+    "cors_origins": ("https://a.example, https://b.example", ("https://a.example", "https://b.example")),
+    "max_context_messages": ("20", 20),
+    "query_deadline_seconds": ("12.5", 12.5),
+    "run_timeout_seconds": ("60", 60.0),
+    "graceful_seconds": ("5", 5.0),
+    "max_waiting_runs": ("3", 3),
+    "max_concurrent_runs": ("7", 7),
+    "max_conversations": ("9", 9),
+    "max_input_chars": ("1000", 1000),
+    "max_body_bytes": ("2048", 2048),
+    "models_ttl_seconds": ("30", 30.0),
+    "log_level": ("debug", "debug"),
+}
+"""For each setting, a text that is not its default, and what it means."""
+
+EDGES: dict[str, tuple[str, str, str, str]] = {
+    "default_temperature": ("-0.1", "0", "2", "2.1"),
+    "default_max_tokens": ("0", "1", "1000000000", "1000000001"),
+    "port": ("0", "1", "65535", "65536"),
+    "web_concurrency": ("0", "1", "1024", "1025"),
+    "trusted_proxies": ("-1", "0", "16", "17"),
+    "max_context_messages": ("1", "2", "1000000000", "1000000001"),
+    "query_deadline_seconds": ("-0.1", "0", "86400", "86400.1"),
+    "run_timeout_seconds": ("0.9", "1", "86400", "86400.1"),
+    "graceful_seconds": ("-0.1", "0", "3600", "3600.1"),
+    "max_waiting_runs": ("-1", "0", "1000000000", "1000000001"),
+    "max_concurrent_runs": ("0", "1", "100000", "100001"),
+    "max_conversations": ("0", "1", "1000000000", "1000000001"),
+    "max_input_chars": ("0", "1", "1000000000", "1000000001"),
+    "max_body_bytes": ("1023", "1024", "1000000000", "1000000001"),
+    "models_ttl_seconds": ("-0.1", "0", "86400", "86400.1"),
+}
+"""For each number: too little, the least, the most, too much."""
+
+
+def refusal(name: str, text: str) -> str:
+    """The words with which a text is refused."""
+    with pytest.raises(ValueError) as refused:
+        Settings.from_env({name.upper(): text})
+    assert refused.value.__cause__ is None
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_setting_is_read_from_the_variable_of_its_name_and_changes_no_other(name: str) -> None:
+    text, meaning = CHOSEN[name]
+    chosen = Settings.from_env({name.upper(): text})
+    assert getattr(chosen, name) == meaning != getattr(Settings(), name)
+    assert [each for each in NAMES if getattr(chosen, each) != getattr(Settings(), each)] == [name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("text", ["", "  ", "\t\n", None], ids=["empty", "blank", "tab", "without a value"])
+def test_an_empty_variable_leaves_the_default(name: str, text: str | None) -> None:
+    assert Settings.from_env({name.upper(): text}) == Settings()
+
+
+def test_no_variable_at_all_leaves_every_default() -> None:
+    assert Settings.from_env({}) == Settings()
+
+
+def test_other_variables_and_lower_case_names_say_nothing() -> None:
+    assert Settings.from_env({"PATH": "/bin", "port": "8000", "OPENAI_API_KEYS": "sk-1"}) == Settings()
+
+
+@pytest.mark.parametrize("name", ["openai_api_key", "default_model", "port", "upstream", "cors_origins"])
+def test_blanks_around_a_value_do_not_count(name: str) -> None:
+    text, meaning = CHOSEN[name]
+    assert getattr(Settings.from_env({name.upper(): f" {text}\n"}), name) == meaning
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("text", ["secret-word", "1,5", "0x10", "12 apples", "--3", "1e"])
+def test_what_is_no_number_is_refused_by_name_and_never_shown(name: str, text: str) -> None:
+    told = refusal(name, text)
+    assert told.startswith(f"{name.upper()}: must be a")
+    assert text not in told
+
+
+@pytest.mark.parametrize("name", WHOLE_NUMBERS)
+@pytest.mark.parametrize("text", ["7.5", "1e3", "7.0"])
+def test_a_whole_number_has_no_fraction(name: str, text: str) -> None:
+    assert refusal(name, text) == f"{name.upper()}: must be a whole number"
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("text", ["nan", "NaN", "inf", "-inf", "Infinity", "1e999"])
+def test_neither_infinity_nor_nan_is_a_number_here(name: str, text: str) -> None:
+    assert refusal(name, text).startswith(f"{name.upper()}: must be")
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_has_bounds_and_they_belong_to_it(name: str) -> None:
+    too_little, least, most, too_much = EDGES[name]
+    for text in (least, most):
+        assert getattr(Settings.from_env({name.upper(): text}), name) == float(text)
+    for text in (too_little, too_much):
+        assert refusal(name, text).startswith(f"{name.upper()}: must be between ")
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_bounds_hold_for_settings_made_without_an_environment(name: str) -> None:
+    with pytest.raises(ValueError, match=f"^{name.upper()}: must be between "):
+        Settings(**{name: float(EDGES[name][3])})
+
+
+@pytest.mark.parametrize(
+    ("name", "choices"),
+    [("upstream", ["openai", "scripted"]), ("log_level", ["debug", "info", "warning", "error"])],
+)
+def test_a_choice_is_one_of_its_words(name: str, choices: list[str]) -> None:
+    for text in choices:
+        assert getattr(Settings.from_env({name.upper(): text}), name) == text
+    told = refusal(name, "secret-word")
+    assert told == f"{name.upper()}: say one of {', '.join(choices)}"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("https://a.example", ("https://a.example",)),
+        ("https://a.example,https://b.example", ("https://a.example", "https://b.example")),
+        (" https://a.example , ,https://b.example, ", ("https://a.example", "https://b.example")),
+        ('["https://a.example", "https://b.example"]', ("https://a.example", "https://b.example")),
+        ('["https://a.example"]', ("https://a.example",)),
+        ("[]", ()),
+        (",", ()),
+        ("*", ("*",)),
+    ],
+)
+def test_a_list_is_a_comma_list_or_a_json_list(text: str, words: tuple[str, ...]) -> None:
+    assert Settings.from_env({"CORS_ORIGINS": text}).cors_origins == words
+
+
+@pytest.mark.parametrize("text", ["[secret-word", '["secret-word"', '["secret-word", 7]', "[[]]", "[null]"])
+def test_a_list_that_is_no_list_of_words_is_refused_by_name_and_never_shown(text: str) -> None:
+    told = refusal("cors_origins", text)
+    assert told.startswith("CORS_ORIGINS: ")
+    assert "secret-word" not in told
+
+
+def test_the_key_is_not_in_what_settings_show_of_themselves() -> None:
+    shown = Settings.from_env({"OPENAI_API_KEY": "sk-very-secret", "DEFAULT_MODEL": "gpt-6-sol"})
+    assert "sk-very-secret" not in repr(shown)
+    assert "gpt-6-sol" in repr(shown)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_settings_do_not_change_once_they_are_read(name: str) -> None:
+    with pytest.raises(FrozenInstanceError):
+        setattr(Settings(), name, CHOSEN[name][1])
+
+
+def test_the_first_variable_that_does_not_fit_is_named_alone() -> None:
+    with pytest.raises(ValueError) as refused:
+        Settings.from_env({"PORT": "none", "OPENAI_API_KEY": "sk-very-secret"})
+    assert str(refused.value) == "PORT: must be a whole number"
