@@ -2,7 +2,6 @@
 
 import statistics
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -17,39 +16,38 @@ def flow(stub_port: int) -> None:
     rates: dict[str, list[float]] = {kind: [] for kind in KINDS}
     medians: dict[str, list[float]] = {kind: [] for kind in (*KINDS, "sdk")}
     behave(stub_port, delay=0.0)
+    direct = [sys.executable, "-m", "bench.direct_sdk", f"http://127.0.0.1:{stub_port}/v1", "800"]
     with ExitStack() as stack:
         servers = {kind: stack.enter_context(serving(kind, stub_port)) for kind in KINDS}
         for server in servers.values():
             load(server.port, concurrency=32, requests=600, tag="warm")
         for number in range(ROUNDS):
             for kind, server in servers.items():
-                rates[kind].append(
-                    checked(server, stub_port, concurrency=32, requests=4000, tag=f"r{number}")["per_second"]
-                )
+                answered = checked(server, stub_port, concurrency=32, requests=4000, tag=f"r{number}")
+                rates[kind].append(answered["per_second"])
             for kind, server in servers.items():
-                medians[kind].append(
-                    checked(server, stub_port, concurrency=1, requests=800, tag=f"l{number}")["p50_ms"]
-                )
-            command = [sys.executable, "-m", "bench.direct_sdk", f"http://127.0.0.1:{stub_port}/v1", "800"]
-            medians["sdk"].append(printed(command)["p50_ms"])
+                answered = checked(server, stub_port, concurrency=1, requests=800, tag=f"l{number}")
+                medians[kind].append(answered["p50_ms"])
+            medians["sdk"].append(printed(direct)["p50_ms"])
         sizes = {kind: server.megabytes() for kind, server in servers.items()}
         starts = {kind: server.seconds_to_first_answer for kind, server in servers.items()}
-    print("\n## c = 32 and c = 1, instant upstream\n")
-    print(
-        "| | req/s, c = 32 | ours is | p50 ms, c = 1 | ours adds | peak MB | first answer s |\n|---|---|---|---|---|---|---|"
-    )
+    rows = []
     for kind in (*KINDS, "sdk"):
-        ratio = [ours / theirs for ours, theirs in zip(rates["ours"], rates.get(kind, []), strict=False)]
+        ratios = [ours / theirs for ours, theirs in zip(rates["ours"], rates.get(kind, []), strict=False)]
         added = [ours - theirs for ours, theirs in zip(medians["ours"], medians[kind], strict=True)]
-        row = [
-            f"{statistics.median(rates[kind]):,.0f}" if ratio else "",
-            f"{statistics.median(ratio):.2f} ×" if ratio else "",
-            f"{statistics.median(medians[kind]):.2f}",
-            f"{statistics.median(added):+.2f}",
-            f"{sizes[kind]:.0f}" if kind in sizes else "",
-            f"{starts[kind]:.2f}" if kind in starts else "",
-        ]
-        print(f"| {kind} | {' | '.join(row)} |")
+        rows.append(
+            [
+                kind,
+                f"{statistics.median(rates[kind]):,.0f}" if ratios else "",
+                f"{statistics.median(ratios):.2f} ×" if ratios else "",
+                f"{statistics.median(medians[kind]):.2f}",
+                f"{statistics.median(added):+.2f}",
+                f"{sizes[kind]:.0f}" if kind in sizes else "",
+                f"{starts[kind]:.2f}" if kind in starts else "",
+            ]
+        )
+    heads = ["", "req/s, c = 32", "ours is", "p50 ms, c = 1", "ours adds", "peak MB", "first answer, s"]
+    table("An instant upstream", heads, rows)
 
 
 def turns(stub_port: int) -> None:
@@ -64,49 +62,54 @@ def turns(stub_port: int) -> None:
             last.append(checked(server, stub_port, concurrency=1, requests=100, client=client, tag="last")["p50_ms"])
             first.append(checked(server, stub_port, concurrency=1, requests=100, tag=f"first{number}")["p50_ms"])
     ratios = [late / early for late, early in zip(last, first, strict=True)]
-    print("\n## Turn 1,000 against turn 1\n\n| turn 1, p50 ms | turn 1,000, p50 ms | ratio |\n|---|---|---|")
-    print(f"| {statistics.median(first):.2f} | {statistics.median(last):.2f} | {statistics.median(ratios):.2f} × |")
+    row = [f"{statistics.median(first):.2f}", f"{statistics.median(last):.2f}", f"{statistics.median(ratios):.2f} ×"]
+    table("Turn 1,000 against turn 1", ["turn 1, p50 ms", "turn 1,000, p50 ms", "ratio"], [row])
 
 
 def crowd(stub_port: int) -> None:
     """2,000 calls of one second in flight at once: what each costs, and whether any goes unanswered."""
-    base, crowded, sizes, faults, p50 = [], [], [], 0, []
+    few, many, sizes, p50 = [], [], [], []
     for number in range(3):
         with serving("ours", stub_port) as server:
             behave(stub_port, delay=0.0)
             load(server.port, concurrency=32, requests=600, tag="warm")
-            base.append(cpu_of(server, lambda: checked(server, stub_port, concurrency=32, requests=4000, tag="b")))
+            before = server.cpu_seconds()
+            checked(server, stub_port, concurrency=32, requests=4000, tag="few")
+            few.append((server.cpu_seconds() - before) / 4000 * 1e6)
             behave(stub_port, delay=1.0)
-            plan = {"concurrency": 2000, "requests": 12_000, "tag": f"c{number}"}
-            results: list[dict[str, Any]] = []
-            crowded.append(cpu_of(server, lambda: results.append(checked(server, stub_port, **plan)) or results[-1]))
-            faults += results[-1]["faults"]
-            p50.append(results[-1]["p50_ms"])
+            before = server.cpu_seconds()
+            answered = checked(server, stub_port, concurrency=2000, requests=12_000, tag=f"many{number}")
+            many.append((server.cpu_seconds() - before) / 12_000 * 1e6)
+            p50.append(answered["p50_ms"] / 1000)
             sizes.append(server.megabytes())
-    ratios = [many / few for many, few in zip(crowded, base, strict=True)]
-    print(
-        "\n## 2,000 calls of 1 s in flight\n\n| | CPU µs a request | ratio | unanswered | p50 s | peak MB |\n|---|---|---|---|---|---|"
-    )
-    print(f"| c = 32, instant | {statistics.median(base) * 1e6:.0f} | | | | |")
-    print(
-        f"| c = 2,000, 1 s | {statistics.median(crowded) * 1e6:.0f} | {statistics.median(ratios):.2f} × | {faults} "
-        f"| {statistics.median(p50) / 1000:.2f} | {max(sizes):.0f} |"
-    )
+    ratio = statistics.median(crowded / calm for crowded, calm in zip(many, few, strict=True))
+    heads = ["", "CPU µs a request", "ratio", "unanswered", "p50 s", "peak MB"]
+    calm = ["c = 32, instant", f"{statistics.median(few):.0f}", "", "0", "", ""]
+    crowded = ["c = 2,000, 1 s", f"{statistics.median(many):.0f}", f"{ratio:.2f} ×", "0"]
+    crowded += [f"{statistics.median(p50):.2f}", f"{max(sizes):.0f}"]
+    table("2,000 calls of 1 s in flight", heads, [calm, crowded])
 
 
 def streams(stub_port: int) -> None:
     """1,000 streams of 20 pieces at once; 2.0 s would be ideal."""
     behave(stub_port, delay=0.0, stream_seconds=2.0, chunks=20)
-    print("\n## 1,000 streams of 20 pieces in 2.0 s\n\n| | p50 s | to the ideal | faults |\n|---|---|---|---|")
+    rows = []
     for kind in ("ours", "fastapi"):
         results = []
         for number in range(3):
             with serving(kind, stub_port) as server:
                 load(server.port, concurrency=50, requests=50, stream=True, tag="warm")
-                plan = {"concurrency": 1000, "requests": 1000, "stream": True, "tag": f"s{number}"}
-                results.append(load(server.port, **plan))
+                results.append(load(server.port, concurrency=1000, requests=1000, stream=True, tag=f"s{number}"))
         p50 = statistics.median(each["p50_ms"] for each in results) / 1000
-        print(f"| {kind} | {p50:.2f} | {p50 / 2.0:.2f} × | {sum(each['faults'] for each in results)} |")
+        faults = sum(each["faults"] for each in results)
+        rows.append([kind, f"{p50:.2f}", f"{p50 / 2.0:.2f} ×", str(faults)])
+    table("1,000 streams of 20 pieces in 2.0 s", ["", "p50 s", "to the ideal", "faults"], rows)
+
+
+def table(title: str, heads: list[str], rows: list[list[str]]) -> None:
+    print(f"\n## {title}\n")
+    for row in (heads, ["---"] * len(heads), *rows):
+        print(f"| {' | '.join(row)} |")
 
 
 def checked(server: Server, stub_port: int, **plan: Any) -> dict[str, Any]:
@@ -117,13 +120,6 @@ def checked(server: Server, stub_port: int, **plan: Any) -> dict[str, Any]:
     if made != plan["requests"] or result["faults"]:
         raise SystemExit(f"{plan}: {made} calls upstream, {result['faults']} faults")
     return result
-
-
-def cpu_of(server: Server, work: Callable[[], dict[str, Any]]) -> float:
-    """CPU seconds of the server for each request of `work`."""
-    before = server.cpu_seconds()
-    answered: int = work()["answered"]
-    return (server.cpu_seconds() - before) / answered
 
 
 PARTS = {"flow": flow, "turns": turns, "crowd": crowd, "streams": streams}

@@ -45,7 +45,9 @@ class Message:
 
     @classmethod
     def of(cls, role: Role, content: str, run_id: str | None, timestamp: float) -> Self:
-        return cls(orjson.dumps({"role": role, "content": content}), run_id, timestamp)
+        # Copied, since orjson's bytes keep the kilobytes of the buffer that they were written in.
+        fragment = memoryview(orjson.dumps({"role": role, "content": content})).tobytes()
+        return cls(fragment, run_id, timestamp)
 
     @property
     def role(self) -> Role:

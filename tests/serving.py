@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.documents import hold_to_document
+
 ROOT = Path(__file__).parent.parent
 OURS = ("OPENAI_", "UPSTREAM", "DEFAULT_", "STORE_URL", "WEB_CONCURRENCY", "GUNICORN_CMD_ARGS", "PORT", "HOST")
 
@@ -39,7 +41,10 @@ class Served:
             sent |= {name.replace("_", "-"): value for name, value in headers.items()}
             connection.request(method, path, data, sent)
             response = connection.getresponse()
-            return response.status, json.loads(response.read() or b"null")
+            answer = response.read()
+            if response.headers.get_content_type() == "application/json":
+                hold_to_document(method, path, response.status, answer)
+            return response.status, json.loads(answer or b"null")
         finally:
             connection.close()
 

@@ -1,0 +1,35 @@
+"""Holds JSON answers to the documents, whether they come from the test client or from a server process."""
+
+from functools import cache
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+from openapi_core import OpenAPI
+from openapi_core.templating.paths.exceptions import PathError
+from openapi_core.testing import MockRequest, MockResponse
+
+from server.dialects import DOCUMENTS
+
+
+@cache
+def _dialects() -> list[OpenAPI]:
+    documents = [orjson.loads(path.read_bytes()) for path in DOCUMENTS.values()]
+    return [OpenAPI.from_dict({**document, "servers": [{"url": "/"}]}) for document in documents]
+
+
+def hold_to_document(method: str, address: str, status: int, body: bytes) -> None:
+    """Raises what openapi-core finds wrong with a JSON answer.
+
+    An address that no document has must be answered with a failure of the published shape.
+    """
+    request = MockRequest("", method.lower(), urlsplit(address).path)
+    response: Any = MockResponse(body, status, content_type="application/json")
+    for dialect in _dialects():
+        try:
+            dialect.validate_response(request, response)
+            return
+        except PathError:
+            continue
+    assert set(orjson.loads(body)) == {"error", "code"}
+    assert status in (404, 405)
