@@ -3,7 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 run: .venv/run ## Start on port 10000; without a key, the demonstration
-	@$(BIN)/python run.py
+	@if $(BIN)/python -c '$(NOTHING_SET)'; then \
+		export UPSTREAM=scripted; \
+		echo "=============================== DEMONSTRATION ==============================="; \
+		echo "No key is set, so no model is asked: every reply is scripted, and says so."; \
+		echo "For real replies, put one of these into a file named .env and start again:"; \
+		echo "  OPENAI_API_KEY=sk-...                       for OpenAI"; \
+		echo "  OPENAI_BASE_URL=http://localhost:11434/v1   for any OpenAI-compatible server"; \
+		echo "============================================================================="; \
+	fi; \
+	exec $(BIN)/python run.py
 
 test: .venv/dev ## Run all the tests
 	@$(BIN)/python -m pytest
@@ -21,13 +30,24 @@ format: .venv/dev ## Put the code into its format
 	@$(BIN)/ruff check --fix .
 
 .venv/run: requirements.txt
-	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install --quiet --requirement requirements.txt
+	@$(INSTALL) requirements.txt
 	@touch $@
 
 .venv/dev: requirements-dev.txt requirements.txt
-	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install --quiet --requirement requirements-dev.txt
+	@$(INSTALL) requirements-dev.txt
 	@touch $@ .venv/run
+
+# Succeeds where neither the environment nor .env says who is to write the replies.
+define NOTHING_SET
+import os, sys, dotenv; known = {**dotenv.dotenv_values(".env"), **os.environ}; \
+sys.exit(any(known.get(name) for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "UPSTREAM")))
+endef
+
+define INSTALL
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")' \
+	&& echo "Installing into .venv; this takes a minute, once." \
+	&& $(PYTHON) -m venv .venv \
+	&& $(BIN)/pip install --quiet --disable-pip-version-check --requirement
+endef
 
 .PHONY: run test check bench format

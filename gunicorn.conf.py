@@ -72,6 +72,7 @@ class Worker(GeventWorker):
         super().__init__(*arguments)
         self.waits: dict[Idle, gevent.Greenlet] = {}
         self.stopping: gevent.Greenlet | None = None
+        self.quitting = False
 
     def timeout_ctx(self) -> Idle:
         return Idle(self)
@@ -83,6 +84,12 @@ class Worker(GeventWorker):
         super().handle_exit(number, frame)
         for wait, connection in self.waits.items():
             gevent.kill(connection, wait, block=False)
+
+    def handle_quit(self, number: int, frame: FrameType | None) -> None:
+        # Ctrl-C comes twice, from the terminal and from gunicorn; the second exit would end in a traceback.
+        if not self.quitting:
+            self.quitting = True
+            super().handle_quit(number, frame)
 
 
 worker_class = Worker

@@ -138,10 +138,10 @@ class Runner:
             self.is_closing = True
             self._idle.wait_for(lambda: not self._open, seconds)
             left = list(self._open.values())
+        self._stopped.set()
         for live in left:
             self._end(live, "interrupted", failure=_failure(errors.RunInterrupted()))
             live.cut()
-        self._stopped.set()
 
     def tick(self) -> None:
         """Tell the store what was written since the last tick, and end the runs whose time is over."""
@@ -168,7 +168,7 @@ class Runner:
         """Start each queued run whose turn has come, as far as there are free places."""
         for live in list(self._queued.values()):
             with self._lock:
-                if not self._free:
+                if not self._free or self._stopped.is_set():
                     return
                 if live.name in self._turns or live.run.id not in self._queued:
                     continue
@@ -210,11 +210,14 @@ class Runner:
         place = replay.first_place(count, self._limits.max_context_messages, conversation.replay_from)
         shortened: int | None = None
         while True:
+            left = live.run.created + self._limits.run_timeout_seconds - self._clock()
+            if left <= 0:
+                raise errors.RunTimedOut
             history = self._store.messages(conversation.name, place, count)
             call = Call(
                 model,
                 replay.messages(self._limits.system_prompt, history, live.run.question),
-                live.run.created + self._limits.run_timeout_seconds - self._clock(),
+                left,
                 live.streamed,
                 self._limits.parameters,
                 replay.fingerprint(conversation.name),

@@ -153,7 +153,10 @@ def _words(text: str) -> tuple[str, ...]:
     """A comma list or a JSON list, as its words."""
     if not text.startswith("["):
         return tuple(word.strip() for word in text.split(",") if word.strip())
-    words = json.loads(text)
+    try:
+        words = json.loads(text)
+    except ValueError:
+        raise ValueError("must be a comma list or a JSON list") from None
     if not all(isinstance(word, str) for word in words):
         raise ValueError("a JSON list must hold strings")
     return tuple(words)

@@ -11,13 +11,15 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from server.settings import Settings
 from tests.documents import hold_to_document
 
 ROOT = Path(__file__).parent.parent
-OURS = ("OPENAI_", "UPSTREAM", "DEFAULT_", "STORE_URL", "WEB_CONCURRENCY", "GUNICORN_CMD_ARGS", "PORT", "HOST")
+OURS = {each.name.upper() for each in fields(Settings)}
 
 
 class Served:
@@ -74,7 +76,7 @@ def free_port() -> int:
 
 def started(command: list[str], log: Path, **env: str) -> subprocess.Popen[bytes]:
     """`command` in the project's folder, with none of the caller's settings but `env`."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+    clean = {name: value for name, value in os.environ.items() if name not in OURS | {"GUNICORN_CMD_ARGS"}}
     with log.open("wb") as out:
         return subprocess.Popen(command, cwd=ROOT, env=clean | env, stdout=out, stderr=subprocess.STDOUT)
 
@@ -85,7 +87,9 @@ def serve(*arguments: str, **env: str) -> Iterator[Served]:
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        process = started([sys.executable, "run.py", *arguments], log, PORT=str(port), **env)
+        # An empty variable hides what a developer's `.env` may have, and leaves the default.
+        settings = {**dict.fromkeys(OURS, ""), "PORT": str(port), **env}
+        process = started([sys.executable, "run.py", *arguments], log, **settings)
         served = Served(port, process, log)
         try:
             await_answer(served)

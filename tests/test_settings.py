@@ -179,7 +179,7 @@ def test_settings_do_not_change_once_they_are_read(name: str) -> None:
         setattr(Settings(), name, CHOSEN[name][1])
 
 
-def test_the_first_variable_that_does_not_fit_is_named_alone() -> None:
+def test_a_refusal_shows_nothing_of_the_other_variables() -> None:
     with pytest.raises(ValueError) as refused:
         Settings.from_env({"PORT": "none", "OPENAI_API_KEY": "sk-very-secret"})
     assert str(refused.value) == "PORT: must be a whole number"
