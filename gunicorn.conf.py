@@ -6,8 +6,10 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import gc  # noqa: E402
 import logging  # noqa: E402
 import os  # noqa: E402
+import resource  # noqa: E402
 import sys  # noqa: E402
 from types import FrameType  # noqa: E402
 from typing import Any  # noqa: E402
@@ -33,6 +35,11 @@ limit_request_line = 8190
 # Longer than open replies may take: gunicorn's own end is a kill.
 graceful_timeout = int(settings.graceful_seconds) + 10
 control_socket_disable = True
+
+# Each call in flight has a connection on either side, and many systems begin with 1,024 for a process.
+_, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+wanted_files = 65_536 if most_files == resource.RLIM_INFINITY else min(most_files, 65_536)
+resource.setrlimit(resource.RLIMIT_NOFILE, (wanted_files, most_files))
 
 logging.basicConfig(stream=sys.stdout, level=settings.log_level.upper(), format="%(message)s")
 for noisy in ("httpx2", "httpcore2", "openai", "hpack"):
@@ -93,6 +100,11 @@ class Worker(GeventWorker):
 
 
 worker_class = Worker
+
+
+def post_worker_init(worker: Any) -> None:
+    """What was imported stays until the end: the collector need not walk through it again and again."""
+    gc.freeze()
 
 
 def worker_exit(server: Any, worker: Any) -> None:

@@ -78,7 +78,7 @@ class Runner:
             self._open[draft.id] = live
         try:
             begun = self._store.begin(name, draft, waiting=self._limits.max_waiting_runs, start=has_place)
-        except errors.ServerError:
+        except BaseException:
             self._forget(live, place=has_place)
             raise
         if not begun.fresh:
