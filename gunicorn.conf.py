@@ -9,12 +9,17 @@ monkey.patch_all()
 import gc  # noqa: E402
 import logging  # noqa: E402
 import os  # noqa: E402
+import re  # noqa: E402
 import resource  # noqa: E402
 import sys  # noqa: E402
+from contextlib import suppress  # noqa: E402
 from types import FrameType  # noqa: E402
 from typing import Any  # noqa: E402
 
 from dotenv import dotenv_values  # noqa: E402
+from gunicorn import util  # noqa: E402
+from gunicorn.http import errors as unreadable  # noqa: E402
+from gunicorn.http import message  # noqa: E402
 from gunicorn.workers.ggevent import GeventWorker  # noqa: E402
 
 from server.settings import Settings  # noqa: E402
@@ -44,6 +49,19 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (wanted_files, most_files))
 logging.basicConfig(stream=sys.stdout, level=settings.log_level.upper(), format="%(message)s")
 for noisy in ("httpx2", "httpcore2", "openai", "hpack"):
     logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+# curl sends what was typed, and who types Korean into an address sends UTF-8 without percent signs. The contract
+# refuses bytes that are none.
+message.RFC9112_TARGET_INVALID = re.compile(r"[^\x21-\x7e\x80-\xff]")
+
+NO_HTTP = b'{"error":"%s","code":"invalid_request"}'
+UNREADABLE = {
+    unreadable.LimitRequestLine: (414, "URI Too Long", b"The address is too long; send less in the query string."),
+    unreadable.LimitRequestHeaders: (431, "Request Header Fields Too Large", b"The headers are too large; send less."),
+    unreadable.ParseException: (400, "Bad Request", b"This is no valid HTTP request; percent-encode the address."),
+}
+"""What is answered where no request could be read, nearest class first. Gunicorn's own words would echo it."""
 
 
 def on_starting(server: Any) -> None:
@@ -97,6 +115,18 @@ class Worker(GeventWorker):
         if not self.quitting:
             self.quitting = True
             super().handle_quit(number, frame)
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
+        found = next((each for kind, each in UNREADABLE.items() if isinstance(exc, kind)), None)
+        if found is None:
+            super().handle_error(req, client, addr, exc)
+            return
+        status, reason, sentence = found
+        self.log.warning("a request could not be read: %s", type(exc).__name__)
+        body = NO_HTTP % sentence
+        head = f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        with suppress(OSError):  # Who sends such things often does not wait for an answer.
+            util.write_nonblock(client, f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
 
 
 worker_class = Worker

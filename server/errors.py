@@ -200,7 +200,7 @@ class UpstreamCut(UpstreamFailed):
 
 def revived(code: str, sentence: str) -> ServerError:
     """The failure that a run kept as `code` and `sentence`, to be raised again."""
-    return next((kind for kind in _below(ServerError) if kind.code == code), InternalError)(sentence)
+    return next((kind for kind in reversed(_below(ServerError)) if kind.code == code), InternalError)(sentence)
 
 
 def _below(kind: type[ServerError]) -> list[type[ServerError]]:

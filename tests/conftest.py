@@ -45,6 +45,7 @@ def settings() -> Settings:
 @pytest.fixture
 def app(settings: Settings, store: MemoryStore, upstream: ScriptedUpstream) -> Iterator[Flask]:
     app = create_app(settings, store=store, upstream=upstream)
+    app.testing = True  # An answer that breaks its document fails the test, and is no 500.
     hold_answers_to_documents(app)
     yield app
     app.extensions["runner"].shut_down(0)

@@ -13,6 +13,14 @@ from typing import Any, BinaryIO
 
 PATIENCE_SECONDS = 10.0
 """How long a test that went wrong may hang."""
+GONE = (ConnectionError, ssl.SSLError)
+"""What comes of reading from a client that has left, or of writing to it."""
+
+
+MODEL = "gpt-test-2026-11-01"
+USAGE = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
+THEIRS = "words of theirs"
+"""Stands in whatever the upstream says about a failure, and must reach nobody."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,7 @@ class Exchange:
     def await_close(self) -> None:
         """Until the client closes the connection."""
         self._wire.settimeout(PATIENCE_SECONDS)
-        with suppress(ConnectionError):
+        with suppress(*GONE):
             assert not self._reader.read(1)
         self.is_alone = True
 
@@ -164,7 +172,11 @@ class Misbehaving:
         """Answer requests as the scripts say. Returns whether it was the client that ended it."""
         while heard := _request(reader, number):
             exchange = Exchange(heard, wire, reader)
-            self._next_script(heard)(exchange)
+            script = self._next_script(heard)
+            try:
+                script(exchange)
+            except GONE:
+                return True
             if not exchange.is_whole:
                 return exchange.is_alone
         return True
@@ -180,7 +192,7 @@ def _request(reader: BinaryIO, connection: int) -> Heard | None:
     """The next request; None where the client has closed the connection."""
     try:
         first = reader.readline()
-    except ConnectionError:
+    except GONE:
         return None
     if not first:
         return None
@@ -190,3 +202,85 @@ def _request(reader: BinaryIO, connection: int) -> Heard | None:
         headers[name.lower()] = value.strip()
     content = reader.read(int(headers.get("content-length", "0")))
     return Heard(first.decode().split()[1], headers, content, connection, time.monotonic())
+
+
+def completion(text: Any = "Hello", **changes: Any) -> bytes:
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    whole = {"object": "chat.completion", "model": MODEL, "choices": [choice], "usage": USAGE}
+    return json.dumps(whole | changes, ensure_ascii=False).encode()
+
+
+def event(data: Any) -> bytes:
+    return b"data: " + json.dumps(data, ensure_ascii=False).encode() + b"\n\n"
+
+
+def piece(text: Any = None, finish_reason: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": {"content": text}, "finish_reason": finish_reason}
+    return event({"object": "chat.completion.chunk", "model": MODEL, "choices": [choice]})
+
+
+FINISH = piece(finish_reason="stop")
+COUNTS = event({"object": "chat.completion.chunk", "model": MODEL, "choices": [], "usage": USAGE})
+DONE = b"data: [DONE]\n\n"
+END = FINISH + COUNTS + DONE
+
+
+def says(content: bytes, status: int = 200, **headers: str) -> Script:
+    return lambda exchange: exchange.answer(status, content, **headers)
+
+
+def streams(*chunks: bytes) -> Script:
+    def script(exchange: Exchange) -> None:
+        exchange.begin_stream()
+        for chunk in chunks:
+            exchange.chunk(chunk)
+        exchange.end_stream()
+
+    return script
+
+
+def refuses(status: int, code: Any = None, param: Any = None, message: Any = THEIRS, **headers: str) -> Script:
+    error = {"message": message, "type": THEIRS, "code": code, "param": param}
+    return says(json.dumps({"error": error}).encode(), status, **headers)
+
+
+def breaks_off(content: bytes) -> Script:
+    """A plain answer that promises more than it sends."""
+
+    def script(exchange: Exchange) -> None:
+        exchange.begin(200, Content_Length=str(len(content) + 1))
+        exchange.send(content)
+
+    return script
+
+
+def streams_and_breaks(*chunks: bytes) -> Script:
+    def script(exchange: Exchange) -> None:
+        exchange.begin_stream()
+        for chunk in chunks:
+            exchange.chunk(chunk)
+
+    return script
+
+
+def streams_and_waits(*chunks: bytes) -> Script:
+    def script(exchange: Exchange) -> None:
+        streams_and_breaks(*chunks)(exchange)
+        exchange.await_close()
+
+    return script
+
+
+def hangs_up(exchange: Exchange) -> None:
+    """Without an answer."""
+
+
+silent = Exchange.await_close
+resets = Exchange.reset
+good = says(completion())
+good_stream = streams(piece("Hel"), piece("lo"), END)
+
+
+def answers(exchange: Exchange) -> None:
+    """As the request wants it: plain or streamed."""
+    (good_stream if exchange.heard.body.get("stream") else good)(exchange)

@@ -303,9 +303,7 @@ class TestHistory:
         older = client.get(re.findall("<(.*)>", cut.headers["Link"])[0], headers=headers)
         assert older.json[-1] == whole.json[-len(cut.json) - 1]
 
-    def test_a_single_message_too_long_for_chatgpt_gives_an_empty_list_and_is_told(
-        self, app: Any, told: Told
-    ) -> None:
+    def test_a_single_message_too_long_for_chatgpt_gives_an_empty_list_and_is_told(self, app: Any, told: Told) -> None:
         client = app.test_client()
         query(client, "x" * 99_000)
         cut = client.get("/history", query_string={"client_name": "ada"}, headers=CHATGPT[0])

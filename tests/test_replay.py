@@ -1,5 +1,7 @@
 """What a run sends upstream."""
 
+import itertools
+
 import orjson
 import pytest
 from hypothesis import given
@@ -51,7 +53,7 @@ def test_history_is_cut_in_whole_turns_and_in_blocks(most: int) -> None:
         assert place % 2 == 0
         assert count - place <= most
         assert count - place >= min(count, 2 if most >= 2 else 0)
-    moves = [later - earlier for earlier, later in zip(places, places[1:], strict=False) if later != earlier]
+    moves = [later - earlier for earlier, later in itertools.pairwise(places) if later != earlier]
     # Dropped to half each time, so that the prefix holds until the window is full again.
     assert set(moves) == {(most + 3) // 4 * 2}
 

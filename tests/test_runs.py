@@ -367,7 +367,7 @@ class TestNothingIsPaidTwice:
         told.say("slow", "half")
         next(reader)
         told.end("slow", " whole")
-        assert [each for each in reader if isinstance(each, Run)][0].collected
+        assert next(each for each in reader if isinstance(each, Run)).collected
         assert store.run(run.id).collected
 
 

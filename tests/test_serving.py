@@ -116,6 +116,48 @@ class TestSmoke:
         assert {each.result()[0] for each in asked} == {200}
 
 
+def raw(served: Served, request: bytes) -> tuple[int, bytes]:
+    """Status and whole answer to bytes that no client library would send."""
+    with socket.create_connection(("127.0.0.1", served.port), timeout=20) as line:
+        line.sendall(request)
+        line.shutdown(socket.SHUT_WR)
+        answer = b"".join(iter(lambda: line.recv(65536), b""))
+    return int(answer.split()[1]), answer
+
+
+class TestRawRequests:
+    def test_an_address_may_hold_korean_as_it_was_typed(self, demo: Served) -> None:
+        demo.query("가나", "안녕")
+        status, answer = raw(demo, "GET /history?client_name=가나 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        assert status == 200
+        assert "안녕".encode() in answer
+
+    def test_bytes_that_are_no_utf_8_are_refused(self, demo: Served) -> None:
+        status, answer = raw(demo, b"GET /history?client_name=\xff HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert status == 400
+        assert b'"invalid_request"' in answer
+
+    @pytest.mark.parametrize(
+        ("request_bytes", "expected"),
+        [
+            (b"GET /secret?a=\x01 HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+            (b"secret\r\n\r\n", 400),
+            (b"GET / HTTP/1.1\r\nsecret\x00: 1\r\n\r\n", 400),
+            (b"GET /?client_name=secret" + b"x" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
+            (b"GET / HTTP/1.1\r\nHost: x\r\nsecret: " + b"x" * 9000 + b"\r\n\r\n", 431),
+        ],
+    )
+    def test_what_is_no_request_is_answered_in_json_without_an_echo(
+        self, demo: Served, request_bytes: bytes, expected: int
+    ) -> None:
+        status, answer = raw(demo, request_bytes)
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert (status, set(json.loads(body))) == (expected, {"error", "code"})
+        assert b"application/json" in head
+        assert b"secret" not in answer
+        assert "secret" not in demo.log()
+
+
 class TestHangingUp:
     def test_a_caller_who_hangs_up_mid_query_finds_the_reply_kept_and_paid_once(
         self, served: Served, told: Told

@@ -199,7 +199,7 @@ class StoreTests:
         assert contents(store) == ["1", "re: 1", "2", "re: 2"]
 
     def test_what_was_kept_comes_back_whole(self, store: Store) -> None:
-        text = "é e\u0301 안녕 👩‍👩‍👧 \u202eabc \u2028 \\ \" \t" + "x" * 100_000
+        text = 'é e\u0301 안녕 👩‍👩‍👧 \u202eabc \u2028 \\ " \t' + "x" * 100_000
         run = finished(store, asked(store, text).run, text=text)
         question, reply = store.messages("ada", 0, 2)
         assert (question.role, question.content, reply.role, reply.content) == ("user", text, "assistant", text)

@@ -140,9 +140,7 @@ def test_a_failure_before_the_run_is_an_ordinary_answer(client: FlaskClient) -> 
     assert stream(client, "").status_code == 400
 
 
-def test_a_stopped_stream_keeps_its_text_and_answers_later_readers(
-    app: Flask, client: FlaskClient, told: Told
-) -> None:
+def test_a_stopped_stream_keeps_its_text_and_answers_later_readers(app: Flask, client: FlaskClient, told: Told) -> None:
     answer = stream(client, "slow")
     here = events(answer)
     next(here)

@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any
 
@@ -27,22 +27,32 @@ class Lane:
         )
         self.sdk = openai.OpenAI(api_key=key, base_url=base_url, max_retries=0, http_client=http)
         self._socket: socket.socket | None = None
+        self._is_cut = False
 
     def cut(self) -> None:
-        """Close the connection under whoever reads from it, from any thread."""
-        connection = self._socket
-        if connection is not None:
-            try:
-                connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                self._socket = None  # The other side was quicker: there is nothing left to close.
+        """Close the connection under whoever uses it, from any thread; one that is being made, as soon as it is."""
+        self._is_cut = True
+        self._shut_down()
+
+    def mend(self) -> None:
+        """To be called before the next use."""
+        self._is_cut = False
+
+    def _shut_down(self) -> None:
+        if self._socket is not None:
+            # Not its own method: under TLS, that would let another thread's words out unencrypted for an instant.
+            with suppress(OSError):  # The other side was quicker, or TLS has taken the socket over.
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def _follow_connection(self, request: httpx2.Request) -> None:
         request.extensions["trace"] = self._note_connection
 
     def _note_connection(self, event: str, details: dict[str, Any]) -> None:
-        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+        # Whoever makes it: `connection`, or `proxy` or `socks`.
+        if event.endswith((".connect_tcp.complete", ".start_tls.complete")):
             self._socket = details["return_value"].get_extra_info("socket")
+            if self._is_cut:
+                self._shut_down()
 
 
 class Lanes:
@@ -60,6 +70,7 @@ class Lanes:
             lane = self._idle.pop()
         except IndexError:
             lane = self._made()
+        lane.mend()
         try:
             yield lane
         finally:

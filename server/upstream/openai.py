@@ -2,9 +2,10 @@
 
 import logging
 import random
+import re
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import httpx2
@@ -12,14 +13,15 @@ import openai
 import orjson
 
 from server import errors
-from server.model import Usage
 from server.upstream import Call, Health, Reply
 from server.upstream.lanes import Lane, Lanes
-from server.upstream.renamed import may_pass, renamed, renamed_body, retry_after
+from server.upstream.reading import streamed, whole
+from server.upstream.renamed import may_pass, refused_parameter, renamed, retry_after
 
 log = logging.getLogger("server.upstream")
 
 OPENAI_MODEL = "gpt-6-luna"
+_OPENAI_URL = re.compile(r"https?://api\.openai\.com(?:[:/]|$)", re.IGNORECASE)
 RETRIES = 2
 CONNECT_SECONDS = 10.0
 MODELS_SECONDS = 10.0
@@ -27,6 +29,8 @@ HEALTH_SECONDS = 1.8
 HEALTH_TTL_SECONDS = 10.0
 KEPT_PARAMETERS = frozenset({"messages", "model", "stream", "response_format", "tools", "logprobs", "top_logprobs"})
 """Never dropped, since a reply without them is not what was asked for."""
+OWN_PARAMETERS = frozenset({"stream_options", "prompt_cache_key", "safety_identifier", "max_tokens"})
+"""Sent besides what the call asks for."""
 
 
 class OpenAIUpstream:
@@ -42,7 +46,7 @@ class OpenAIUpstream:
     ) -> None:
         """`retry_seconds` is the first pause before a retry; each further one is twice as long."""
         self._is_configured = bool(key or base_url)
-        self._is_openai = not base_url or "://api.openai.com" in base_url
+        self._is_openai = not base_url or bool(_OPENAI_URL.match(base_url))
         self._default_model = default_model
         self._models_ttl = models_ttl_seconds
         self.retry_seconds = retry_seconds
@@ -52,6 +56,9 @@ class OpenAIUpstream:
         """The parameters that each model refused."""
         self._models: list[dict[str, Any]] = []
         self._models_until = 0.0
+        self._models_failures = 0
+        self._models_failure = errors.UpstreamFailed
+        """How the list could not be had the last time."""
         self._models_lock = threading.Lock()
         self._health: Health = "unreachable"
         self._health_until = 0.0
@@ -61,16 +68,28 @@ class OpenAIUpstream:
         return _OpenAIWriting(self, self._lanes, call)
 
     def models(self) -> list[dict[str, Any]]:
-        """As the protocol says. Kept for a while, and served stale while the upstream fails."""
-        with self._models_lock:
-            if self.clock() >= self._models_until:
-                try:
-                    self._models = self._fetch_models(MODELS_SECONDS)
-                except errors.UpstreamFailed:
-                    if not self._models:
-                        raise
-                self._models_until = self.clock() + self._models_ttl
+        """As the protocol says. Kept for a while, and served stale while the upstream fails or another caller asks."""
+        failures = self._models_failures
+        if not self._models_lock.acquire(blocking=not self._models):
             return self._models
+        try:
+            if not self._models and self._models_failures > failures:
+                raise self._models_failure  # Who waited while another asked in vain does not ask in vain too.
+            if self.clock() >= self._models_until:
+                self._renew_models()
+            return self._models
+        finally:
+            self._models_lock.release()
+
+    def _renew_models(self) -> None:
+        try:
+            self._models = self._fetch_models(MODELS_SECONDS)
+        except errors.UpstreamFailed as problem:
+            self._models_failure = type(problem)
+            self._models_failures += 1
+            if not self._models:
+                raise
+        self._models_until = self.clock() + self._models_ttl
 
     def default_model(self) -> str:
         if self._default_model or self._is_openai:
@@ -130,20 +149,14 @@ class OpenAIUpstream:
         kept = {name: value for name, value in fields.items() if name not in refused}
         return orjson.dumps(kept)[:-1] + b',"messages":' + call.messages + b"}"
 
-    def learned(self, model: str, problem: Exception) -> bool:
-        """Whether the refusal taught us to leave out a parameter, so that the call is worth repeating."""
-        if not isinstance(problem, openai.BadRequestError | openai.UnprocessableEntityError):
-            return False
-        # Servers that know only max_tokens refuse the newer name in words of their own.
-        name = problem.param or ("max_completion_tokens" if "max_completion_tokens" in problem.message else None)
-        if name != "max_completion_tokens" and problem.code not in ("unsupported_parameter", "unsupported_value"):
-            return False
-        known = self._refused.get(model, frozenset())
-        if name is None or name in KEPT_PARAMETERS or name in known:
-            return False
-        self._refused[model] = known | {name}
-        log.info("model %s does without the parameter %s from now on", model, name)
-        return True
+    def dropped(self, call: Call, problem: Exception) -> str | None:
+        """The parameter of `call` that its model, as `problem` says, does not take; it is sent no more from now on."""
+        name = refused_parameter(problem)
+        if name is None or name in KEPT_PARAMETERS or name not in call.parameters.keys() | OWN_PARAMETERS:
+            return None
+        self._refused[call.model] = self._refused.get(call.model, frozenset()) | {name}
+        log.info("model %s does without the parameter %s from now on", call.model, name)
+        return name
 
     @property
     def is_configured(self) -> bool:
@@ -172,7 +185,7 @@ class _OpenAIWriting:
                 try:
                     response = self._sent(lane)
                     try:
-                        yield from _streamed(response) if self._call.streamed else _whole(response)
+                        yield from self._read(response)
                     finally:
                         response.close()
                 finally:
@@ -192,93 +205,54 @@ class _OpenAIWriting:
         with self._guard:
             self._lane = lane
 
+    def _read(self, response: httpx2.Response) -> Iterator[str | Reply]:
+        chunks = self._in_time(response)
+        for piece in streamed(chunks) if self._call.streamed else whole(b"".join(chunks)):
+            if self._cut.is_set():
+                raise errors.UpstreamCut
+            yield piece
+
+    def _in_time(self, response: httpx2.Response) -> Iterator[bytes]:
+        """The body as it comes. A read timeout alone would let a slow server drip for ever."""
+        for chunk in response.iter_bytes():
+            if self._left() <= 0:
+                raise errors.UpstreamTimedOut
+            yield chunk
+
+    def _left(self) -> float:
+        return self._deadline - self._upstream.clock()
+
     def _sent(self, lane: Lane) -> httpx2.Response:
         """The response, its body unread. Tries again as long as there is time and nothing was received."""
-        retries = 0
+        retries, dropped = 0, set[str]()
         while True:
             if self._cut.is_set():
                 raise errors.UpstreamCut
-            left = self._deadline - self._upstream.clock()
+            left = self._left()
+            if left <= 0:
+                raise errors.UpstreamTimedOut
             try:
                 # Unread also for a plain reply: only so is a connection that breaks in the middle of the body, which
                 # has been paid for, told from one that breaks before it.
                 return lane.sdk.post(
                     "/chat/completions",
                     content=self._upstream.body(self._call),
-                    options={"timeout": _timeout(max(left, 0.001))},
+                    options={"timeout": _timeout(left)},
                     cast_to=httpx2.Response,
                     stream=True,
                     stream_cls=openai.Stream[object],
                 )  # type: ignore[return-value]
-            except openai.APIError as problem:
-                if self._upstream.learned(self._call.model, problem):
+            except (openai.APIError, httpx2.TransportError) as problem:
+                name = self._upstream.dropped(self._call, problem)
+                if name and name not in dropped:
+                    dropped.add(name)
                     continue
                 pause = self._upstream.retry_seconds * 2**retries * random.uniform(0.75, 1.25)
                 pause = max(pause, retry_after(problem, self._upstream.clock()))
-                left = self._deadline - self._upstream.clock()
-                if retries == RETRIES or pause >= left or not may_pass(problem) or self._cut.is_set():
+                if retries == RETRIES or pause >= self._left() or not may_pass(problem) or self._cut.is_set():
                     raise
                 retries += 1
                 self._cut.wait(pause)
-
-
-def _whole(response: httpx2.Response) -> Iterator[str | Reply]:
-    answer = orjson.loads(response.read())
-    message = answer["choices"][0]["message"]
-    text = message.get("content") or message.get("refusal")
-    if not text:
-        raise errors.UpstreamEmptyReply
-    yield _text(text)
-    yield Reply(answer.get("model"), _usage(answer.get("usage")))
-
-
-def _streamed(response: httpx2.Response) -> Iterator[str | Reply]:
-    """The text of a stream of chat.completion.chunk events, whose last but one may carry the usage."""
-    model, usage, has_text, has_ended = None, None, False, False
-    for data in _events(response.iter_bytes()):
-        if data == b"[DONE]":
-            has_ended = True
-            break
-        chunk = orjson.loads(data)
-        if chunk.get("error"):
-            raise renamed_body(chunk["error"])
-        model = chunk.get("model") or model
-        usage = _usage(chunk.get("usage")) or usage
-        for choice in chunk["choices"][:1]:
-            delta = choice.get("delta") or {}
-            text = delta.get("content") or delta.get("refusal")
-            has_ended = has_ended or bool(choice.get("finish_reason"))
-            if text:
-                has_text = True
-                yield _text(text)
-    if not has_ended:
-        raise errors.UpstreamCut if has_text else errors.UpstreamBadReply
-    if not has_text:
-        raise errors.UpstreamEmptyReply
-    yield Reply(model, usage)
-
-
-def _events(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The data of each server-sent event. Split at newlines only: a JSON text may hold other line separators."""
-    rest = b""
-    for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            if line.startswith(b"data:"):
-                yield line[5:].strip()
-
-
-def _text(text: Any) -> str:
-    if not isinstance(text, str):
-        raise errors.UpstreamBadReply
-    return text
-
-
-def _usage(counts: Any) -> Usage | None:
-    if not isinstance(counts, Mapping):
-        return None
-    prompt, completion = int(counts.get("prompt_tokens") or 0), int(counts.get("completion_tokens") or 0)
-    return Usage(prompt, completion, int(counts.get("total_tokens") or prompt + completion))
 
 
 def _is_model(entry: Any) -> bool:

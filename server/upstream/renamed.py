@@ -1,6 +1,7 @@
 """The one boundary where the SDK's and its transport's exceptions become ours. No text of theirs goes through."""
 
-import math
+import json
+import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -22,8 +23,17 @@ _UNREADABLE = (
 )
 """What comes of a reply that is not of the shape that it should be."""
 
+_UNKNOWN_LIMIT = re.compile(
+    r"\b(?:unrecogni[sz]ed|unknown|unsupported|unexpected)\b[\w ]*\W{0,3}max_completion_tokens\b"
+    r"|\bmax_completion_tokens\b\W{0,3}[\w ]*\b(?:unrecogni[sz]ed|unknown|unsupported|not (?:supported|permitted))\b",
+    re.IGNORECASE,
+)
+_FORBIDDEN_LIMIT = '"extra_forbidden", "loc": ["body", "max_completion_tokens"]'
+"""As pydantic says it, deep in a body. What a caller wrote cannot look so, since its quotes would be escaped."""
+
 _STATUS: dict[int, type[errors.ServerError]] = {
     401: errors.UpstreamRefusedKey,
+    402: errors.UpstreamQuotaExhausted,
     403: errors.UpstreamRefusedKey,
     408: errors.UpstreamTimedOut,
     429: errors.UpstreamRateLimited,
@@ -48,19 +58,35 @@ def renamed(problem: Exception) -> errors.ServerError:
 
 
 def renamed_body(error: Any) -> errors.ServerError:
-    """Our failure for an error object that came with status 200, in the middle of a stream."""
+    """Our failure for an error object that came with status 200, such as in the middle of a stream."""
     code = error.get("code") if isinstance(error, Mapping) else None
+    if isinstance(code, int):  # Some servers give the status that they would have sent.
+        return _by_code(None, code)
     return _by_code(code if isinstance(code, str) else None, 500)
 
 
 def may_pass(problem: Exception) -> bool:
-    """Whether the same call may work a moment later: connection errors, 408, 409, 429 and 5xx, but no billing error."""
+    """Whether the same call may work a moment later: connection errors, 408, 409, 429 and 5xx, but no billing error.
+
+    A bare transport error comes of a connection that broke in the middle of an error's body.
+    """
     if isinstance(problem, openai.APITimeoutError):
         return isinstance(problem.__cause__, httpx2.ConnectTimeout)
     if isinstance(problem, openai.APIStatusError):
         status = problem.status_code
         return (status in (408, 409, 429) or status >= 500) and not _is_billing(problem.code)
-    return isinstance(problem, openai.APIConnectionError)
+    return isinstance(problem, openai.APIConnectionError | httpx2.NetworkError | httpx2.ProtocolError)
+
+
+def refused_parameter(problem: Exception) -> str | None:
+    """The parameter that the upstream does not take at all; None where it refuses for another reason."""
+    if not isinstance(problem, openai.BadRequestError | openai.UnprocessableEntityError):
+        return None
+    if problem.code in ("unsupported_parameter", "unsupported_value") and isinstance(problem.param, str):
+        return problem.param
+    # Servers that know only max_tokens refuse the newer name in words of their own.
+    is_unknown = _UNKNOWN_LIMIT.search(problem.message) or _FORBIDDEN_LIMIT in json.dumps(problem.body)
+    return "max_completion_tokens" if is_unknown else None
 
 
 def retry_after(problem: Exception, now: float) -> float:
@@ -73,13 +99,15 @@ def retry_after(problem: Exception, now: float) -> float:
     except ValueError:
         try:
             seconds = parsedate_to_datetime(text).timestamp() - now
-        except ValueError:
+        except (ValueError, OverflowError):
             return 0.0
-    return max(0.0, seconds) if not math.isnan(seconds) else 0.0
+    return max(0.0, seconds)  # The order matters: nan is not more than 0.
 
 
 def _is_billing(code: str | None) -> bool:
-    return code is not None and (code in BILLING_CODES or code.endswith("_limit_exceeded"))
+    if code is None or code == "rate_limit_exceeded":
+        return False
+    return code in BILLING_CODES or code.endswith("_limit_exceeded")
 
 
 def _by_code(code: str | None, status: int) -> errors.ServerError:

@@ -4,7 +4,7 @@ import re
 import select
 import socket
 from collections.abc import Callable
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from flask import request
 
@@ -77,5 +77,6 @@ def link_to_older(place: int) -> str:
 
 
 def public_address(configured: str) -> str:
-    """Where callers reach the server, without a slash at the end."""
-    return (configured or request.host_url).rstrip("/")
+    """Where callers reach the server, its host in lower case, without a slash at the end."""
+    scheme, host, path, _, _ = urlsplit(configured or f"{request.scheme}://{request.host or 'localhost'}")
+    return f"{scheme}://{host.lower()}{path}".rstrip("/")

@@ -19,6 +19,7 @@ from openapi_core.casting.schemas import oas31_types_caster
 from openapi_core.casting.schemas.factories import SchemaCastersFactory
 from openapi_core.datatypes import RequestParameters
 from openapi_core.deserializing.media_types.exceptions import MediaTypeDeserializeError
+from openapi_core.deserializing.styles.exceptions import EmptyQueryParameterValue
 from openapi_core.templating.media_types.exceptions import MediaTypeNotFound
 from openapi_core.templating.paths.datatypes import PathOperationServer
 from openapi_core.templating.paths.finders import APICallPathFinder
@@ -29,6 +30,17 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from server.errors import BodyTooLarge, InvalidRequest, ServerError, UnsupportedMediaType
 
 METHODS = ("get", "put", "post", "delete", "patch")
+
+WHOLE_NUMBER = "must be a whole number of at most 15 digits"
+
+BROKEN_OFF = "The body broke off before its end; send it again."
+
+PATTERNS = {
+    r"^[^\x00-\x1f\x7f-\x9f]+$": "has a control character, such as a line break or a tab; leave it out",
+    r"^[^\x00]*$": "has a NUL character; leave it out",
+    r"^[0-9]{1,15}$": WHOLE_NUMBER,
+}
+"""What each pattern of the documents asks for, in words."""
 
 View = Callable[..., Any]
 
@@ -74,15 +86,17 @@ class Contract:
         def bind(view: View) -> View:
             @wraps(view)
             def checked(**given: Any) -> Any:
-                self._check(_Received(request, path))
+                _require_utf8(request.query_string)
                 for name, kind in query.items():
                     given[name] = _parameter(name, kind)
+                self._check(_Received(request, path))
                 if has_body:
                     given["body"] = orjson.loads(request.get_data())
                 return view(**given)
 
             rule = re.sub(r"{(\w+)}", r"<\1>", path)
-            blueprint.add_url_rule(rule, operation_id, checked, methods=[method.upper()])
+            # An address without any path is the root; Flask would redirect to it, and callers follow no redirect.
+            blueprint.add_url_rule(rule, operation_id, checked, methods=[method.upper()], strict_slashes=path != "/")
             return view
 
         return bind
@@ -93,12 +107,8 @@ class Contract:
             raise LookupError(f"the document promises, nobody serves: {', '.join(sorted(self._unserved))}")
 
     def _check(self, received: "_Received") -> None:
-        _require_utf8(received.query_string)
-        try:
-            for problem in self._judge.iter_errors(received):
-                raise _refusal(problem)
-        except RequestEntityTooLarge:
-            raise BodyTooLarge from None
+        for problem in self._judge.iter_errors(received):
+            raise _refusal(problem)
 
 
 class _Received:
@@ -111,15 +121,15 @@ class _Received:
 
     def __init__(self, received: Request, path: str) -> None:
         self.path = self.path_pattern = path
-        self.method = received.method.lower()
-        self.content_type = received.content_type or "application/octet-stream"
-        self.query_string = received.query_string
+        self.method = "get" if received.method == "HEAD" else received.method.lower()
+        # Without its parameters: JSON has no charset (RFC 8259), though many a client sends one.
+        self.content_type = received.mimetype or "application/octet-stream"
         self.parameters = RequestParameters(query=received.args, header=received.headers, path=received.view_args or {})
         self._received = received
 
     @property
     def body(self) -> bytes:
-        return self._received.get_data()
+        return _whole_body(self._received)
 
 
 class _KeptPathFinder(APICallPathFinder):
@@ -158,8 +168,33 @@ class _Schema:
         self._rules = rules
 
     def validate(self, value: Any) -> None:
-        if not self._rules.is_valid(value):
-            raise InvalidSchemaValue("", "any", tuple(self._rules.iter_errors(value)))
+        if self._rules.is_valid(value):
+            return
+        try:
+            problems = [next(self._rules.iter_errors(value))]
+        except ValueError:
+            problems = []  # An error takes a copy of the value with it, and this one is too deep to be copied.
+        raise InvalidSchemaValue("", "any", problems)
+
+
+def _whole_body(received: Request) -> bytes:
+    """The request's body. Raises BodyTooLarge, and InvalidRequest where it ends before its end.
+
+    Werkzeug cuts a body of unknown length off at the limit, and takes what came of one of known length for all of it.
+    """
+    length, most = received.content_length, received.max_content_length
+    try:
+        body = received.get_data()
+        goes_on = length is None and len(body) == most and received.environ["wsgi.input"].read(1)
+    except RequestEntityTooLarge:
+        raise BodyTooLarge from None
+    except Exception as problem:  # The HTTP server's own, of any kind: chunks that are none, a caller who left.
+        raise InvalidRequest(BROKEN_OFF) from problem
+    if goes_on:
+        raise BodyTooLarge
+    if length is not None and len(body) < length:
+        raise InvalidRequest(BROKEN_OFF)
+    return body
 
 
 def _refusal(problem: Exception) -> ServerError:
@@ -172,10 +207,15 @@ def _refusal(problem: Exception) -> ServerError:
     if isinstance(cause, MediaTypeNotFound):
         return UnsupportedMediaType()
     if isinstance(cause, MediaTypeDeserializeError):
-        return InvalidRequest("The body is no JSON text in UTF-8; look for a missing quote, comma or bracket.")
+        return InvalidRequest(
+            "The body is no JSON text in UTF-8, or is nested too deeply; look for a missing quote, comma or bracket."
+        )
     name = getattr(problem, "name", None)
+    if isinstance(cause, EmptyQueryParameterValue):
+        return InvalidRequest(f"{name} must not be empty.")
     if isinstance(cause, InvalidSchemaValue):
-        return InvalidRequest(_sentence(name, next(iter(cause.schema_errors))))
+        error = next(iter(cause.schema_errors), None)
+        return InvalidRequest("The body is nested too deeply." if error is None else _sentence(name, error))
     return InvalidRequest(f"The value of {name} does not fit; /openapi.json tells what does." if name else None)
 
 
@@ -191,7 +231,7 @@ def _sentence(name: str | None, error: Any) -> str:
         "type": f"must be a JSON {' or '.join(limit) if kind == 'type' else limit}",
         "minLength": "must not be empty",
         "maxLength": f"must have at most {limit} characters",
-        "pattern": "has a character that is not allowed here, such as NUL or another control character",
+        "pattern": PATTERNS.get(str(limit), "has a character that is not allowed here"),
         "minimum": f"must be at least {limit}",
         "maximum": f"must be at most {limit}",
         "enum": f"must be one of {limit}",
@@ -204,8 +244,8 @@ def _parameter(name: str, kind: str) -> Any:
     if text is None or kind != "integer":
         return text
     # int() takes more than the contract does: blanks, underscores, digits of other scripts.
-    if not re.fullmatch(r"-?[0-9]+", text):
-        raise InvalidRequest(f"{name} must be a whole number in the digits 0 to 9.")
+    if not re.fullmatch(r"-?[0-9]{1,15}", text):
+        raise InvalidRequest(f"{name} {WHOLE_NUMBER}.")
     return int(text)
 
 

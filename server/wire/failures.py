@@ -13,6 +13,7 @@ from server.errors import ServerError
 log = logging.getLogger("server.failures")
 
 STATUS: dict[type[ServerError], int] = {
+    errors.ServerError: 500,
     errors.Refused: 400,
     errors.NotFound: 404,
     errors.MethodNotAllowed: 405,
@@ -20,6 +21,7 @@ STATUS: dict[type[ServerError], int] = {
     errors.BodyTooLarge: 413,
     errors.UnsupportedMediaType: 415,
     errors.ConversationBusy: 429,
+    errors.Unavailable: 503,
     errors.InternalError: 500,
     errors.NotConfigured: 503,
     errors.ShuttingDown: 503,
@@ -64,7 +66,8 @@ def answer_failures(
         return body(failure), status(failure)
 
     def answer_http(problem: HTTPException) -> Response:
-        known = next((ours for theirs, ours in _HTTP.items() if isinstance(problem, theirs)), errors.InvalidRequest)
+        other = errors.InternalError if (problem.code or 500) >= 500 else errors.InvalidRequest
+        known = next((ours for theirs, ours in _HTTP.items() if isinstance(problem, theirs)), other)
         response = make_response(answer(known()))
         if isinstance(problem, MethodNotAllowed) and problem.valid_methods:
             response.headers["Allow"] = ", ".join(sorted(problem.valid_methods))

@@ -1,0 +1,92 @@
+"""Schemathesis' command line against a running server: what the documents promise, tried with thousands of requests."""
+
+import http.client
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.dialects import DOCUMENTS
+from tests.serving import ROOT, Served, serve
+
+COMMAND = str(Path(sys.executable).parent / "schemathesis")
+
+EXAMPLES = 100
+"""Tried per operation, besides what covers each rule of its schemas."""
+
+OPTIONS = [
+    *("--checks", "all", "--phases", "examples,coverage,fuzzing,stateful", "--max-examples", str(EXAMPLES)),
+    *("--report", "json", "--report-json-path", "report.json", "--no-color"),
+]
+
+PATIENCE_SECONDS = 300.0
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, "Run"]]:
+    """A run for each document, all of them at once."""
+    with serve(UPSTREAM="scripted") as served:
+        stream_id = begun_stream(served)
+        config = (ROOT / "schemathesis.toml").read_text()
+        assert "STREAM_ID" in config
+        folders = {name: tmp_path_factory.mktemp(name) for name in DOCUMENTS}
+        for folder in folders.values():
+            (folder / "schemathesis.toml").write_text(config.replace("STREAM_ID", stream_id))
+        runs = {name: Run(folder, DOCUMENTS[name], served.url) for name, folder in folders.items()}
+        yield runs
+        for run in runs.values():
+            run.process.kill()
+
+
+class Run:
+    """One `schemathesis run`."""
+
+    def __init__(self, folder: Path, document: Path, url: str) -> None:
+        command = [COMMAND, "run", str(document), "--url", url, *OPTIONS]
+        self._report = folder / "report.json"
+        self.process = subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def report(self) -> dict[str, Any]:
+        """Schemathesis' own report of a run that found nothing."""
+        output, _ = self.process.communicate(timeout=PATIENCE_SECONDS)
+        assert self.process.returncode == 0, output
+        report: dict[str, Any] = json.loads(self._report.read_text())
+        return report
+
+
+def begun_stream(served: Served) -> str:
+    """The id of a stream that can be read."""
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
+    body = json.dumps({"client_name": "schemathesis", "input": "hi"})
+    connection.request("POST", "/query", body, {"Content-Type": "application/json", "Accept": "text/event-stream"})
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    stream_id = answer.getheader("X-Stream-ID")
+    assert stream_id is not None
+    return stream_id
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_operation_does_what_its_document_promises(runs: dict[str, Run], name: str) -> None:
+    promised = {
+        f"{method.upper()} {path}"
+        for path, item in json.loads(DOCUMENTS[name].read_text())["paths"].items()
+        for method in item
+    }
+    report = runs[name].report()
+    assert report["complete"]
+    tested = {count: report["operations"][count] for count in ("total", "tested", "errored", "skipped")}
+    assert tested == {"total": len(promised), "tested": len(promised), "errored": 0, "skipped": 0}
+    phases = {phase: outcome["status"] for phase, outcome in report["phases"].items()}
+    assert (phases["coverage"], phases["fuzzing"]) == ("success", "success")
+    assert report["test_cases"]["generated"] > EXAMPLES
+    # Each was not only tried, but answered with what its caller wants.
+    accepted = {each for each, rates in report["valid_rates"].items() if rates["fuzzing"]["accepted"]}
+    assert accepted == promised
