@@ -14,7 +14,7 @@ import orjson
 
 from server import errors
 from server.upstream import Call, Health, Reply
-from server.upstream.lanes import Lane, Lanes
+from server.upstream.lanes import UNTOLD, Lane, Lanes
 from server.upstream.reading import streamed, whole
 from server.upstream.renamed import may_pass, refused_parameter, renamed, retry_after
 
@@ -235,9 +235,9 @@ class _OpenAIWriting:
                 # Unread also for a plain reply: only so is a connection that breaks in the middle of the body, which
                 # has been paid for, told from one that breaks before it.
                 return lane.sdk.post(
-                    "/chat/completions",
+                    lane.completions_url,
                     content=self._upstream.body(self._call),
-                    options={"timeout": _timeout(left)},
+                    options={"timeout": _timeout(left), "headers": UNTOLD},
                     cast_to=httpx2.Response,
                     stream=True,
                     stream_cls=openai.Stream[object],
