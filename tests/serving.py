@@ -20,6 +20,8 @@ from tests.documents import hold_to_document
 
 ROOT = Path(__file__).parent.parent
 OURS = {each.name.upper() for each in fields(Settings)}
+OTHERS = {"GUNICORN_CMD_ARGS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"}
+"""What would change a server, or a make, that a test starts."""
 
 
 class Served:
@@ -76,7 +78,7 @@ def free_port() -> int:
 
 def started(command: list[str], log: Path, **env: str) -> subprocess.Popen[bytes]:
     """`command` in the project's folder, with none of the caller's settings but `env`."""
-    clean = {name: value for name, value in os.environ.items() if name not in OURS | {"GUNICORN_CMD_ARGS"}}
+    clean = {name: value for name, value in os.environ.items() if name not in OURS | OTHERS}
     with log.open("wb") as out:
         return subprocess.Popen(command, cwd=ROOT, env=clean | env, stdout=out, stderr=subprocess.STDOUT)
 
