@@ -11,6 +11,7 @@ import logging  # noqa: E402
 import os  # noqa: E402
 import re  # noqa: E402
 import resource  # noqa: E402
+import secrets  # noqa: E402
 import sys  # noqa: E402
 from contextlib import suppress  # noqa: E402
 from types import FrameType  # noqa: E402
@@ -122,9 +123,11 @@ class Worker(GeventWorker):
             super().handle_error(req, client, addr, exc)
             return
         status, reason, sentence = found
-        self.log.warning("a request could not be read: %s", type(exc).__name__)
+        request_id = secrets.token_hex(8)
+        self.log.warning("request %s could not be read: %s", request_id, type(exc).__name__)
         body = NO_HTTP % sentence
         head = f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        head += f"X-Request-ID: {request_id}\r\n"
         with suppress(OSError):  # Who sends such things often does not wait for an answer.
             util.write_nonblock(client, f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
 

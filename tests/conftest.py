@@ -16,9 +16,15 @@ from server.app import create_app
 from server.settings import Settings
 from server.store.memory import MemoryStore
 from server.upstream.scripted import ScriptedUpstream
+from tests.clock import Clock
 from tests.documents import hold_to_document
 from tests.serving import Served, serve
 from tests.told import Told
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture

@@ -14,22 +14,10 @@ from server.runs import Limits, Runner
 from server.store.memory import MemoryStore
 from server.upstream import Call
 from server.upstream.scripted import ScriptedUpstream
+from tests.clock import Clock
 from tests.told import PATIENCE_SECONDS, Told
 
 AtOnce = Callable[..., Any]
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

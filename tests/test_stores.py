@@ -11,21 +11,7 @@ from server.errors import ConversationBusy, NotFound, RequestIdConflict, StoreFu
 from server.model import Run, Status
 from server.store import COLLECT_SECONDS, REQUEST_ID_SECONDS, Begun, Store, open_store
 from server.store.memory import MemoryStore
-
-
-class Clock:
-    """Time in a test's hands."""
-
-    def __init__(self) -> None:
-        self.now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+from tests.clock import Clock
 
 
 def asked(store: Store, question: str = "why?", name: str = "ada", request_id: str | None = None) -> Begun:

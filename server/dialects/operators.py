@@ -35,12 +35,8 @@ def blueprint(
         }
 
     @contract.serves(bp, "getHealth")
-    def health() -> tuple[dict[str, Any], int]:
-        store = _store_health(conversations)
-        upstream = conversations.upstream_health()
-        good = "healthy" if upstream == "connected" else "degraded"
-        report = {"openai_api": upstream, "store": store, "timestamp": rfc3339(time.time()), "version": version}
-        return {"status": good if store == "available" else "unhealthy", **report}, 200
+    def health() -> dict[str, Any]:
+        return {**_health(conversations), "timestamp": rfc3339(time.time()), "version": version}
 
     @contract.serves(bp, "getAlive")
     def alive() -> dict[str, Any]:
@@ -53,7 +49,7 @@ def blueprint(
 
     @contract.serves(bp, "getPublishedDocument")
     def published() -> dict[str, Any]:
-        return {**documents["published"], "servers": [{"url": public_address(address)}]}
+        return document("published")
 
     @contract.serves(bp, "getDocument")
     def document(dialect: str) -> dict[str, Any]:
@@ -62,6 +58,13 @@ def blueprint(
         return {**documents[dialect], "servers": [{"url": public_address(address)}]}
 
     return bp
+
+
+def _health(conversations: Conversations) -> dict[str, Any]:
+    store = _store_health(conversations)
+    upstream = conversations.upstream_health()
+    good = "healthy" if upstream == "connected" else "degraded"
+    return {"status": good if store == "available" else "unhealthy", "openai_api": upstream, "store": store}
 
 
 def _store_health(conversations: Conversations) -> str:

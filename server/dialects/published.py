@@ -6,6 +6,7 @@ from flask import Blueprint, Response
 
 from server.conversations import Conversations
 from server.errors import InvalidPosition, ServerError
+from server.model import Run
 from server.wire import caller, sse
 from server.wire.contract import Contract
 from server.wire.failures import answer_failures, status_of
@@ -32,17 +33,14 @@ def blueprint(contract: Contract, conversations: Conversations, deadline_seconds
         return {"model": body["model"]}
 
     @contract.serves(bp, "query")
-    def query(body: dict[str, Any]) -> Response | tuple[dict[str, Any], int] | dict[str, Any]:
+    def query(body: dict[str, Any]) -> Response | tuple[dict[str, Any], int]:
         asked = (body["client_name"], body["input"], caller.request_id(body.get("request_id")))
         if caller.resumes():
             raise InvalidPosition("A stream is resumed with GET /chat/stream/{stream_id}, never by asking again.")
         if sse.is_wanted():
             stream_id, reading = conversations.stream(*asked, caller.presence())
             return sse.event_stream(stream_id, 0, reading)
-        run = conversations.ask(*asked, caller.patience(deadline_seconds), caller.presence())
-        if run.is_open:
-            return {"status": "running", "run_id": run.id, "message": RUNNING}, 202
-        return {"response": run.text}
+        return _answered(conversations.ask(*asked, caller.patience(deadline_seconds), caller.presence()))
 
     @contract.serves(bp, "getHistory")
     def history(client_name: str, limit: int | None, before: str | None) -> Response:
@@ -60,6 +58,12 @@ def blueprint(contract: Contract, conversations: Conversations, deadline_seconds
         return {"message": "The history is cleared; the model stays as it was."}
 
     return bp
+
+
+def _answered(run: Run) -> tuple[dict[str, Any], int]:
+    if run.is_open:
+        return {"status": "running", "run_id": run.id, "message": RUNNING}, 202
+    return {"response": run.text}, 200
 
 
 def _described(model: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ are written nowhere else. openapi-core judges every request; responses are held 
 import re
 from collections.abc import Callable
 from functools import cached_property, wraps
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 import jsonschema_rs
@@ -42,7 +42,7 @@ PATTERNS = {
 }
 """What each pattern of the documents asks for, in words."""
 
-View = Callable[..., Any]
+View = TypeVar("View", bound=Callable[..., Any])
 
 
 class Contract:
