@@ -99,7 +99,8 @@ def streams(stub_port: int) -> None:
         for number in range(3):
             with serving(kind, stub_port) as server:
                 load(server.port, concurrency=50, requests=50, stream=True, tag="warm")
-                results.append(load(server.port, concurrency=1000, requests=1000, stream=True, tag=f"s{number}"))
+                plan = {"concurrency": 1000, "requests": 1000, "stream": True, "tag": f"s{number}"}
+                results.append(checked(server, stub_port, **plan))
         p50 = statistics.median(each["p50_ms"] for each in results) / 1000
         faults = sum(each["faults"] for each in results)
         rows.append([kind, f"{p50:.2f}", f"{p50 / 2.0:.2f} ×", str(faults)])

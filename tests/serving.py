@@ -36,9 +36,9 @@ class Served:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
-        """Status and JSON of one request; `headers` with underscores for dashes."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+    def ask(self, method: str, path: str, body: Any = None, seconds: float = 30, **headers: str) -> tuple[int, Any]:
+        """Status and JSON of one request; `headers` with underscores. Hangs up after `seconds` of silence."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
         try:
             data = None if body is None else json.dumps(body).encode()
             sent = {"Content-Type": "application/json"} if data else {}

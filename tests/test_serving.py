@@ -2,11 +2,13 @@
 
 import http.client
 import json
+import random
 import re
 import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -191,6 +193,27 @@ class TestHangingUp:
         assert eventually(lambda: served.history("ada") == ["slow", "half whole"])
         assert b'"half whole"' in read_stream(served, stream_id, 2)
         assert told.calls == ["slow"]
+
+    def test_whoever_hangs_up_and_when_a_question_with_an_id_is_paid_once_and_kept_once(
+        self, served: Served, told: Told, at_once: AtOnce
+    ) -> None:
+        chance = random.Random(8)
+
+        def insist(n: int, patience: list[float]) -> None:
+            body = {"client_name": f"client{n % 5}", "input": f"q{n}", "request_id": f"id{n}"}
+            for seconds in patience:
+                with suppress(TimeoutError):
+                    served.ask("POST", "/query", body, seconds)
+            assert served.ask("POST", "/query", body) == (200, {"response": f"re: q{n}"})
+
+        impatient = [at_once(insist, n, [chance.uniform(0.001, 0.2) for _ in range(3)]) for n in range(100)]
+        for each in impatient:
+            each.result()
+        assert sorted(told.calls) == sorted(f"q{n}" for n in range(100))
+        for c in range(5):
+            history = served.history(f"client{c}")
+            assert sorted(history[::2]) == sorted(f"q{n}" for n in range(c, 100, 5))
+            assert history[1::2] == [f"re: {question}" for question in history[::2]]
 
     def test_a_stream_arrives_piece_by_piece(self, served: Served, told: Told) -> None:
         line = Line(served, "slow", "text/event-stream")
