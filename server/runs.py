@@ -55,6 +55,8 @@ class Runner:
         """Those of them whose turn has not come, oldest first."""
         self._turns: dict[str, str] = {}
         """The run that has its conversation's turn in this process, by the conversation's name."""
+        self._looks = 0
+        """How often `_advance` was called since the thread that looks for queued runs began to; 0 where none does."""
         self._idle = threading.Condition(self._lock)
         self._ticker: threading.Thread | None = None
         self._stopped = threading.Event()
@@ -78,6 +80,9 @@ class Runner:
             self._open[draft.id] = live
         try:
             begun = self._store.begin(name, draft, waiting=self._limits.max_waiting_runs, start=has_place)
+            with live.changed:
+                if begun.fresh and not live.run.is_open:  # It ended before it was written down.
+                    self._store.finish(name, live.run, None)
         except BaseException:
             self._forget(live, place=has_place)
             raise
@@ -90,7 +95,8 @@ class Runner:
             self._dispatch(live, begun.conversation)
         else:
             with self._lock:
-                self._queued[draft.id] = live
+                if draft.id in self._open:
+                    self._queued[draft.id] = live
                 self._free += has_place
             self._advance()
         return begun.run
@@ -146,11 +152,15 @@ class Runner:
     def tick(self) -> None:
         """Tell the store what was written since the last tick, and end the runs whose time is over."""
         for live in list(self._open.values()):
-            if self._clock() - live.run.created > self._limits.run_timeout_seconds:
-                self._end(live, "failed", failure=_failure(errors.RunTimedOut()))
-                live.cut()
-            else:
-                live.flush(self._store)
+            try:
+                if self._clock() - live.run.created > self._limits.run_timeout_seconds:
+                    self._end(live, "failed", failure=_failure(errors.RunTimedOut()))
+                    live.cut()
+                else:
+                    live.flush(self._store)
+            except errors.StoreUnavailable:
+                log.warning("the store was not told of written text; it will be at the next tick")
+        self._advance()
 
     def _start_ticker(self) -> None:
         if self._ticker is None:
@@ -161,11 +171,36 @@ class Runner:
         while not self._stopped.wait(FLUSH_SECONDS):
             try:
                 self.tick()
-            except errors.StoreUnavailable:
-                log.warning("the store was not told of written text; it will be at the next tick")
+            except Exception:
+                log.exception("a tick failed for a reason that has no name")
 
     def _advance(self) -> None:
-        """Start each queued run whose turn has come, as far as there are free places."""
+        """Start each queued run whose turn has come, as far as there are free places.
+
+        One thread at a time looks, and looks again for each that would have: an attempt that fails held a turn and a
+        place meanwhile, and who found them taken must not have looked in vain.
+        """
+        with self._lock:
+            if not self._queued:
+                return
+            self._looks += 1
+            if self._looks > 1:
+                return
+        seen = 0
+        while True:
+            with self._lock:
+                if self._looks == seen:
+                    self._looks = 0
+                    return
+                seen = self._looks
+            try:
+                self._start_queued()
+            except BaseException:
+                with self._lock:
+                    self._looks = 0
+                raise
+
+    def _start_queued(self) -> None:
         for live in list(self._queued.values()):
             with self._lock:
                 if not self._free or self._stopped.is_set():
@@ -256,9 +291,7 @@ class Runner:
             self._free += place
             if not self._open:
                 self._idle.notify_all()
-            waiting = bool(self._queued)
-        if waiting:
-            self._advance()
+        self._advance()
 
 
 def _failure(problem: errors.ServerError) -> Failure:

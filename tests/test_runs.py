@@ -9,8 +9,9 @@ import pytest
 
 from server import errors
 from server.live import Piece, Reading
-from server.model import Run
+from server.model import Conversation, Run
 from server.runs import Limits, Runner
+from server.store import Begun
 from server.store.memory import MemoryStore
 from server.upstream import Call
 from server.upstream.scripted import ScriptedUpstream
@@ -105,6 +106,73 @@ class TestOneAtATime:
         told.end("slow", "ok")
         assert {ended(runner, run).status for run in waiting} == {"completed"}
         assert asked(runner, "one more").status == "completed"
+
+
+class Staged(MemoryStore):
+    """Lets a test step in before and after a run is written down, and before one starts."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(1000, clock)
+        self.before_begin: dict[str, Callable[[], object]] = {}
+        self.after_begin: dict[str, Callable[[], object]] = {}
+        self.before_start: dict[str, Callable[[], object]] = {}
+
+    def begin(self, name: str, run: Run, *, waiting: int, start: bool) -> Begun:
+        self.before_begin.pop(run.question, lambda: None)()
+        begun = super().begin(name, run, waiting=waiting, start=start)
+        self.after_begin.pop(run.question, lambda: None)()
+        return begun
+
+    def start(self, name: str, run_id: str) -> Conversation | None:
+        self.before_start.pop(self.run(run_id).question, lambda: None)()
+        return super().start(name, run_id)
+
+
+class TestWhatComesInBetween:
+    """Instants that threads seldom hit, and once are enough."""
+
+    @pytest.fixture
+    def store(self, clock: Clock) -> Staged:
+        return Staged(clock)
+
+    @pytest.fixture
+    def limits(self) -> Limits:
+        return Limits(max_concurrent_runs=1)
+
+    def test_who_finds_the_last_place_taken_by_an_attempt_that_fails_is_not_forgotten(
+        self, runner: Runner, told: Told, store: Staged, at_once: AtOnce
+    ) -> None:
+        other = begun(runner, "slow", "eve")
+        told.await_call("slow")
+        written, may_go_on = threading.Event(), threading.Event()
+        store.after_begin["older"] = lambda: (written.set(), may_go_on.wait(PATIENCE_SECONDS))
+        older = at_once(begun, runner, "older")
+        assert written.wait(PATIENCE_SECONDS)
+        told.end("slow", "ok")
+        ended(runner, other)
+        store.before_start["newer"] = lambda: (may_go_on.set(), older.result(PATIENCE_SECONDS))
+        newer = begun(runner, "newer")
+        assert [ended(runner, each).text for each in (older.result(), newer)] == ["re: older", "re: newer"]
+        assert told.calls == ["slow", "older", "newer"]
+
+    def test_a_queued_run_that_is_cleared_before_it_is_known_to_wait_leaves_nothing(
+        self, runner: Runner, told: Told, store: Staged
+    ) -> None:
+        begun(runner, "slow", "eve")
+        store.after_begin["gone"] = lambda: runner.clear("ada")
+        begun(runner, "gone")
+        assert not runner._queued
+        told.end("slow", "ok")
+        assert asked(runner, "next").status == "completed"
+        assert "gone" not in told.calls
+
+    def test_a_run_that_is_interrupted_before_it_was_written_down_is_not_left_open(
+        self, runner: Runner, told: Told, store: Staged
+    ) -> None:
+        store.before_begin["late"] = lambda: runner.shut_down(0)
+        run = begun(runner, "late")
+        assert not store.run(run.id).is_open
+        assert told.calls == []
 
 
 class TestWriteAhead:

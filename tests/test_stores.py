@@ -71,6 +71,14 @@ class StoreTests:
         assert store.start("ada", run.id) is None
         assert store.start("eve", run.id) is None
 
+    def test_a_run_starts_once(self, store: Store) -> None:
+        at_once = asked(store, "1").run
+        assert store.start("ada", at_once.id) is None
+        queued = asked(store, "2").run
+        finished(store, at_once)
+        assert store.start("ada", queued.id) is not None
+        assert store.start("ada", queued.id) is None
+
     def test_at_most_so_many_runs_wait_and_a_refusal_changes_nothing(self, store: Store) -> None:
         asked(store, "0")
         for n in range(3):
@@ -171,6 +179,11 @@ class StoreTests:
         assert store.append("ada", run.id, "be")
         assert store.append("ada", run.id, "cause")
         assert store.run(run.id).text == "because"
+
+    def test_nothing_is_added_to_a_run_that_has_not_started(self, store: Store) -> None:
+        run = store.begin("ada", Run("why?"), waiting=32, start=False).run
+        assert not store.append("ada", run.id, "be")
+        assert store.run(run.id).text == ""
 
     def test_nothing_is_added_after_a_runs_end(self, store: Store) -> None:
         run = asked(store).run

@@ -50,7 +50,7 @@ class MemoryStore:
     def start(self, name: str, run_id: str) -> Conversation | None:
         with self._lock:
             kept = self._kept.get(name)
-            if kept is None or next(iter(kept.open), None) != run_id:
+            if kept is None or next(iter(kept.open), None) != run_id or kept.open[run_id].status != "queued":
                 return None
             kept.change(replace(kept.open[run_id], status="running"))
             return kept.snapshot()
@@ -59,7 +59,7 @@ class MemoryStore:
         with self._lock:
             kept = self._kept.get(name)
             run = None if kept is None else kept.open.get(run_id)
-            if kept is None or run is None:
+            if kept is None or run is None or run.status != "running":
                 return False
             kept.change(replace(run, text=run.text + text))
             return True

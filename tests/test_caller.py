@@ -1,0 +1,48 @@
+"""Whether a caller is still on the line."""
+
+import fcntl
+import resource
+import socket
+from collections.abc import Iterator
+
+import pytest
+from flask import Flask
+
+from server.wire import caller
+
+FAR = 1500
+"""A file's number beyond what select() knows."""
+
+
+@pytest.fixture
+def line() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """The server's end of a connection, with a number as in a crowd, and the caller's."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2 * FAR), hard))
+    near, callers = socket.socketpair()
+    ours = socket.socket(fileno=fcntl.fcntl(near.fileno(), fcntl.F_DUPFD, FAR))
+    near.close()
+    with ours, callers:
+        yield ours, callers
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_caller_who_waits_or_sends_is_there_and_one_who_left_is_not(
+    app: Flask, line: tuple[socket.socket, socket.socket]
+) -> None:
+    ours, callers = line
+    with app.test_request_context("/query", environ_base={"gunicorn.socket": ours}):
+        is_there = caller.presence()
+    assert is_there()
+    callers.sendall(b"GET /next HTTP/1.1")
+    assert is_there()
+    assert ours.recv(100)
+    callers.close()
+    assert not is_there()
+    ours.close()
+    assert not is_there()
+
+
+def test_a_server_that_tells_no_socket_takes_the_caller_to_be_there(app: Flask) -> None:
+    with app.test_request_context("/query"):
+        assert caller.presence()()
