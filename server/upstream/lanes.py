@@ -17,7 +17,6 @@ import openai
 
 ONE_CONNECTION = httpx2.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=60.0)
 
-
 PLATFORM_HEADERS = ("Arch", "Async", "Lang", "OS", "Package-Version", "Runtime", "Runtime-Version")
 CALL_HEADERS = ("Retry-Count", "Read-Timeout")
 
