@@ -66,11 +66,13 @@ UNREADABLE = {
 
 
 def on_starting(server: Any) -> None:
-    if server.cfg.workers > 1 and settings.store_url.startswith("memory:"):
+    if server.cfg.workers > 1 and settings.effective_store_url.startswith("memory:"):
         raise SystemExit(
             "The server cannot start: the memory store holds for one process. "
             "Set WEB_CONCURRENCY=1 (and no --workers), or choose a shared store with STORE_URL."
         )
+    if settings.ignores_database_url and not settings.store_url:
+        server.log.warning("DATABASE_URL is no SQLite file and is ignored; STORE_URL says where conversations live.")
     if settings.upstream == "scripted":
         server.log.warning("UPSTREAM=scripted: this is a DEMONSTRATION. No model is asked; every reply says so.")
 
@@ -148,3 +150,6 @@ def worker_exit(server: Any, worker: Any) -> None:
     """The last request may be gone while its run is still being written."""
     if worker.stopping is not None:
         worker.stopping.join()
+    application = getattr(worker, "wsgi", None)  # It has none where it could not be started.
+    if application is not None:
+        application.extensions["store"].close()

@@ -2,10 +2,12 @@
 
 import statistics
 import sys
-from contextlib import ExitStack
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from bench.processes import Server, behave, calls, load, printed, serving, stub
+from bench.processes import Server, behave, calls, load, printed, redis, serving, stub
 
 ROUNDS = 5
 KINDS = ("ours", "flask", "fastapi")
@@ -107,6 +109,75 @@ def streams(stub_port: int) -> None:
     table("1,000 streams of 20 pieces in 2.0 s", ["", "p50 s", "to the ideal", "faults"], rows)
 
 
+@contextmanager
+def each_store(stub_port: int, **settings: str) -> Iterator[dict[str, Server]]:
+    """This server over each store at once: SQLite as it always is, Redis with every write on the disk."""
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        urls = {
+            "memory": "memory://",
+            "sqlite": f"sqlite:///{folder}/bench.db",
+            "redis": stack.enter_context(redis()),
+        }
+        yield {
+            name: stack.enter_context(serving("ours", stub_port, STORE_URL=url, **settings))
+            for name, url in urls.items()
+        }
+
+
+def stores(stub_port: int) -> None:
+    """What a stored turn costs on each store, over an instant upstream, the stores taking turns."""
+    behave(stub_port, delay=0.0)
+    rates: dict[str, list[float]] = {}
+    medians: dict[str, list[float]] = {}
+    with each_store(stub_port) as servers:
+        for server in servers.values():
+            load(server.port, concurrency=32, requests=600, tag="warm")
+        for number in range(ROUNDS):
+            for name, server in servers.items():
+                answered = checked(server, stub_port, concurrency=32, requests=4000, tag=f"r{number}")
+                rates.setdefault(name, []).append(answered["per_second"])
+            for name, server in servers.items():
+                answered = checked(server, stub_port, concurrency=1, requests=800, tag=f"l{number}")
+                medians.setdefault(name, []).append(answered["p50_ms"])
+    rows = []
+    for name in rates:
+        faster = [mine / memory for mine, memory in zip(rates[name], rates["memory"], strict=True)]
+        slower = [mine / memory for mine, memory in zip(medians[name], medians["memory"], strict=True)]
+        rows.append(
+            [
+                name,
+                f"{statistics.median(rates[name]):,.0f}",
+                f"{statistics.median(faster):.2f} ×",
+                f"{statistics.median(medians[name]):.2f}",
+                f"{statistics.median(slower):.2f} ×",
+            ]
+        )
+    table("Stores", ["", "req/s, c = 32", "to memory", "p50 ms, c = 1", "to memory"], rows)
+
+
+def lengths(stub_port: int) -> None:
+    """What a turn costs in a conversation of 10,000 messages against one of 1,000, with the same window."""
+    behave(stub_port, delay=0.0)
+    times: dict[str, dict[int, list[float]]] = {}
+    with each_store(stub_port, MAX_CONTEXT_MESSAGES="100") as servers:
+        for name, server in servers.items():
+            times[name] = {1000: [], 10_000: []}
+            for messages in times[name]:
+                fill = {"concurrency": 1, "requests": messages // 2, "client": f"{messages} long", "tag": "fill"}
+                checked(server, stub_port, **fill)
+            for number in range(ROUNDS):
+                for messages, found in times[name].items():
+                    plan = {"concurrency": 1, "requests": 200, "client": f"{messages} long", "tag": f"r{number}"}
+                    found.append(checked(server, stub_port, **plan)["p50_ms"])
+    rows = []
+    for name, found in times.items():
+        ratios = [long / short for long, short in zip(found[10_000], found[1000], strict=True)]
+        medians = [f"{statistics.median(each):.2f}" for each in found.values()]
+        rows.append([name, *medians, f"{statistics.median(ratios):.2f} ×"])
+    table("A window of 100 messages", ["", "of 1,000: p50 ms", "of 10,000: p50 ms", "ratio"], rows)
+
+
 def table(title: str, heads: list[str], rows: list[list[str]]) -> None:
     print(f"\n## {title}\n")
     for row in (heads, ["---"] * len(heads), *rows):
@@ -123,7 +194,14 @@ def checked(server: Server, stub_port: int, **plan: Any) -> dict[str, Any]:
     return result
 
 
-PARTS = {"flow": flow, "turns": turns, "crowd": crowd, "streams": streams}
+PARTS = {
+    "flow": flow,
+    "turns": turns,
+    "crowd": crowd,
+    "streams": streams,
+    "stores": stores,
+    "lengths": lengths,
+}
 
 if __name__ == "__main__":
     with stub() as port:

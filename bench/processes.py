@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -56,7 +57,21 @@ class Server:
 
 
 @contextmanager
-def serving(kind: str, stub_port: int) -> Iterator[Server]:
+def redis() -> Iterator[str]:
+    """The URL of a Redis that writes every change to the disk before it answers, while it runs."""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        durable = ["--appendonly", "yes", "--appendfsync", "always", "--save", "", "--dir", folder]
+        process = _started(["redis-server", "--bind", "127.0.0.1", "--port", str(port), *durable], OTHER_CORE, {})
+        try:
+            _await_port(port)
+            yield f"redis://127.0.0.1:{port}"
+        finally:
+            _ended(process)
+
+
+@contextmanager
+def serving(kind: str, stub_port: int, **settings: str) -> Iterator[Server]:
     """One of `ours`, `flask` and `fastapi`, on its core."""
     port = free_port()
     gunicorn = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--no-control-socket"]
@@ -74,6 +89,7 @@ def serving(kind: str, stub_port: int) -> Iterator[Server]:
         ],
     }
     env = {"OPENAI_BASE_URL": f"http://127.0.0.1:{stub_port}/v1", "PORT": str(port), "MAX_CONVERSATIONS": "1000000"}
+    env |= settings
     began = time.perf_counter()
     process = _started(commands[kind], SERVER_CORE, env)
     try:
@@ -137,6 +153,16 @@ def _await(port: int, path: str) -> None:
         except OSError:
             time.sleep(0.01)
     raise SystemExit(f"nothing answers on port {port}")
+
+
+def _await_port(port: int) -> None:
+    for _ in range(1000):
+        try:
+            socket.create_connection(("127.0.0.1", port), 5).close()
+            return
+        except OSError:
+            time.sleep(0.01)
+    raise SystemExit(f"nothing listens on port {port}")
 
 
 def _cpu(pid: int) -> float:

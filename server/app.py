@@ -10,7 +10,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from server.conversations import Conversations
 from server.dialects import DOCUMENTS, chat, operators, published
-from server.runs import Limits, Runner
+from server.runs import Runner
 from server.settings import Settings
 from server.store import Store, open_store
 from server.upstream import Upstream
@@ -19,6 +19,7 @@ from server.upstream.scripted import ScriptedUpstream
 from server.wire.contract import Contract
 from server.wire.failures import answer_failures
 from server.wire.log import log_requests
+from server.writing import Limits
 
 EXPOSED_HEADERS = ["X-Request-ID", "X-Stream-ID", "X-Messages-Omitted", "Link", "Retry-After"]
 
@@ -26,11 +27,11 @@ EXPOSED_HEADERS = ["X-Request-ID", "X-Stream-ID", "X-Messages-Omitted", "Link", 
 def create_app(settings: Settings, *, store: Store | None = None, upstream: Upstream | None = None) -> Flask:
     """The server, ready to serve, with no thread started and no connection opened.
 
-    Tests hand in their own store and upstream. `app.extensions` has the `runner`, for who ends the process, and the
-    `contracts`, for who checks answers. Raises LookupError where an operation has no view or a view no operation, and
-    ValueError where a setting names what does not exist.
+    Tests hand in their own store and upstream. `app.extensions` has the `runner` and the `store`, for who ends the
+    process, and the `contracts`, for who checks answers. Raises LookupError where an operation has no view or a view no
+    operation, and ValueError where a setting names what does not exist or cannot be used.
     """
-    store = open_store(settings.store_url, max_conversations=settings.max_conversations) if store is None else store
+    store = store_of(settings) if store is None else store
     upstream = open_upstream(settings) if upstream is None else upstream
     runner = Runner(store, upstream, limits_of(settings))
     conversations = Conversations(store, upstream, runner)
@@ -43,7 +44,7 @@ def create_app(settings: Settings, *, store: Store | None = None, upstream: Upst
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     # A caller such as ChatGPT follows no redirect: an address that is not quite right is plainly not found.
     app.url_map.merge_slashes = False
-    app.extensions.update(runner=runner, contracts=contracts)
+    app.extensions.update(runner=runner, store=store, contracts=contracts)
     log_requests(app)
     answer_failures(app)
     if settings.cors_origins:
@@ -57,6 +58,12 @@ def create_app(settings: Settings, *, store: Store | None = None, upstream: Upst
         hops = settings.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops)  # type: ignore[method-assign]
     return app
+
+
+def store_of(settings: Settings) -> Store:
+    return open_store(
+        settings.effective_store_url, max_conversations=settings.max_conversations, lease_seconds=settings.lease_seconds
+    )
 
 
 def open_upstream(settings: Settings) -> Upstream:
@@ -79,6 +86,7 @@ def limits_of(settings: Settings) -> Limits:
         max_waiting_runs=settings.max_waiting_runs,
         max_concurrent_runs=settings.max_concurrent_runs,
         run_timeout_seconds=settings.run_timeout_seconds,
+        lease_seconds=settings.lease_seconds,
         max_context_messages=settings.max_context_messages,
         system_prompt=settings.system_prompt,
         parameters={name: value for name, value in parameters.items() if value is not None},

@@ -1,13 +1,13 @@
 """Conversations: every verb that a caller has. The dialects' only way in."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from server import errors
 from server.live import Reading
-from server.model import Message, Run, rfc3339
+from server.model import Message, Run, Status, rfc3339
 from server.runs import Runner
 from server.store import Store
 from server.upstream import Health, Upstream
@@ -91,6 +91,21 @@ class Conversations:
         """End a run. What was written is kept, in the history too. Raises NotFound."""
         return self._runner.cancel(run_id)
 
+    def retry(self, run_id: str) -> Run:
+        """Ask the question of a failed or interrupted run again: a new run, the same one however often it is retried.
+
+        Raises NotFound, NotRetryable, and what `ask` raises before the reply is written.
+        """
+        run = self._store.run(run_id)
+        if run.status not in ("failed", "interrupted"):
+            raise errors.NotRetryable
+        request_id = run.request_id or f"retry of {run_id}"
+        return self._runner.begin(run.conversation, run.question, request_id, streamed=True)
+
+    def runs(self, name: str, status: Status | None, most: int) -> Sequence[Run]:
+        """The conversation's newest `most` runs, or of those with `status`; newest first."""
+        return self._store.runs(name, status, most)
+
     def history(self, name: str, limit: int | None, before: int | None, most_characters: int | None) -> Page:
         """The newest messages older than place `before`: at most `limit`, in at most `most_characters` of JSON."""
         conversation = self._store.conversation(name)
@@ -106,6 +121,10 @@ class Conversations:
     def clear(self, name: str) -> None:
         """Forget the history, the runs and the request ids; the model stays. Open runs are cancelled first."""
         self._runner.clear(name)
+
+    def delete(self, name: str) -> None:
+        """Forget all that there is of the conversation. Open runs are cancelled first."""
+        self._runner.delete(name)
 
     def upstream_health(self) -> Health:
         return self._upstream.health()

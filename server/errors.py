@@ -12,6 +12,7 @@ ServerError
     RunConflict            the conversation's own state stands against it
       RequestIdConflict
       RunCancelled
+      NotRetryable
     BodyTooLarge
     UnsupportedMediaType
     ConversationBusy
@@ -93,6 +94,11 @@ class RequestIdConflict(RunConflict):
 class RunCancelled(RunConflict):
     code = "run_cancelled"
     sentence = "The reply was cancelled before it was finished; ask again if you still want it."
+
+
+class NotRetryable(RunConflict):
+    code = "not_retryable"
+    sentence = "Only a reply that failed or was interrupted can be asked for again."
 
 
 class BodyTooLarge(Refused):

@@ -1,12 +1,13 @@
-"""A run while it is written: its text so far, and the requests that wait for it or read it."""
+"""A run while it is written, here or elsewhere: its text so far, and the requests that wait for it or read it."""
 
 import threading
+import weakref
 from bisect import bisect_right
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from server.errors import InvalidPosition, UpstreamBadReply, UpstreamCut
+from server.errors import InvalidPosition, NotFound, StoreUnavailable, UpstreamBadReply, UpstreamCut
 from server.model import Run
 from server.store import Store
 from server.upstream import Reply, Writing
@@ -34,11 +35,21 @@ class LiveRun:
         self.streamed = streamed
         self.changed = threading.Condition()
         """Held while the run ends, so that who waits either counts as waiting or sees the end."""
+        self.is_begun = False
+        """Whether the store has it."""
+        self.is_doubtful = False
+        """Whether the store failed when the run was to be started, so that it may have been."""
+        self.unwritten: tuple[Run, int | None] | None = None
+        """The run's end, and the place of the replay, which the store could not be told yet."""
+        self.is_out_of_reach = False
+        """Whether the store, which alone can tell how the run stands, cannot be reached."""
         self._pieces: list[str] = []
         self._ends: list[int] = []
         """Where each of the pieces ends, in characters of the reply."""
         self._length = 0
         self._flushed = 0
+        """How many characters the store was told, and below, how many bytes of UTF-8 they are."""
+        self._flushed_bytes = 0
         self._writing: Writing | None = None
         self._company: list[Callable[[], bool]] = []
         """For each request that waits or reads: whether its caller is still there."""
@@ -67,12 +78,20 @@ class LiveRun:
                     self.changed.notify_all()
         raise UpstreamBadReply
 
-    def flush(self, store: Store) -> None:
-        """Tell the store what was written since the last time."""
+    def is_unflushed(self) -> bool:
+        return self._flushed < self._length
+
+    def flush(self, store: Store) -> bool:
+        """Tell the store what was written since the last time. False where the run has ended there, or is gone."""
         with self.changed:
             new = self.text(self._flushed)
-            if new and self.run.is_open and store.append(self.name, self.run.id, new):
-                self._flushed += len(new)
+            if not new or not self.run.is_open:
+                return True
+            if not store.append(self.name, self.run.id, self._flushed_bytes, new):
+                return False
+            self._flushed += len(new)
+            self._flushed_bytes += len(new.encode())
+            return True
 
     def cut(self) -> None:
         """Close the upstream's connection, where there is one."""
@@ -84,24 +103,42 @@ class LiveRun:
     def end(self, ended: Run) -> None:
         """To be called with `changed` held."""
         self.run = ended
+        self.unwritten = None
         self.changed.notify_all()
+
+    def keep_unwritten(self, ended: Run, replay_from: int | None) -> None:
+        """The store is to be told the run's end later; who waits is told so now. To be called with `changed` held."""
+        # Nobody who waits is given the reply, so nobody has collected it.
+        self.unwritten = (replace(ended, collected=False), replay_from)
+        self.is_out_of_reach = True
+        self.changed.notify_all()
+
+    def catch_up(self, run: Run | None) -> None:
+        """Take in what another process wrote; None where the store, which knows it, cannot be reached."""
+        with self.changed:
+            self.is_out_of_reach = run is None
+            if run is not None and self.run.is_open:
+                self._add(run.text[self._length :])
+                self.run = run
+            self.changed.notify_all()
 
     def has_company(self) -> bool:
         return any(is_there() for is_there in self._company)
 
     def wait(self, seconds: float, is_there: Callable[[], bool]) -> Run:
-        """The run, ended, or still open after `seconds`."""
+        """The run, ended, or still open after `seconds`. Raises StoreUnavailable where only the store could tell."""
         with self.changed:
             self._company.append(is_there)
             try:
-                self.changed.wait_for(lambda: not self.run.is_open, seconds)
+                self.changed.wait_for(lambda: not self.run.is_open or self.is_out_of_reach, seconds)
+                self._check_reach()
                 return self.run
             finally:
                 self._company.remove(is_there)
 
     def check(self, position: int) -> None:
         """Raises InvalidPosition where the reply, having ended well, is shorter than `position`."""
-        if position > len(self.run.text) and self.run.status in ("completed", "cancelled"):
+        if position > self._length and self.run.status in ("completed", "cancelled"):
             raise InvalidPosition
 
     def read(self, position: int, silence: float, is_there: Callable[[], bool]) -> Reading:
@@ -113,6 +150,8 @@ class LiveRun:
                 with self.changed:
                     text = self._next_text(position, silence)
                     run = self.run
+                    if not text:
+                        self._check_reach()
                 if text:
                     position += len(text)
                     yield Piece(text, position)
@@ -127,11 +166,61 @@ class LiveRun:
                 self._company.remove(is_there)
 
     def _next_text(self, position: int, silence: float) -> str:
-        self.changed.wait_for(lambda: not self.run.is_open or self._length > position, silence)
+        self.changed.wait_for(lambda: not self.run.is_open or self._length > position or self.is_out_of_reach, silence)
         return self.text(position) if self._length > position else ""
+
+    def _check_reach(self) -> None:
+        if self.run.is_open and self.is_out_of_reach:
+            raise StoreUnavailable
 
     def _add(self, piece: str) -> None:
         if piece:
             self._pieces.append(piece)
             self._length += len(piece)
             self._ends.append(self._length)
+
+
+def told(store: Store, run: Run) -> Run:
+    """How the store has `run` now."""
+    try:
+        return store.run(run.id)
+    except NotFound:  # It was cleared away, and clearing cancels.
+        return run.ending("cancelled", run.created)
+
+
+class Followed:
+    """Runs that other processes write, each taken in from the store once for all who wait for it or read it here."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._runs: weakref.WeakValueDictionary[str, LiveRun] = weakref.WeakValueDictionary()
+        """The open ones. They are forgotten with the last who holds them."""
+
+    def live(self, run_id: str) -> LiveRun:
+        """The run, kept up with while it is held. Raises NotFound."""
+        with self._lock:
+            live = self._runs.get(run_id)
+        if live is not None:
+            return live
+        run = self._store.run(run_id)
+        live = LiveRun(run.conversation, run, streamed=False)
+        if not run.is_open:
+            return live
+        with self._lock:
+            return self._runs.setdefault(run_id, live)
+
+    def ids(self) -> Collection[str]:
+        with self._lock:
+            return [run_id for run_id, live in self._runs.items() if live.run.is_open]
+
+    def catch_up(self, run_ids: Collection[str]) -> None:
+        """Take in what the store knows of those of the runs that are followed."""
+        for run_id in run_ids:
+            with self._lock:
+                live = self._runs.get(run_id)
+            if live is not None:
+                try:
+                    live.catch_up(told(self._store, live.run))
+                except StoreUnavailable:
+                    live.catch_up(None)

@@ -91,6 +91,8 @@ class Run:
     """How many messages of the history were sent upstream."""
     omitted: int = 0
     """How many were left out."""
+    conversation: str = ""
+    """The name of the conversation that it belongs to, from when it was begun."""
 
     @property
     def is_open(self) -> bool:
@@ -99,6 +101,20 @@ class Run:
     def ending(self, status: Status, now: float, **known: Any) -> "Run":
         """This run, ended."""
         return replace(self, status=status, ended=now, **known)
+
+    def packed(self) -> bytes:
+        """The run as JSON, for a store to keep; `unpacked` gives it back."""
+        return orjson.dumps(self)
+
+    @classmethod
+    def unpacked(cls, kept: bytes) -> Self:
+        known = orjson.loads(kept)
+        usage, failure = known.pop("usage"), known.pop("failure")
+        return cls(
+            **known,
+            usage=None if usage is None else Usage(**usage),
+            failure=None if failure is None else Failure(**failure),
+        )
 
     def exchange(self) -> tuple[Message, ...]:
         """What the run's end adds to the history: question and reply, or nothing.

@@ -31,8 +31,14 @@ class Settings:
     system_prompt: str = ""
     """Sent before every history."""
 
-    store_url: str = "memory://"
-    """Where conversations live: `memory://`."""
+    store_url: str = ""
+    """Where conversations live: `memory://`, `sqlite:///chatbot.db`, `redis://host:6379`. Empty: `DATABASE_URL`."""
+
+    database_url: str = field(default="", repr=False)
+    """Read where `STORE_URL` is empty, as an SQLite file such as `chatbot.db`. Empty: `memory://`."""
+
+    lease_seconds: float = 30.0
+    """How long a reply counts as being written after its process was last heard of, on a shared store."""
 
     host: str = "127.0.0.1"
     """The address to listen on; `0.0.0.0` for every one."""
@@ -97,6 +103,19 @@ class Settings:
             if value is not None and not least <= value <= most:
                 raise ValueError(f"{name.upper()}: must be between {least:g} and {most:g}")
 
+    @property
+    def effective_store_url(self) -> str:
+        """`store_url`, or what stands for it: the SQLite file that `database_url` names, or memory."""
+        if self.store_url or not self.database_url or self.ignores_database_url:
+            return self.store_url or "memory://"
+        return self.database_url if "://" in self.database_url else f"sqlite:///{self.database_url}"
+
+    @property
+    def ignores_database_url(self) -> bool:
+        """Whether `database_url` is no SQLite file: Heroku sets it for its own databases."""
+        scheme, found, _ = self.database_url.partition("://")
+        return bool(found) and scheme != "sqlite"
+
     @classmethod
     def from_env(cls, env: Mapping[str, str | None]) -> Self:
         """Read each field from its upper-case name in `env`.
@@ -128,6 +147,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "max_context_messages": (2, _MANY),
     "query_deadline_seconds": (0, 86_400),
     "run_timeout_seconds": (1, 86_400),
+    "lease_seconds": (1, 3_600),
     "graceful_seconds": (0, 3_600),
     "max_waiting_runs": (0, _MANY),
     "max_concurrent_runs": (1, 100_000),

@@ -28,6 +28,7 @@ CODES = {
     "refused": 400,
     "request_id_conflict": 409,
     "run_cancelled": 409,
+    "not_retryable": 409,
     "run_interrupted": 503,
     "run_timed_out": 504,
     "shutting_down": 503,

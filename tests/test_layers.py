@@ -15,12 +15,16 @@ MAY_IMPORT = {
     "upstream": {"model", "errors"},
     "replay": {"model"},
     "live": {"store", "upstream", "model", "errors"},
-    "runs": {"live", "replay", "store", "upstream", "model", "errors"},
+    "held": {"live", "store", "model", "errors"},
+    "writing": {"held", "live", "replay", "store", "upstream", "model", "errors"},
+    "turns": {"live", "store", "model", "errors"},
+    "ticker": {"errors"},
+    "runs": {"writing", "held", "turns", "ticker", "live", "store", "upstream", "model", "errors"},
     "conversations": {"runs", "live", "store", "upstream", "model", "errors"},
     "wire": {"live", "model", "errors"},
     # Never a store or an upstream, and never each other.
     "dialects": {"wire", "conversations", "model", "errors"},
-    "app": {"dialects", "wire", "conversations", "runs", "store", "upstream", "settings"},
+    "app": {"dialects", "wire", "conversations", "runs", "writing", "store", "upstream", "settings"},
     "__init__": set(),
 }
 

@@ -10,11 +10,12 @@ import pytest
 from server import errors
 from server.live import Piece, Reading
 from server.model import Conversation, Run
-from server.runs import Limits, Runner
+from server.runs import Runner
 from server.store import Begun
 from server.store.memory import MemoryStore
 from server.upstream import Call
 from server.upstream.scripted import ScriptedUpstream
+from server.writing import Limits
 from tests.clock import Clock
 from tests.told import PATIENCE_SECONDS, Told
 
@@ -161,7 +162,7 @@ class TestWhatComesInBetween:
         begun(runner, "slow", "eve")
         store.after_begin["gone"] = lambda: runner.clear("ada")
         begun(runner, "gone")
-        assert not runner._queued
+        assert not runner._turns._queued
         told.end("slow", "ok")
         assert asked(runner, "next").status == "completed"
         assert "gone" not in told.calls
@@ -377,10 +378,11 @@ class TestNothingIsPaidTwice:
     def test_an_identical_open_question_is_joined_and_paid_once(
         self, runner: Runner, told: Told, store: MemoryStore, at_once: AtOnce
     ) -> None:
-        callers = [at_once(asked, runner, "slow") for _ in range(20)]
-        told.await_call("slow")
+        runs = [caller.result() for caller in [at_once(begun, runner, "slow") for _ in range(20)]]
+        assert len({run.id for run in runs}) == 1
+        callers = [at_once(ended, runner, run) for run in runs]
         told.end("slow", "once")
-        assert {caller.result().id for caller in callers} == {callers[0].result().id}
+        assert {caller.result().text for caller in callers} == {"once"}
         assert contents(store) == ["slow", "once"]
         assert told.calls == ["slow"]
 
@@ -395,7 +397,7 @@ class TestNothingIsPaidTwice:
             looked.set()
             return is_there
 
-        live = runner._open[run.id]
+        live = runner._held.get(run.id)
         caller = at_once(runner.wait, run.id, PATIENCE_SECONDS, presence)
         while not looked.is_set():
             with live.changed:

@@ -40,7 +40,7 @@ def served(base_url: str) -> Iterator[Served]:
 class Line:
     """A raw connection: a caller who may hang up at any instant."""
 
-    def __init__(self, served: Served, question: str, accept: str = "application/json", position: int = 0) -> None:
+    def __init__(self, served: Served, question: str, accept: str = "application/json") -> None:
         body = json.dumps({"client_name": "ada", "input": question}).encode()
         self.socket = socket.create_connection(("127.0.0.1", served.port), timeout=20)
         self.socket.sendall(

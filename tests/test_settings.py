@@ -20,6 +20,8 @@ CHOSEN: dict[str, tuple[str, Any]] = {
     "default_max_tokens": ("500", 500),
     "system_prompt": ("Answer in verse: roses = red.", "Answer in verse: roses = red."),
     "store_url": ("memory://other", "memory://other"),
+    "database_url": ("chatbot.db", "chatbot.db"),
+    "lease_seconds": ("5", 5.0),
     "host": ("0.0.0.0", "0.0.0.0"),
     "port": ("8000", 8000),
     "web_concurrency": ("4", 4),
@@ -50,6 +52,7 @@ EDGES: dict[str, tuple[str, str, str, str]] = {
     "max_context_messages": ("1", "2", "1000000000", "1000000001"),
     "query_deadline_seconds": ("-0.1", "0", "86400", "86400.1"),
     "run_timeout_seconds": ("0.9", "1", "86400", "86400.1"),
+    "lease_seconds": ("0.9", "1", "3600", "3600.1"),
     "graceful_seconds": ("-0.1", "0", "3600", "3600.1"),
     "max_waiting_runs": ("-1", "0", "1000000000", "1000000001"),
     "max_concurrent_runs": ("0", "1", "100000", "100001"),
@@ -183,3 +186,27 @@ def test_a_refusal_shows_nothing_of_the_other_variables() -> None:
     with pytest.raises(ValueError) as refused:
         Settings.from_env({"PORT": "none", "OPENAI_API_KEY": "sk-very-secret"})
     assert str(refused.value) == "PORT: must be a whole number"
+
+
+@pytest.mark.parametrize(
+    ("env", "url"),
+    [
+        ({}, "memory://"),
+        ({"DATABASE_URL": "chatbot.db"}, "sqlite:///chatbot.db"),
+        ({"DATABASE_URL": "/data/chatbot.db"}, "sqlite:////data/chatbot.db"),
+        ({"DATABASE_URL": "sqlite:///chatbot.db"}, "sqlite:///chatbot.db"),
+        ({"DATABASE_URL": "chatbot.db", "STORE_URL": "redis://localhost"}, "redis://localhost"),
+        ({"DATABASE_URL": "postgres://user:secret@host/db"}, "memory://"),
+        ({"DATABASE_URL": "postgres://user:secret@host/db", "STORE_URL": "sqlite:///a.db"}, "sqlite:///a.db"),
+    ],
+)
+def test_a_database_url_names_an_sqlite_file_where_no_store_url_does(env: dict[str, str], url: str) -> None:
+    assert Settings.from_env(env).effective_store_url == url
+
+
+@pytest.mark.parametrize(
+    ("url", "is_ignored"),
+    [("", False), ("chatbot.db", False), ("sqlite:///chatbot.db", False), ("postgres://user:secret@host/db", True)],
+)
+def test_a_database_url_of_another_kind_is_ignored(url: str, is_ignored: bool) -> None:
+    assert Settings(database_url=url).ignores_database_url is is_ignored

@@ -1,17 +1,20 @@
 """What every store promises, asked of each: one test for each sentence of the protocol."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 
-from server.errors import ConversationBusy, NotFound, RequestIdConflict, StoreFull
-from server.model import Run, Status
+from server.errors import ConversationBusy, NotFound, RequestIdConflict, RunInterrupted, StoreFull
+from server.model import Conversation, Failure, Run, Status, Usage
 from server.store import COLLECT_SECONDS, REQUEST_ID_SECONDS, Begun, Store, open_store
 from server.store.memory import MemoryStore
 from tests.clock import Clock
+
+LEASE_SECONDS = 30.0
+"""Of every store that is made here."""
 
 
 def asked(store: Store, question: str = "why?", name: str = "ada", request_id: str | None = None) -> Begun:
@@ -20,7 +23,13 @@ def asked(store: Store, question: str = "why?", name: str = "ada", request_id: s
 
 def finished(store: Store, run: Run, status: Status = "completed", now: float = 1_000_000.0, **known: object) -> Run:
     known.setdefault("text", f"re: {run.question}")
-    kept = store.finish("ada", run.ending(status, now, **known), None)
+    kept = store.finish(run.conversation, run.ending(status, now, **known), None)
+    assert kept is not None
+    return kept
+
+
+def there(store: Store, name: str = "ada") -> Conversation:
+    kept = store.conversation(name)
     assert kept is not None
     return kept
 
@@ -29,20 +38,37 @@ def contents(store: Store, name: str = "ada") -> list[str]:
     return [each.content for each in store.messages(name, 0, 1_000_000)]
 
 
+def ids(runs: Sequence[Run]) -> list[str]:
+    return [run.id for run in runs]
+
+
 class StoreTests:
     """Subclass me once for each backend, with a fixture `store` that takes the clock."""
 
     def test_a_conversation_never_named_is_not_there(self, store: Store) -> None:
+        run = Run("why?", conversation="ada")
+        store.collect("ada", run.id)
+        assert store.start("ada", run.id) is None
+        assert store.append("ada", run.id, 0, "because") is False
+        assert store.finish("ada", run.ending("completed", 1.0, text="because"), 2) is None
+        assert list(store.clear("ada")) == []
+        assert list(store.delete("ada")) == []
+        assert store.touch("ada") is False
         assert store.conversation("ada") is None
         assert contents(store) == []
-        assert store.clear("ada") == ()
+        assert list(store.runs("ada", None, 10)) == []
 
     def test_a_chosen_model_makes_the_conversation_and_is_kept(self, store: Store) -> None:
         store.set_model("ada", "m1")
         store.set_model("ada", "m2")
-        kept = store.conversation("ada")
-        assert kept is not None
-        assert (kept.name, kept.model, kept.message_count) == ("ada", "m2", 0)
+        assert there(store) == Conversation("ada", "m2", 0, 0)
+
+    def test_the_first_run_makes_the_conversation(self, store: Store) -> None:
+        assert asked(store).conversation == there(store) == Conversation("ada")
+
+    def test_a_run_knows_its_conversation(self, store: Store) -> None:
+        run = asked(store).run
+        assert run.conversation == store.run(run.id).conversation == "ada"
 
     def test_the_first_run_of_a_conversation_runs_at_once(self, store: Store) -> None:
         begun = asked(store)
@@ -79,6 +105,31 @@ class StoreTests:
         assert store.start("ada", queued.id) is not None
         assert store.start("ada", queued.id) is None
 
+    def test_a_run_ahead_that_was_cancelled_while_it_waited_is_no_obstacle(self, store: Store) -> None:
+        first, second, third = asked(store, "1").run, asked(store, "2").run, asked(store, "3").run
+        finished(store, second, "cancelled", text="")
+        finished(store, first)
+        assert store.start("ada", third.id) is not None
+
+    def test_the_same_call_made_again_gets_the_same_run(self, store: Store) -> None:
+        run = Run("why?", "id")
+        begun = store.begin("ada", run, waiting=0, start=True)
+        again = store.begin("ada", run, waiting=0, start=True)
+        assert again == begun
+        assert again.fresh
+        assert ids(store.runs("ada", None, 10)) == [run.id]
+        ended = finished(store, begun.run)
+        last = store.begin("ada", run, waiting=0, start=True)
+        assert (last.run, last.fresh, last.conversation.message_count) == (ended, True, 2)
+
+    def test_the_same_call_made_again_decides_before_all_else(self, store: Store) -> None:
+        behind = Run("what?")
+        asked(store)
+        queued = store.begin("ada", behind, waiting=1, start=True)
+        assert store.begin("ada", behind, waiting=0, start=True) == queued
+        finished(store, queued.run, "failed")
+        assert not store.begin("ada", behind, waiting=0, start=True).run.is_open
+
     def test_at_most_so_many_runs_wait_and_a_refusal_changes_nothing(self, store: Store) -> None:
         asked(store, "0")
         for n in range(3):
@@ -87,6 +138,12 @@ class StoreTests:
             store.begin("ada", Run("one more", "id-1"), waiting=3, start=True)
         again = store.begin("ada", Run("other", "id-1"), waiting=32, start=True)
         assert again.fresh
+        assert len(store.runs("ada", None, 10)) == 5
+
+    def test_a_run_that_may_not_start_counts_as_waiting(self, store: Store) -> None:
+        store.begin("ada", Run("1"), waiting=1, start=False)
+        with pytest.raises(ConversationBusy):
+            store.begin("ada", Run("2"), waiting=1, start=True)
 
     def test_a_refused_first_run_leaves_no_conversation(self, store: Store) -> None:
         with pytest.raises(ConversationBusy):
@@ -148,6 +205,18 @@ class StoreTests:
         with pytest.raises(RequestIdConflict):
             asked(store, "other", request_id="id")
 
+    def test_a_refused_request_id_changes_nothing(self, store: Store) -> None:
+        run = asked(store, request_id="id").run
+        before = there(store), list(store.runs("ada", None, 10))
+        with pytest.raises(RequestIdConflict):
+            asked(store, "other", request_id="id")
+        assert (there(store), list(store.runs("ada", None, 10))) == before
+        assert asked(store, request_id="id").run == run
+
+    def test_a_request_id_of_a_reply_that_was_not_collected_decides_alone(self, store: Store) -> None:
+        finished(store, asked(store, request_id="1").run)
+        assert asked(store, request_id="2").fresh
+
     @pytest.mark.parametrize("status", ["failed", "interrupted"])
     def test_a_request_id_retries_a_run_that_failed_or_was_interrupted(self, store: Store, status: Status) -> None:
         run = asked(store, request_id="id").run
@@ -174,28 +243,72 @@ class StoreTests:
         first = asked(store, request_id="id", name="ada")
         assert asked(store, "other", request_id="id", name="eve").run.id != first.run.id
 
-    def test_text_is_added_to_an_open_run(self, store: Store) -> None:
+    def test_text_is_added_to_a_running_run(self, store: Store) -> None:
         run = asked(store).run
-        assert store.append("ada", run.id, "be")
-        assert store.append("ada", run.id, "cause")
-        assert store.run(run.id).text == "because"
+        assert store.append("ada", run.id, 0, "be")
+        assert store.append("ada", run.id, 2, "cause")
+        assert store.run(run.id) == replace(run, text="because")
+
+    def test_text_is_added_after_bytes_and_not_after_characters(self, store: Store) -> None:
+        run = asked(store).run
+        for at, text in ((0, "안녕"), (6, "👩‍👩‍👧"), (24, "\x00e\u0301"), (28, "!")):
+            assert store.append("ada", run.id, at, text)
+        assert store.run(run.id).text == "안녕👩‍👩‍👧\x00e\u0301!"
+
+    def test_text_that_is_added_again_replaces_what_is_there(self, store: Store) -> None:
+        run = asked(store).run
+        store.append("ada", run.id, 0, "안녕")
+        assert store.append("ada", run.id, 3, "녕!")
+        assert store.append("ada", run.id, 3, "녕!")
+        assert store.run(run.id).text == "안녕!"
+        assert store.append("ada", run.id, 0, "no")
+        assert store.run(run.id).text == "no"
+
+    def test_text_grows_to_any_length(self, store: Store) -> None:
+        run = asked(store).run
+        for n in range(50):
+            assert store.append("ada", run.id, n * 3000, "가" * 1000)
+        assert store.run(run.id).text == "가" * 50_000
 
     def test_nothing_is_added_to_a_run_that_has_not_started(self, store: Store) -> None:
         run = store.begin("ada", Run("why?"), waiting=32, start=False).run
-        assert not store.append("ada", run.id, "be")
+        assert store.append("ada", run.id, 0, "be") is False
         assert store.run(run.id).text == ""
 
     def test_nothing_is_added_after_a_runs_end(self, store: Store) -> None:
         run = asked(store).run
         finished(store, run)
-        assert not store.append("ada", run.id, "more")
-        assert not store.append("eve", run.id, "more")
+        assert store.append("ada", run.id, 0, "more") is False
+        assert store.append("eve", run.id, 0, "more") is False
         assert store.run(run.id).text == "re: why?"
+
+    def test_nothing_is_added_to_a_run_that_is_gone(self, store: Store) -> None:
+        run = asked(store).run
+        store.clear("ada")
+        assert store.append("ada", run.id, 0, "more") is False
 
     def test_a_completed_run_adds_question_and_reply_together(self, store: Store) -> None:
         finished(store, asked(store, "1").run)
         finished(store, asked(store, "2").run)
         assert contents(store) == ["1", "re: 1", "2", "re: 2"]
+
+    def test_an_end_comes_back_as_it_was_given(self, store: Store) -> None:
+        run = asked(store, request_id="id").run
+        usage, failure = Usage(1, 2, 3), Failure("upstream_failed", "It failed.")
+        given = run.ending("failed", 7.5, text="be", model="m", usage=usage, failure=failure, replayed=3, omitted=4)
+        assert store.finish("ada", given, None) == given
+        assert store.run(run.id) == given
+
+    def test_a_queued_run_can_be_ended(self, store: Store) -> None:
+        asked(store)
+        queued = asked(store, "queued").run
+        assert finished(store, queued, "cancelled", text="").status == "cancelled"
+        assert contents(store) == []
+
+    @pytest.mark.parametrize("status", ["failed", "interrupted"])
+    def test_a_run_that_did_not_end_well_adds_nothing_to_the_history(self, store: Store, status: Status) -> None:
+        finished(store, asked(store).run, status)
+        assert contents(store) == []
 
     def test_what_was_kept_comes_back_whole(self, store: Store) -> None:
         text = 'é e\u0301 안녕 👩‍👩‍👧 \u202eabc \u2028 \\ " \t' + "x" * 100_000
@@ -203,6 +316,8 @@ class StoreTests:
         question, reply = store.messages("ada", 0, 2)
         assert (question.role, question.content, reply.role, reply.content) == ("user", text, "assistant", text)
         assert {question.run_id, reply.run_id} == {run.id}
+        assert (question.timestamp, reply.timestamp) == (run.created, run.ended)
+        assert list(store.messages("ada", 0, 2)) == [question, reply]
 
     def test_the_first_end_stands(self, store: Store) -> None:
         run = asked(store).run
@@ -220,13 +335,48 @@ class StoreTests:
     def test_the_place_of_the_replay_is_remembered_with_the_end(self, store: Store) -> None:
         run = asked(store).run
         store.finish("ada", run.ending("completed", 1.0, text="because"), 2)
-        kept = store.conversation("ada")
-        assert kept is not None
-        assert kept.replay_from == 2
+        assert there(store).replay_from == 2
         finished(store, asked(store, "more").run)
-        kept = store.conversation("ada")
-        assert kept is not None
-        assert (kept.replay_from, kept.message_count) == (2, 4)
+        assert (there(store).replay_from, there(store).message_count) == (2, 4)
+
+    def test_the_place_of_the_replay_is_not_remembered_with_an_end_that_does_not_stand(self, store: Store) -> None:
+        run = asked(store).run
+        ended = finished(store, run)
+        assert store.finish("ada", ended, 2) == ended
+        assert there(store).replay_from == 0
+
+    def test_a_reply_that_was_collected_later_is_not_joined(self, store: Store) -> None:
+        ended = finished(store, asked(store).run)
+        store.collect("ada", ended.id)
+        assert store.run(ended.id) == replace(ended, collected=True)
+        assert asked(store).fresh
+
+    def test_a_reply_is_collected_in_its_own_conversation(self, store: Store) -> None:
+        ended = finished(store, asked(store).run)
+        asked(store, name="eve")
+        store.collect("eve", ended.id)
+        assert store.run(ended.id) == ended
+
+    def test_runs_are_listed_newest_first(self, store: Store) -> None:
+        runs = [asked(store, str(n)).run for n in range(3)]
+        asked(store, name="eve")
+        assert list(store.runs("ada", None, 10)) == runs[::-1]
+        assert list(store.runs("ada", None, 2)) == runs[:0:-1]
+        assert list(store.runs("ada", None, 0)) == []
+
+    def test_runs_are_listed_by_their_status(self, store: Store) -> None:
+        completed, failed, also_completed, running, queued = (asked(store, str(n)).run for n in range(5))
+        finished(store, completed)
+        finished(store, failed, "failed")
+        finished(store, also_completed)
+        store.start("ada", running.id)
+        store.append("ada", running.id, 0, "be")
+        assert ids(store.runs("ada", "completed", 10)) == [also_completed.id, completed.id]
+        assert ids(store.runs("ada", "completed", 1)) == [also_completed.id]
+        assert list(store.runs("ada", "queued", 10)) == [queued]
+        assert list(store.runs("ada", "running", 10)) == [replace(running, status="running", text="be")]
+        assert list(store.runs("ada", "failed", 10)) == [store.run(failed.id)]
+        assert list(store.runs("ada", "cancelled", 10)) == []
 
     def test_messages_are_read_by_their_places(self, store: Store) -> None:
         for n in range(3):
@@ -234,6 +384,8 @@ class StoreTests:
         assert [each.content for each in store.messages("ada", 1, 4)] == ["re: 0", "1", "re: 1"]
         assert [each.content for each in store.messages("ada", 4, 99)] == ["2", "re: 2"]
         assert list(store.messages("ada", 9, 99)) == []
+        assert list(store.messages("ada", 2, 2)) == []
+        assert list(store.messages("eve", 0, 99)) == []
 
     def test_clearing_forgets_all_but_the_model(self, store: Store) -> None:
         store.set_model("ada", "m1")
@@ -241,24 +393,198 @@ class StoreTests:
         store.finish("ada", done.ending("completed", 1.0, text="yes"), 2)
         running, queued = asked(store, "running").run, asked(store, "queued").run
         assert list(store.clear("ada")) == [running.id, queued.id]
-        kept = store.conversation("ada")
-        assert kept is not None
-        assert (kept.model, kept.message_count, kept.replay_from) == ("m1", 0, 0)
+        assert there(store) == Conversation("ada", "m1", 0, 0)
         assert contents(store) == []
+        assert list(store.runs("ada", None, 10)) == []
         for run in (done, running, queued):
             with pytest.raises(NotFound):
                 store.run(run.id)
         assert asked(store, "other", request_id="id").run.status == "running"
+        assert asked(store, "done").fresh
+
+    def test_after_clearing_a_history_begins_anew(self, store: Store) -> None:
+        for name in ("1", "2"):
+            finished(store, asked(store, name).run)
+        store.clear("ada")
+        finished(store, asked(store, "3").run)
+        assert contents(store) == ["3", "re: 3"]
+        assert there(store).message_count == 2
+
+    def test_deleting_forgets_all(self, store: Store) -> None:
+        store.set_model("ada", "m1")
+        done = asked(store, "done", request_id="id").run
+        store.finish("ada", done.ending("completed", 1.0, text="yes"), 2)
+        running, queued = asked(store, "running").run, asked(store, "queued").run
+        assert list(store.delete("ada")) == [running.id, queued.id]
+        assert store.conversation("ada") is None
+        assert contents(store) == []
+        assert list(store.runs("ada", None, 10)) == []
+        for run in (done, running, queued):
+            with pytest.raises(NotFound):
+                store.run(run.id)
+            assert store.finish("ada", run.ending("completed", 1.0, text="late"), 2) is None
+        assert asked(store, "other", request_id="id").conversation == Conversation("ada")
+
+    def test_one_clients_deleting_leaves_the_others_alone(self, store: Store) -> None:
+        kept = finished(store, asked(store, name="eve").run)
+        asked(store, name="ada")
+        store.delete("ada")
+        assert store.run(kept.id) == kept
+        assert contents(store, "eve") == ["why?", "re: why?"]
 
     def test_one_clients_clearing_leaves_the_others_alone(self, store: Store) -> None:
         kept = asked(store, name="eve").run
         finished(store, asked(store, name="ada").run)
         store.clear("ada")
         assert store.run(kept.id) == kept
+        assert there(store, "eve") == Conversation("eve")
 
     def test_an_unknown_run_is_not_found(self, store: Store) -> None:
         with pytest.raises(NotFound):
             store.run("run_nobody")
+
+    def test_a_made_conversation_is_there_and_empty(self, store: Store) -> None:
+        store.create("ada", 60.0)
+        assert there(store) == Conversation("ada")
+        assert asked(store).run.status == "running"
+
+    def test_a_made_conversation_expires_when_it_was_not_touched_for_its_time(self, store: Store, clock: Clock) -> None:
+        store.create("ada", 60.0)
+        clock.now += 60
+        assert store.conversation("ada") is not None
+        clock.now += 1
+        assert store.conversation("ada") is None
+        assert store.touch("ada") is False
+
+    def test_to_touch_begins_the_time_anew(self, store: Store, clock: Clock) -> None:
+        store.create("ada", 60.0)
+        clock.now += 50
+        assert store.touch("ada") is True
+        clock.now += 60
+        assert store.touch("ada") is True
+        clock.now += 61
+        assert store.conversation("ada") is None
+
+    def test_to_begin_and_to_finish_begin_the_time_anew(self, store: Store, clock: Clock) -> None:
+        store.create("ada", 60.0)
+        clock.now += 50
+        run = store.begin("ada", Run("why?"), waiting=32, start=True).run
+        clock.now += 50
+        finished(store, run)
+        clock.now += 60
+        assert contents(store) == ["why?", "re: why?"]
+        clock.now += 1
+        assert contents(store) == []
+
+    def test_to_read_does_not_begin_the_time_anew(self, store: Store, clock: Clock) -> None:
+        store.create("ada", 60.0)
+        clock.now += 50
+        there(store)
+        contents(store)
+        store.runs("ada", None, 10)
+        clock.now += 11
+        assert store.conversation("ada") is None
+
+    def test_a_conversation_does_not_expire_while_a_run_is_open(self, store: Store, clock: Clock) -> None:
+        store.create("ada", 10.0)
+        run = asked(store).run
+        for _ in range(3):
+            clock.now += 20
+            assert list(store.renew({run.id: "ada"})) == []
+            assert there(store) == Conversation("ada")
+        store.sweep()
+        assert store.run(run.id) == run
+        assert finished(store, run).status == "completed"
+
+    def test_a_conversation_that_was_not_made_never_expires(self, store: Store, clock: Clock) -> None:
+        store.set_model("ada", "m1")
+        finished(store, asked(store, name="eve").run)
+        clock.now += 1e9
+        store.sweep()
+        assert there(store) == Conversation("ada", "m1")
+        assert contents(store, "eve") == ["why?", "re: why?"]
+
+    def test_a_conversation_that_was_cleared_still_expires(self, store: Store, clock: Clock) -> None:
+        store.create("ada", 60.0)
+        store.clear("ada")
+        clock.now += 61
+        assert store.conversation("ada") is None
+
+    @pytest.mark.parametrize("is_swept", [False, True])
+    def test_an_expired_conversation_is_as_if_it_had_never_been(
+        self, store: Store, clock: Clock, is_swept: bool
+    ) -> None:
+        store.create("ada", 60.0)
+        store.set_model("ada", "m1")
+        run = asked(store, request_id="id").run
+        ended = run.ending("completed", clock.now, text="because")
+        store.finish("ada", ended, 2)
+        clock.now += 61
+        if is_swept:
+            store.sweep()
+        with pytest.raises(NotFound):
+            store.run(run.id)
+        self.test_a_conversation_never_named_is_not_there(store)
+        assert store.finish("ada", ended, 2) is None
+        begun = asked(store, "other", request_id="id")
+        assert (begun.fresh, begun.conversation) == (True, Conversation("ada"))
+        clock.now += 61
+        assert there(store) == Conversation("ada")
+        assert ids(store.runs("ada", None, 10)) == [begun.run.id]
+
+    def test_a_model_for_an_expired_conversation_makes_a_new_one(self, store: Store, clock: Clock) -> None:
+        store.create("ada", 60.0)
+        finished(store, asked(store).run, now=clock.now)
+        clock.now += 61
+        store.set_model("ada", "m2")
+        clock.now += 61
+        assert there(store) == Conversation("ada", "m2")
+
+    def test_an_expired_conversation_can_be_made_again(self, store: Store, clock: Clock) -> None:
+        store.create("ada", 60.0)
+        finished(store, asked(store).run, now=clock.now)
+        clock.now += 61
+        store.create("ada", 60.0)
+        assert there(store) == Conversation("ada")
+        clock.now += 60
+        assert there(store) == Conversation("ada")
+
+    def test_sweeping_leaves_what_is_not_old(self, store: Store, clock: Clock) -> None:
+        store.create("eve", 60.0)
+        finished(store, asked(store, request_id="id").run)
+        clock.now += 60
+        store.sweep()
+        assert there(store, "eve") == Conversation("eve")
+        assert contents(store) == ["why?", "re: why?"]
+        assert not asked(store, request_id="id").fresh
+
+    def test_renewing_tells_which_runs_have_ended_or_are_gone(self, store: Store) -> None:
+        ended, running, queued = (asked(store, str(n)).run for n in range(3))
+        cleared, deleted = asked(store, name="eve").run, asked(store, name="bob").run
+        finished(store, ended)
+        store.clear("eve")
+        store.delete("bob")
+        held = {run.id: run.conversation for run in (ended, running, queued, cleared, deleted)}
+        assert set(store.renew(held)) == {ended.id, cleared.id, deleted.id}
+        assert list(store.renew({})) == []
+
+    def test_a_writers_own_runs_are_never_abandoned_to_itself(self, store: Store, clock: Clock) -> None:
+        run, queued = asked(store).run, asked(store, "queued").run
+        clock.now += 100 * LEASE_SECONDS
+        assert store.run(run.id) == run
+        assert list(store.runs("ada", None, 10)) == [queued, run]
+        assert asked(store).run == run
+        assert store.start("ada", queued.id) is None
+        assert store.append("ada", run.id, 0, "be") is True
+        assert finished(store, run).status == "completed"
+        assert store.start("ada", queued.id) is not None
+
+    def test_nobody_else_did_anything(self, store: Store) -> None:
+        run = asked(store).run
+        asked(store, "queued")
+        store.append("ada", run.id, 0, "be")
+        finished(store, run)
+        assert list(store.listen([], 0.0)) == []
 
     def test_of_many_that_begin_at_once_one_runs_and_the_rest_wait(self, store: Store) -> None:
         barrier = threading.Barrier(16)
@@ -288,6 +614,308 @@ class StoreTests:
         store.ping()
 
 
+class SharedStoreTests(StoreTests):
+    """For a backend that several writers share: with a fixture `other` too, another writer over what `store` has.
+
+    `abandon` makes one of them a writer whose runs are abandoned: here by its lease, which every such store has.
+    """
+
+    @pytest.fixture
+    def abandon(self, clock: Clock) -> Callable[[Store], None]:
+        def let_its_lease_pass(writer: Store) -> None:
+            clock.now += LEASE_SECONDS + 1
+
+        return let_its_lease_pass
+
+    def test_what_one_writer_wrote_all_others_read(self, store: Store, other: Store) -> None:
+        store.set_model("ada", "m1")
+        ended = asked(store, "1").run
+        store.finish("ada", ended.ending("completed", 1.0, text="re: 1"), 2)
+        running, queued = asked(store, "2").run, asked(store, "3").run
+        store.append("ada", running.id, 0, "be")
+        assert there(other) == Conversation("ada", "m1", 2, 2)
+        assert contents(other) == ["1", "re: 1"]
+        assert other.run(running.id) == replace(running, text="be")
+        assert other.runs("ada", None, 10) == store.runs("ada", None, 10)
+        assert other.run(queued.id) == queued
+
+    def test_runs_of_all_writers_stand_in_one_line(self, store: Store, other: Store) -> None:
+        first, second, third = asked(store, "1").run, asked(other, "2").run, asked(store, "3").run
+        assert (first.status, second.status, third.status) == ("running", "queued", "queued")
+        finished(store, first)
+        assert store.start("ada", third.id) is None
+        assert other.start("ada", second.id) is not None
+        finished(other, second)
+        assert store.start("ada", third.id) == Conversation("ada", None, 4, 0)
+
+    def test_runs_of_all_writers_count_as_waiting(self, store: Store, other: Store) -> None:
+        asked(store, "1")
+        asked(other, "2")
+        with pytest.raises(ConversationBusy):
+            store.begin("ada", Run("3"), waiting=1, start=True)
+
+    def test_an_open_question_is_joined_from_anywhere(self, store: Store, other: Store) -> None:
+        run = asked(store).run
+        assert asked(other) == Begun(run, Conversation("ada"), fresh=False)
+
+    def test_a_reply_that_nobody_collected_is_joined_from_anywhere(self, store: Store, other: Store) -> None:
+        ended = finished(store, asked(store).run)
+        assert (asked(other).run, asked(other).fresh) == (ended, False)
+        other.collect("ada", ended.id)
+        assert asked(store).fresh
+
+    def test_a_request_id_is_exact_from_anywhere(self, store: Store, other: Store) -> None:
+        run = asked(store, request_id="id").run
+        assert asked(other, request_id="id").run == run
+        with pytest.raises(RequestIdConflict):
+            asked(other, "other", request_id="id")
+        finished(store, run, "failed")
+        retried = asked(other, request_id="id")
+        assert retried.fresh
+        assert asked(store, request_id="id").run == retried.run
+
+    def test_any_writer_may_end_a_run_and_the_first_end_stands(self, store: Store, other: Store) -> None:
+        run = asked(store).run
+        store.append("ada", run.id, 0, "be")
+        cancelled = finished(other, run, "cancelled", text="be")
+        assert store.append("ada", run.id, 2, "cause") is False
+        assert finished(store, run, text="because") == cancelled
+        assert contents(store) == ["why?", "be"]
+
+    def test_another_writers_clearing_takes_all_runs_away(self, store: Store, other: Store) -> None:
+        run, queued = asked(store).run, asked(other, "queued").run
+        assert list(other.clear("ada")) == [run.id, queued.id]
+        assert store.append("ada", run.id, 0, "more") is False
+        assert store.finish("ada", run.ending("completed", 1.0, text="late"), None) is None
+        assert list(store.renew({run.id: "ada"})) == [run.id]
+
+    def test_an_abandoned_run_reads_as_interrupted_with_its_text(
+        self, store: Store, other: Store, abandon: Callable[[Store], None]
+    ) -> None:
+        run, queued = asked(other).run, asked(other, "queued").run
+        other.append("ada", run.id, 0, "be")
+        abandon(other)
+        failure = Failure(RunInterrupted.code, RunInterrupted.sentence)
+        for read, text in ((store.run(run.id), "be"), (store.run(queued.id), "")):
+            assert (read.status, read.text, read.failure, read.is_open) == ("interrupted", text, failure, False)
+        assert ids(store.runs("ada", "interrupted", 10)) == [queued.id, run.id]
+        assert [each.status for each in store.runs("ada", None, 10)] == ["interrupted"] * 2
+        assert list(store.runs("ada", "running", 10)) == []
+        assert list(store.runs("ada", "queued", 10)) == []
+        assert contents(store) == []
+
+    def test_a_lease_is_held_from_begin_on(self, store: Store, other: Store, clock: Clock) -> None:
+        running, queued = asked(other).run, asked(other, "queued").run
+        clock.now += LEASE_SECONDS - 1
+        assert [store.run(run.id).status for run in (running, queued)] == ["running", "queued"]
+        clock.now += 2
+        assert [store.run(run.id).status for run in (running, queued)] == ["interrupted", "interrupted"]
+
+    @pytest.mark.parametrize(
+        "call",
+        [
+            lambda writer, run, behind: writer.append("ada", run.id, 0, "be"),
+            lambda writer, run, behind: writer.renew({run.id: "ada"}),
+            lambda writer, run, behind: finished(writer, run) and writer.start("ada", behind.id),
+        ],
+        ids=["append", "renew", "start"],
+    )
+    def test_a_lease_is_held_anew_from_each_of_these_on(
+        self, store: Store, other: Store, clock: Clock, call: Callable[[Store, Run, Run], object]
+    ) -> None:
+        run, behind = asked(other).run, asked(other, "behind").run
+        clock.now += LEASE_SECONDS - 1
+        call(other, run, behind)
+        (run,) = other.runs("ada", "running", 1)
+        clock.now += LEASE_SECONDS - 1
+        assert store.run(run.id).status == "running"
+        clock.now += 2
+        assert store.run(run.id).status == "interrupted"
+
+    def test_the_next_begin_writes_an_abandoned_runs_end_down(
+        self, store: Store, other: Store, abandon: Callable[[Store], None]
+    ) -> None:
+        run, queued = asked(other).run, asked(other, "queued").run
+        other.append("ada", run.id, 0, "be")
+        abandon(other)
+        assert asked(store, "next").run.status == "running"
+        written = store.run(run.id)
+        assert (written.status, written.text) == ("interrupted", "be")
+        assert finished(other, run) == written
+        assert other.append("ada", run.id, 2, "cause") is False
+        assert set(other.renew({run.id: "ada", queued.id: "ada"})) == {run.id, queued.id}
+        assert contents(store) == []
+
+    def test_also_a_begin_that_is_refused_counts_no_abandoned_run(
+        self, store: Store, other: Store, abandon: Callable[[Store], None]
+    ) -> None:
+        asked(other, "1")
+        waiting = asked(other, "2").run
+        abandon(other)
+        with pytest.raises(ConversationBusy):
+            store.begin("ada", Run("3"), waiting=0, start=False)
+        assert store.run(waiting.id).status == "interrupted"
+        assert store.begin("ada", Run("4"), waiting=0, start=True).run.status == "running"
+
+    def test_the_next_start_writes_an_abandoned_runs_end_down(
+        self, store: Store, other: Store, abandon: Callable[[Store], None]
+    ) -> None:
+        run, queued = asked(other).run, asked(store, "queued").run
+        assert store.start("ada", queued.id) is None
+        abandon(other)
+        assert store.start("ada", queued.id) == Conversation("ada")
+        assert finished(other, run) == store.run(run.id)
+        assert store.run(run.id).status == "interrupted"
+
+    def test_an_abandoned_question_is_not_joined(
+        self, store: Store, other: Store, abandon: Callable[[Store], None]
+    ) -> None:
+        run = asked(other).run
+        abandon(other)
+        again = asked(store)
+        assert again.fresh
+        assert again.run.id != run.id
+
+    def test_a_request_id_retries_an_abandoned_run(
+        self, store: Store, other: Store, abandon: Callable[[Store], None]
+    ) -> None:
+        run = asked(other, request_id="id").run
+        abandon(other)
+        with pytest.raises(RequestIdConflict):
+            asked(store, "other", request_id="id")
+        again = asked(store, request_id="id")
+        assert (again.fresh, again.run.status) == (True, "running")
+        assert store.run(run.id).status == "interrupted"
+
+    def test_until_its_end_is_written_its_own_writer_may_go_on(self, store: Store, other: Store, clock: Clock) -> None:
+        run = asked(other).run
+        clock.now += LEASE_SECONDS + 1
+        assert store.run(run.id).status == "interrupted"
+        assert list(other.renew({run.id: "ada"})) == []
+        assert store.run(run.id).status == "running"
+        clock.now += LEASE_SECONDS + 1
+        assert other.append("ada", run.id, 0, "be") is True
+        assert store.run(run.id).text == "be"
+        assert store.run(run.id).status == "running"
+        clock.now += LEASE_SECONDS + 1
+        assert finished(other, run, text="because") == store.run(run.id)
+        assert contents(store) == ["why?", "because"]
+
+    def test_a_conversation_expires_also_where_its_open_run_is_abandoned(
+        self, store: Store, other: Store, clock: Clock
+    ) -> None:
+        other.create("ada", 10.0)
+        run = asked(other).run
+        clock.now += 11
+        assert store.conversation("ada") is not None
+        clock.now += LEASE_SECONDS
+        assert store.conversation("ada") is None
+        assert asked(store).conversation == Conversation("ada")
+        assert other.finish("ada", run.ending("completed", clock.now, text="late"), None) is None
+
+    def test_a_closed_writers_open_runs_are_abandoned(self, store: Store, other: Store, clock: Clock) -> None:
+        run = asked(other).run
+        other.close()
+        clock.now += LEASE_SECONDS + 1
+        assert store.run(run.id).status == "interrupted"
+        assert asked(store).fresh
+
+    @pytest.mark.parametrize("take", ["finish", "clear", "delete"])
+    def test_a_writer_hears_that_another_ended_its_run_or_took_it_away(
+        self, store: Store, other: Store, take: str
+    ) -> None:
+        store.listen([], 0.0)
+        run, elsewhere = asked(store).run, asked(store, name="eve").run
+        if take == "finish":
+            finished(other, run, "cancelled")
+        else:
+            getattr(other, take)("ada")
+        assert list(store.listen([], 0.0)) == [run.id]
+        assert list(store.listen([], 0.0)) == []
+        assert list(other.listen([], 0.0)) == []
+        assert store.run(elsewhere.id).is_open
+
+    def test_a_writer_hears_that_another_wrote_its_runs_end_down(
+        self, store: Store, other: Store, clock: Clock
+    ) -> None:
+        run = asked(store).run
+        clock.now += LEASE_SECONDS + 1
+        asked(other)
+        assert list(store.listen([], 0.0)) == [run.id]
+
+    def test_a_writer_hears_that_its_runs_turn_may_have_come(self, store: Store, other: Store) -> None:
+        ahead, behind, last = asked(other, "1").run, asked(store, "2").run, asked(store, "3").run
+        assert list(store.listen([], 0.0)) == []
+        finished(other, ahead)
+        assert behind.id in store.listen([], 0.0)
+        store.start("ada", behind.id)
+        assert store.run(last.id).status == "queued"
+
+    def test_a_follower_hears_of_a_run_when_it_begins_to_follow_and_whenever_it_may_have_changed(
+        self, store: Store, other: Store
+    ) -> None:
+        running, queued = asked(other, "1").run, asked(other, "2").run
+        both = [running.id, queued.id]
+        assert sorted(store.listen(both, 0.0)) == sorted(both)
+        assert list(store.listen(both, 0.0)) == []
+        other.append("ada", running.id, 0, "be")
+        assert list(store.listen(both, 0.0)) == [running.id]
+        other.append("ada", running.id, 2, "cause")
+        assert list(store.listen(both, 0.0)) == [running.id]
+        finished(other, running)
+        assert running.id in store.listen(both, 0.0)
+        other.start("ada", queued.id)
+        assert queued.id in store.listen([queued.id], 0.0)
+        assert list(store.listen([queued.id], 0.0)) == []
+        other.clear("ada")
+        assert list(store.listen([queued.id], 0.0)) == [queued.id]
+
+    def test_who_no_longer_follows_hears_no_more(self, store: Store, other: Store) -> None:
+        run = asked(other).run
+        assert list(store.listen([run.id], 0.0)) == [run.id]
+        other.append("ada", run.id, 0, "be")
+        assert list(store.listen([], 0.0)) == []
+        assert list(store.listen([run.id], 0.0)) == [run.id]
+
+    def test_who_follows_again_hears_at_once(self, store: Store, other: Store) -> None:
+        run, another = asked(other).run, asked(other, "another").run
+        assert set(store.listen([run.id, another.id], 0.0)) == {run.id, another.id}
+        assert list(store.listen([run.id], 0.0)) == []
+        assert list(store.listen([run.id, another.id], 0.0)) == [another.id]
+
+    def test_a_listener_waits_until_something_happens(self, store: Store, other: Store) -> None:
+        run = asked(other).run
+        assert list(store.listen([run.id], 0.0)) == [run.id]
+        with ThreadPoolExecutor(1) as threads:
+            heard = threads.submit(store.listen, [run.id], 20.0)
+            other.append("ada", run.id, 0, "be")
+            assert list(heard.result(10.0)) == [run.id]
+
+    def test_of_many_writers_that_begin_at_once_one_runs_and_the_rest_wait(self, store: Store, other: Store) -> None:
+        barrier = threading.Barrier(16)
+
+        def begin(n: int) -> Run:
+            barrier.wait()
+            return asked((store, other)[n % 2], f"q{n}").run
+
+        with ThreadPoolExecutor(16) as threads:
+            statuses = [run.status for run in threads.map(begin, range(16))]
+        assert sorted(statuses) == ["queued"] * 15 + ["running"]
+
+    def test_of_many_ends_by_all_writers_one_is_written(self, store: Store, other: Store) -> None:
+        run = asked(store).run
+        barrier = threading.Barrier(16)
+
+        def end(n: int) -> Run:
+            barrier.wait()
+            return finished((store, other)[n % 2], run, text=f"reply {n}")
+
+        with ThreadPoolExecutor(16) as threads:
+            ends = set(threads.map(end, range(16)))
+        assert len(ends) == 1
+        assert contents(store) == contents(other) == ["why?", ends.pop().text]
+
+
 class TestMemoryStore(StoreTests):
     @pytest.fixture
     def store(self, clock: Clock) -> Store:
@@ -311,4 +939,4 @@ class TestMemoryStore(StoreTests):
 
 def test_an_unknown_store_stops_the_start_and_names_the_setting() -> None:
     with pytest.raises(ValueError, match="STORE_URL"):
-        open_store("carrier-pigeon://coop", max_conversations=1)
+        open_store("carrier-pigeon://coop", max_conversations=1, lease_seconds=LEASE_SECONDS)

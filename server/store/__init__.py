@@ -1,10 +1,11 @@
 """Where conversations live. One protocol, one shared test class, a backend for each reach."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from server.model import Conversation, Message, Run
+from server.errors import RunInterrupted
+from server.model import Conversation, Failure, Message, Run, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +22,27 @@ class Begun:
 class Store(Protocol):
     """Conversations by name, each with its messages and its runs.
 
-    Every call is atomic, and safe from any thread. Any call may raise StoreUnavailable; what it was to write is then
-    not written. A conversation comes to be with the first `begin` or `set_model` that names it.
+    Every call is atomic, and safe from any thread. Any call may raise StoreUnavailable; what it was to write may then
+    be written or not, and the same call may be made again. A conversation comes to be with the first `begin`,
+    `set_model` or `create` that names it.
+
+    A Store object is one writer among those, in this process and others, that share the data. It holds a lease on each
+    open run that was begun through it, for `lease_seconds` from `begin`, `start`, `append` or `renew` on. A run whose
+    writer is gone, or let its lease pass, is *abandoned*: to every other writer it reads as `interrupted`, with the
+    text that was appended, and the next `begin` or `start` in its conversation writes that down as its end. Until then
+    its own writer may still renew, append and finish. A writer's own runs are never abandoned to itself.
+
+    A conversation that `create` made expires when it was not touched for its time and none of its runs is open; from
+    then on it is as if it had never been.
     """
 
     def conversation(self, name: str) -> Conversation | None: ...
+
+    def create(self, name: str, seconds: float) -> None:
+        """Make a conversation that expires `seconds` after it was last touched. It must not be there."""
+
+    def touch(self, name: str) -> bool:
+        """Begin the conversation's time anew, as its own begins and finishes do. False where it is not there."""
 
     def set_model(self, name: str, model: str) -> None: ...
 
@@ -35,30 +52,42 @@ class Store(Protocol):
         `run` comes as queued. It becomes `running` at once where `start` is true and no other run of the conversation
         is open. In this order:
 
+        - A run with the id of `run` itself, from the same call made before, is the answer, and counts as fresh.
         - A `request_id` seen within 24 hours decides alone. With another question: RequestIdConflict. Otherwise its
           run answers, open or ended; only after a failed or an interrupted one is `run` begun in its place.
         - A run without `request_id` joins an open run with the same question, or the newest run with it if that was
           completed within the last 10 minutes and not collected.
         - Where `waiting` runs are queued behind an open one, ConversationBusy.
 
-        A refused call changes nothing. Raises StoreFull where there is no room for another conversation.
+        A refused call changes nothing but the ends of abandoned runs. Raises StoreFull where there is no room for
+        another conversation.
         """
 
     def start(self, name: str, run_id: str) -> Conversation | None:
         """Make a queued run `running` if it is the oldest open run of its conversation; None if it is not."""
 
-    def append(self, name: str, run_id: str, text: str) -> bool:
-        """Add to the text of a running run. False, and nothing added, where it has ended or is gone."""
+    def append(self, name: str, run_id: str, at: int, text: str) -> bool:
+        """Add to the text of a running run, `at` bytes of UTF-8 being there; what is there beyond them is replaced.
+
+        False, and nothing added, where the run has ended or is gone.
+        """
 
     def finish(self, name: str, ended: Run, replay_from: int | None) -> Run | None:
         """Write a run's end, and `ended.exchange()` at the end of the history, together.
 
         The first end stands: where the run had one, that is what comes back, and nothing is written. None where the
-        run is gone. `replay_from`, where given, is remembered in the conversation.
+        run is gone. `replay_from`, where given, is remembered in the conversation. Any writer may do it; the run's own
+        hears of it from `listen`.
         """
+
+    def collect(self, name: str, run_id: str) -> None:
+        """Note that a request in another process than the run's writer waited for the reply, and has it."""
 
     def run(self, run_id: str) -> Run:
         """Raises NotFound."""
+
+    def runs(self, name: str, status: Status | None, most: int) -> Sequence[Run]:
+        """The newest `most` runs of a conversation, or of those with `status`; newest first."""
 
     def messages(self, name: str, start: int, stop: int) -> Sequence[Message]:
         """The history's messages from place `start` to before place `stop`, oldest first; places begin at 0."""
@@ -66,10 +95,32 @@ class Store(Protocol):
     def clear(self, name: str) -> Sequence[str]:
         """Forget messages, runs and request ids, and keep the model. Gives the ids of the runs that were open."""
 
-    def ping(self) -> None:
-        """Raises StoreUnavailable where the store could not take a write."""
+    def delete(self, name: str) -> Sequence[str]:
+        """Forget all that there is of a conversation. Gives the ids of the runs that were open."""
 
-    def close(self) -> None: ...
+    def renew(self, held: Mapping[str, str]) -> Collection[str]:
+        """Begin the lease on runs of this writer anew: the name of its conversation by each run's id.
+
+        Gives the ids of those that have ended or are gone.
+        """
+
+    def listen(self, followed: Collection[str], seconds: float) -> Collection[str]:
+        """Wait, at most `seconds`, until another writer did something that matters here.
+
+        Gives the ids of runs of this writer that another one has ended or taken away, or whose turn may have come, and
+        of `followed` runs of other writers that may have changed since the last call, or were not followed then. One
+        thread at a time may call. What is lost while the store cannot be reached is not told again: who must know
+        looks now and then, with `renew` and `run`.
+        """
+
+    def sweep(self) -> None:
+        """Forget expired conversations, and request ids that are older than a day: some, if there are many."""
+
+    def ping(self) -> None:
+        """Raises StoreUnavailable where the store could not take a write, within two seconds."""
+
+    def close(self) -> None:
+        """Give back what is held. Open runs of this writer are abandoned when their lease has passed, or at once."""
 
 
 REQUEST_ID_SECONDS = 24 * 3600.0
@@ -79,11 +130,35 @@ COLLECT_SECONDS = 600.0
 """How long a completed reply that nobody collected waits for the same question."""
 
 
-def open_store(url: str, *, max_conversations: int) -> Store:
-    """The backend that `url`'s scheme names. Raises ValueError for any other."""
+def is_uncollected(newest: Run, question: str, now: float) -> bool:
+    """Whether a conversation's newest run has the reply to `question`, and nobody was there to take it."""
+    return (
+        newest.status == "completed"
+        and newest.ended is not None
+        and newest.question == question
+        and not newest.collected
+        and now - newest.ended <= COLLECT_SECONDS
+    )
+
+
+def abandoned(run: Run, now: float) -> Run:
+    """How an open run reads whose writer is gone."""
+    return run.ending("interrupted", now, failure=Failure(RunInterrupted.code, RunInterrupted.sentence))
+
+
+def open_store(url: str, *, max_conversations: int, lease_seconds: float) -> Store:
+    """The backend that `url`'s scheme names. Raises ValueError for any other, and where its data cannot be used."""
     scheme = url.partition(":")[0]
     if scheme == "memory":
         from server.store.memory import MemoryStore
 
         return MemoryStore(max_conversations)
-    raise ValueError("STORE_URL: no such store; say memory://")
+    if scheme == "sqlite":
+        from server.store.sqlite import SqliteStore
+
+        return SqliteStore(url.removeprefix("sqlite:///"), lease_seconds)
+    if scheme in ("redis", "rediss"):
+        from server.store.redis import RedisStore
+
+        return RedisStore(url, lease_seconds)
+    raise ValueError("STORE_URL: no such store; say memory://, sqlite:///FILE or redis://HOST:PORT")

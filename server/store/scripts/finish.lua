@@ -1,0 +1,17 @@
+#!lua flags=allow-oom
+-- The messages of the exchange follow the arguments that have names.
+local id, kept, status, ended, collected, replay_from = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local found, holder = status_of(id)
+if not found or not is_there() then return false end
+if not is_open(found) then return record(id) end
+redis.call('HSET', run_key(id), 'kept', kept, 'status', status, 'ended', ended)
+if collected == '1' then redis.call('HSET', run_key(id), 'collected', 1) end
+redis.call('HDEL', run_key(id), 'writer', 'lease', 'started')
+redis.call('UNLINK', text_key(id))
+redis.call('LREM', open_runs, 1, id)
+for place = 10, #ARGV do redis.call('RPUSH', messages, ARGV[place]) end
+redis.call('HSET', conversation, 'touched', now)
+if replay_from ~= '' then redis.call('HSET', conversation, 'replay_from', replay_from) end
+tell(id, holder)
+tell_next(holder)
+return 'ended'

@@ -1,0 +1,101 @@
+"""An upstream that outlives the servers: it remembers every question with all that was sent along."""
+
+import random
+import threading
+import time
+from dataclasses import dataclass, replace
+
+from tests.misbehaving import DONE, FINISH, Exchange, Misbehaving, completion, piece
+
+WORDS = ("so", "그래서", "weil", "потому что", "🙂", "naïve", "\n", "“quoted”")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request of a server."""
+
+    server: str
+    messages: list[tuple[str, str]]
+    """Role and content of each, the question last."""
+    reply: str
+    """What it was to be answered: no two calls have the same."""
+    heard: float
+    """Unix seconds, and below too."""
+    ended: float | None = None
+    """When the last piece was about to leave, or was found to reach nobody; None before."""
+
+    @property
+    def question(self) -> str:
+        return self.messages[-1][1]
+
+
+class Upstream:
+    """Answers in pieces, over 50 to 400 ms."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._server = Misbehaving()
+        self._server.follow(self._answer)
+        self._lock = threading.Lock()
+        self._calls: list[Call] = []
+        self.ending = threading.Event()
+        """Set whenever the last piece of a reply is about to leave."""
+
+    def url(self, server: str) -> str:
+        """The base URL for one of the servers, by which it is known again."""
+        return f"http://127.0.0.1:{self._server.port}/{server}/v1"
+
+    def calls(self) -> list[Call]:
+        """In the order in which they came."""
+        with self._lock:
+            return list(self._calls)
+
+    def is_writing(self, servers: set[str]) -> bool:
+        """Whether a reply to one of the servers has pieces left that were not sent."""
+        with self._lock:
+            return any(each.ended is None and each.server in servers for each in self._calls[-64:])
+
+    def close(self) -> None:
+        self._server.close()
+
+    def _answer(self, exchange: Exchange) -> None:
+        heard = exchange.heard
+        if len(heard.content) < int(heard.headers["content-length"]):
+            return  # Killed in the middle of a request: nothing was asked.
+        body = heard.body
+        messages = [(each["role"], each["content"]) for each in body["messages"]]
+        with self._lock:
+            number = len(self._calls)
+            chance = random.Random(f"{self._seed} {number}")
+            words = chance.choices(WORDS, k=chance.randint(2, 8))
+            texts = [f"Answer {number} to {messages[-1][1]}:", *(f" {word}" for word in words)]
+            server = heard.path.split("/")[1]
+            self._calls.append(Call(server, messages, "".join(texts), time.time()))
+        parts = _streamed(texts) if body.get("stream") else _plain("".join(texts), chance)
+        pause = chance.uniform(0.05, 0.4) / len(parts)
+        try:
+            if body.get("stream"):
+                exchange.begin(200, Content_Type="text/event-stream", Content_Length=str(sum(map(len, parts))))
+            else:
+                exchange.begin(200, Content_Type="application/json", Content_Length=str(sum(map(len, parts))))
+            for part in parts[:-1]:
+                time.sleep(pause)
+                exchange.send(part)
+            time.sleep(pause)
+        finally:
+            with self._lock:
+                self._calls[number] = replace(self._calls[number], ended=time.time())
+        self.ending.set()
+        exchange.send(parts[-1])
+        exchange.is_whole = True
+
+
+def _streamed(texts: list[str]) -> list[bytes]:
+    return [*(piece(text) for text in texts), FINISH + DONE]
+
+
+def _plain(text: str, chance: random.Random) -> list[bytes]:
+    """Cut anywhere, also within a character."""
+    whole = completion(text)
+    cuts = sorted(chance.sample(range(1, len(whole)), 3))
+    return [whole[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(whole)], strict=True)]

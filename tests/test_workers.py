@@ -1,0 +1,201 @@
+"""Many worker processes over one store, as users start them: every rule holds whoever is asked."""
+
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.redis_server import shared_redis
+from tests.serving import Served, serve
+from tests.test_serving import Line
+from tests.told import Told
+from tests.told_over_http import over_http
+
+AtOnce = Callable[..., Any]
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told("slow", "slower")
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/kept.db"
+    server = shared_redis()
+    server.ask("FLUSHALL")
+    return server.url
+
+
+@pytest.fixture
+def env(told: Told, store_url: str) -> Iterator[dict[str, str]]:
+    with over_http(told) as url:
+        yield {"OPENAI_BASE_URL": url, "STORE_URL": store_url}
+
+
+@pytest.fixture
+def pair(env: dict[str, str]) -> Iterator[tuple[Served, Served]]:
+    """Two servers, so that a test knows which process it asks."""
+    with ExitStack() as stack:
+        yield stack.enter_context(serve(**env)), stack.enter_context(serve(**env))
+
+
+@pytest.fixture
+def mortal_pair(env: dict[str, str]) -> Iterator[tuple[Served, Served]]:
+    """The same, where a death is noticed within seconds also by those who hold no lock on a file."""
+    with ExitStack() as stack:
+        yield stack.enter_context(serve(**env, LEASE_SECONDS="3")), stack.enter_context(serve(**env, LEASE_SECONDS="3"))
+
+
+def frames(stream: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line[6:]) for line in stream.split(b"\n") if line.startswith(b"data: ")]
+
+
+def stream_id(line: Line) -> str:
+    found: str = frames(line.read_until(b'"stream_id"'))[0]["stream_id"]
+    return found
+
+
+class Resumed(Line):
+    """A raw connection that reads a stream from a place on."""
+
+    def __init__(self, served: Served, run_id: str, position: int) -> None:
+        self.received = b""
+        self.socket = socket.create_connection(("127.0.0.1", served.port), timeout=20)
+        head = f"GET /chat/stream/{run_id} HTTP/1.1\r\nHost: x\r\nLast-Event-ID: {position}\r\n\r\n"
+        self.socket.sendall(head.encode())
+
+
+def test_four_workers_keep_two_hundred_questions_in_order(env: dict[str, str], told: Told, at_once: AtOnce) -> None:
+    with serve(**env, WEB_CONCURRENCY="4") as served:
+        assert served.log().count("Booting worker") == 4
+        asked = [at_once(served.query, f"client{n % 10}", f"q{n}") for n in range(200)]
+        assert [each.result() for each in asked] == [(200, {"response": f"re: q{n}"}) for n in range(200)]
+        for c in range(10):
+            history = served.history(f"client{c}")
+            assert sorted(history[::2]) == sorted(f"q{n}" for n in range(c, 200, 10))
+            assert history[1::2] == [f"re: {question}" for question in history[::2]]
+    assert sorted(told.calls) == sorted(f"q{n}" for n in range(200))
+
+
+def test_four_workers_pay_an_identical_question_once(env: dict[str, str], told: Told, at_once: AtOnce) -> None:
+    with serve(**env, WEB_CONCURRENCY="4") as served:
+        asked = [at_once(served.query, "ada", "slow", Prefer="wait=0") for _ in range(40)]
+        assert len({(each.result()[0], each.result()[1]["run_id"]) for each in asked}) == 1
+        told.end("slow", "once")
+        assert served.query("ada", "slow") == (200, {"response": "once"})
+        assert served.history("ada") == ["slow", "once"]
+    assert told.calls == ["slow"]
+
+
+def test_a_question_waits_for_the_one_that_another_process_answers(
+    pair: tuple[Served, Served], told: Told, at_once: AtOnce
+) -> None:
+    here, there = pair
+    first = at_once(here.query, "ada", "slow")
+    told.await_call("slow")
+    second = at_once(there.query, "ada", "next")
+    assert there.query("ada", "next", Prefer="wait=0")[0] == 202
+    assert told.calls == ["slow"]
+    told.end("slow", "ok")
+    assert (first.result(), second.result()) == ((200, {"response": "ok"}), (200, {"response": "re: next"}))
+    assert here.history("ada") == ["slow", "ok", "next", "re: next"]
+
+
+def test_a_request_id_holds_in_every_process(pair: tuple[Served, Served], told: Told) -> None:
+    here, there = pair
+    assert here.query("ada", "why?", Idempotency_Key="id") == (200, {"response": "re: why?"})
+    assert there.query("ada", "why?", Idempotency_Key="id") == (200, {"response": "re: why?"})
+    assert there.query("ada", "what?", Idempotency_Key="id")[0] == 409
+    assert told.calls == ["why?"]
+
+
+def test_a_reply_that_is_written_in_one_process_is_collected_in_the_other(
+    pair: tuple[Served, Served], told: Told, at_once: AtOnce
+) -> None:
+    here, there = pair
+    assert here.query("ada", "slow", Prefer="wait=0")[0] == 202
+    told.await_call("slow")
+    waiting = at_once(there.query, "ada", "slow")
+    told.end("slow", "ok")
+    assert waiting.result() == (200, {"response": "ok"})
+    assert told.calls == ["slow"]
+
+
+def test_a_stream_is_resumed_in_another_process_while_it_is_written(pair: tuple[Served, Served], told: Told) -> None:
+    here, there = pair
+    line = Line(here, "slow", "text/event-stream")
+    told.say("slow", "왜 be")
+    line.read_until("왜 be".encode())
+    run_id = stream_id(line)
+    line.hang_up()
+    resumed = Resumed(there, run_id, 2)
+    assert stream_id(resumed) == run_id
+    told.end("slow", "cause")
+    resumed.read_until(b'"END"')
+    chunks = [each["content"] for each in frames(resumed.received) if each["type"] == "CHUNK"]
+    assert "".join(chunks) == "because"
+    assert frames(resumed.received)[-1]["full_content"] == "왜 because"
+
+
+def test_clearing_in_one_process_stops_what_the_other_writes(
+    pair: tuple[Served, Served], told: Told, at_once: AtOnce
+) -> None:
+    here, there = pair
+    asked = at_once(here.query, "ada", "slow")
+    told.await_call("slow")
+    assert there.ask("DELETE", "/history?client_name=ada")[0] == 200
+    status, answer = asked.result()
+    assert (status, answer["code"]) == (409, "run_cancelled")
+    assert here.query("ada", "after") == (200, {"response": "re: after"})
+    assert there.history("ada") == ["after", "re: after"]
+
+
+def test_what_a_killed_process_wrote_is_interrupted_and_the_conversation_goes_on(
+    mortal_pair: tuple[Served, Served], told: Told, at_once: AtOnce
+) -> None:
+    here, there = mortal_pair
+    asked = at_once(here.query, "ada", "slow")
+    told.await_call("slow")
+    kill(here)
+    assert asked.exception() is not None
+    assert there.query("ada", "next") == (200, {"response": "re: next"})
+    assert there.history("ada") == ["next", "re: next"]
+
+
+def test_who_waits_in_another_process_is_told_that_the_writer_died(
+    mortal_pair: tuple[Served, Served], told: Told, at_once: AtOnce
+) -> None:
+    here, there = mortal_pair
+    assert here.query("ada", "slow", Prefer="wait=0")[0] == 202
+    told.await_call("slow")
+    waiting = at_once(there.query, "ada", "slow")
+    kill(here)
+    status, answer = waiting.result()
+    assert (status, answer["code"]) == (500, "run_interrupted")
+
+
+def test_everything_is_there_after_a_restart(env: dict[str, str]) -> None:
+    with serve(**env) as served:
+        served.ask("POST", "/model", {"client_name": "ada", "model": "told"})
+        served.query("ada", "왜 👩‍👩‍👧")
+        assert served.stop() == 0
+    with serve(**env) as served:
+        assert served.history("ada") == ["왜 👩‍👩‍👧", "re: 왜 👩‍👩‍👧"]
+        assert served.ask("GET", "/model?client_name=ada") == (200, {"model": "told"})
+
+
+def kill(served: Served) -> None:
+    """Master and worker at once, as a machine does that loses its power."""
+    children = Path(f"/proc/{served.process.pid}/task/{served.process.pid}/children").read_text().split()
+    served.process.kill()
+    for child in children:
+        os.kill(int(child), signal.SIGKILL)
+    served.process.wait(20)
