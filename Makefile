@@ -14,8 +14,7 @@ run: .venv/run ## Start on port 10000; without a key, the demonstration
 	fi; \
 	exec $(BIN)/python run.py
 
-test: .venv/dev ## Run all the tests
-	@$(REDIS)
+test: .venv/dev redis chromium tests/node/node_modules ## Run all the tests
 	@$(BIN)/python -m pytest
 
 check: .venv/dev ## Format, lint and types
@@ -23,8 +22,7 @@ check: .venv/dev ## Format, lint and types
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-chaos: .venv/dev ## Kill servers, and Redis, again and again, and look for what was lost
-	@$(REDIS)
+chaos: .venv/dev redis ## Kill servers, and Redis, again and again, and look for what was lost
 	@$(BIN)/python -m tests.chaos \
 		$(if $(SEED),--seed $(SEED)) \
 		$(if $(SQLITE_KILLS),--sqlite $(SQLITE_KILLS)) \
@@ -37,6 +35,19 @@ format: .venv/dev ## Put the code into its format
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
+vendor: ## Fetch the files of others that the pages use again, and check them; needs npm
+	@$(PYTHON) server/web/vendor/fetch.py
+
+redis:
+	@command -v valkey-server > /dev/null || { $(call DEBIAN,redis-server,redis-server); }
+
+chromium:
+	@$(call DEBIAN,chromium,chromium)
+
+tests/node/node_modules: $(wildcard tests/node/package-lock.json)
+	@$(call DEBIAN,npm,nodejs npm)
+	@! command -v npm > /dev/null || npm ci --silent --no-audit --no-fund --prefix tests/node && touch -c $@ || true
+
 .venv/run: requirements.txt
 	@$(INSTALL) requirements.txt
 	@touch $@
@@ -48,17 +59,16 @@ format: .venv/dev ## Put the code into its format
 # Succeeds where neither the environment nor .env says who is to write the replies.
 define NOTHING_SET
 import os, sys, dotenv; known = {**dotenv.dotenv_values(".env"), **os.environ}; \
-sys.exit(any(known.get(name) for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "UPSTREAM")))
+sys.exit(any(known.get(name) for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "LLM_SERVER_URL", "UPSTREAM")))
 endef
 
-# Debian's package of Redis, where there is none and this user may install it. The tests start their own servers.
-define REDIS
-command -v redis-server > /dev/null || command -v valkey-server > /dev/null || { \
-	echo "Installing redis-server for the tests."; \
-	if [ "$$(id -u)" = 0 ]; then may=; else may="sudo -n"; fi; \
-	{ $$may apt-get update && $$may apt-get install --yes --no-install-recommends redis-server; } > /dev/null 2>&1 \
-		|| echo "It cannot be installed here: the tests that need it are skipped, and fail where CI=true."; \
-}
+# Installs Debian's package $(2) where its command $(1) is missing and who runs this may. Where not, the tests tell.
+define DEBIAN
+command -v $(1) > /dev/null || { \
+	sudo=$$(test "$$(id -u)" = 0 || echo sudo -n); \
+	command -v apt-get > /dev/null && $$sudo true 2> /dev/null && echo "Installing $(2)." \
+	&& $$sudo apt-get -qq update \
+	&& $$sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends $(2) > /dev/null; } || true
 endef
 
 define INSTALL
@@ -68,4 +78,4 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 o
 	&& $(BIN)/pip install --quiet --disable-pip-version-check --requirement
 endef
 
-.PHONY: run test check chaos bench format
+.PHONY: run test check chaos bench format vendor redis chromium

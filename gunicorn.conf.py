@@ -110,7 +110,7 @@ class Worker(GeventWorker):
         # loop runs, where nothing may wait.
         self.stopping = gevent.spawn(self.wsgi.extensions["runner"].shut_down, settings.graceful_seconds)
         super().handle_exit(number, frame)
-        for wait, connection in self.waits.items():
+        for wait, connection in list(self.waits.items()):
             gevent.kill(connection, wait, block=False)
 
     def handle_quit(self, number: int, frame: FrameType | None) -> None:

@@ -9,7 +9,7 @@ from flask_cors import CORS
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from server.conversations import Conversations
-from server.dialects import DOCUMENTS, chat, operators, published
+from server.dialects import DOCUMENTS, assistants, chat, operators, published, sessions
 from server.runs import Runner
 from server.settings import Settings
 from server.store import Store, open_store
@@ -21,7 +21,7 @@ from server.wire.failures import answer_failures
 from server.wire.log import log_requests
 from server.writing import Limits
 
-EXPOSED_HEADERS = ["X-Request-ID", "X-Stream-ID", "X-Messages-Omitted", "Link", "Retry-After"]
+EXPOSED_HEADERS = ["X-Request-ID", "X-Stream-ID", "X-Messages-Omitted", "Link", "Retry-After", "openai-poll-after-ms"]
 
 
 def create_app(settings: Settings, *, store: Store | None = None, upstream: Upstream | None = None) -> Flask:
@@ -39,7 +39,7 @@ def create_app(settings: Settings, *, store: Store | None = None, upstream: Upst
     documents = {name: contract.document for name, contract in contracts.items()}
     address = settings.public_url or settings.render_external_url
 
-    app = Flask(__name__, static_folder=None)
+    app = Flask(__name__, static_folder=None, template_folder="web")
     app.json = _Json(app)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     # A caller such as ChatGPT follows no redirect: an address that is not quite right is plainly not found.
@@ -50,7 +50,11 @@ def create_app(settings: Settings, *, store: Store | None = None, upstream: Upst
     if settings.cors_origins:
         CORS(app, origins=list(settings.cors_origins), expose_headers=EXPOSED_HEADERS)
     app.register_blueprint(published.blueprint(contracts["published"], conversations, settings.query_deadline_seconds))
-    app.register_blueprint(chat.blueprint(contracts["chat"], conversations))
+    app.register_blueprint(chat.blueprint(contracts["chat"], conversations, settings.stream_ttl_seconds))
+    session_seconds = settings.session_timeout_hours * 3600
+    app.register_blueprint(sessions.blueprint(contracts["sessions"], conversations, session_seconds))
+    default_assistant = settings.assistant_id, settings.assistant_instructions
+    app.register_blueprint(assistants.blueprint(contracts["assistants"], conversations, *default_assistant))
     app.register_blueprint(operators.blueprint(contracts["operators"], conversations, documents, address))
     for contract in contracts.values():
         contract.require_all_served()
@@ -71,7 +75,7 @@ def open_upstream(settings: Settings) -> Upstream:
         return ScriptedUpstream()
     return OpenAIUpstream(
         settings.openai_api_key,
-        settings.openai_base_url,
+        settings.openai_base_url or settings.llm_server_url,
         default_model=settings.default_model,
         models_ttl_seconds=settings.models_ttl_seconds,
     )

@@ -1,29 +1,33 @@
 """Conversations: every verb that a caller has. The dialects' only way in."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
+import orjson
+
 from server import errors
-from server.live import Reading
-from server.model import Message, Run, Status, rfc3339
+from server.health import Standing, standing
+from server.listing import Page, page
+from server.live import Reading, problem_of
+from server.model import Conversation, Message, Run, Status
 from server.runs import Runner
 from server.store import Store
-from server.upstream import Health, Upstream
+from server.upstream import Upstream
 
 SILENCE_SECONDS = 15.0
 """How long a reader hears nothing before it is told that the reply is still being written."""
 
+RENEWAL_SECONDS = 1.0
+"""How old the use of a conversation is that a read renews: many reads at once cost one write."""
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """A part of a history."""
+Said = Sequence[Mapping[str, Any]]
+"""Messages that no run wrote: `role`, `content`, and `metadata` where there is some."""
 
-    listed: bytes
-    """A JSON list of `{"role", "content", "timestamp"}`, oldest first."""
-    start: int
-    """The place of its first message; so many older ones are left out."""
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Conversations:
@@ -40,51 +44,125 @@ class Conversations:
 
     def model(self, name: str) -> str:
         """The client's model, or the default one where it has chosen none."""
-        conversation = self._store.conversation(name)
+        conversation = self._renewed(name)
         chosen = None if conversation is None else conversation.model
         return chosen or self._upstream.default_model()
 
     def set_model(self, name: str, model: str) -> None:
+        """Raises what `require_offered` raises."""
+        self.require_offered(model)
+        self._store.set_model(name, model)
+
+    def require_offered(self, model: str) -> None:
         """Raises UnknownModel, unless the upstream's list cannot be had: then any name is taken."""
         try:
             offered = {each["id"] for each in self._upstream.models()}
         except errors.Unavailable:
-            offered = {model}
+            return
         if model not in offered:
             raise errors.UnknownModel
-        self._store.set_model(name, model)
 
-    def ask(
-        self, name: str, question: str, request_id: str | None, seconds: float, is_there: Callable[[], bool]
+    def create(
+        self, name: str, *, seconds: float | None = None, metadata: Mapping[str, Any] = NOTHING, messages: Said = ()
+    ) -> Conversation:
+        """A new conversation; it expires `seconds` after it was last touched, or never."""
+        created = self._store.create(name, seconds, dict(metadata))
+        if messages:
+            self.add(name, messages)
+        return created
+
+    def find(self, name: str) -> Conversation:
+        """Raises NotFound. An expiring conversation's time begins anew."""
+        self._store.touch(name)
+        conversation = self._store.conversation(name)
+        if conversation is None:
+            raise errors.NotFound
+        return conversation
+
+    def describe(self, name: str, metadata: Mapping[str, Any]) -> Conversation:
+        """Replace the conversation's metadata. Raises NotFound."""
+        return self._store.set_metadata(name, metadata)
+
+    def begin(
+        self, draft: Run, *, streamed: bool, messages: Said = (), alone: bool = False, create: bool = True
     ) -> Run:
-        """The run that answers `question`: completed, or still open after `seconds`.
+        """Begin to write a reply as `draft` says, or find the run that answers it already.
 
-        It goes on when the caller leaves, and is in the history when it is done. Raises what the run failed with, and
-        RequestIdConflict, ConversationBusy, ShuttingDown, StoreUnavailable.
+        It is written whether or not anybody waits. `messages` are added to the history with it. With `alone`, an open
+        run of the conversation is refused with ConversationBusy; without `create`, an unknown conversation with
+        NotFound. Raises RequestIdConflict, ConversationBusy, ShuttingDown, StoreUnavailable.
         """
-        run = self._runner.begin(name, question, request_id, streamed=False)
-        if run.is_open:
-            with _cleared_is_cancelled():
-                run = self._runner.wait(run.id, seconds, is_there)
-        if run.status == "cancelled":
-            raise errors.RunCancelled
-        if run.failure is not None:
-            raise errors.revived(run.failure.code, run.failure.sentence)
+        kept = [_kept(each) for each in messages]
+        return self._runner.begin(draft, streamed=streamed, messages=kept, alone=alone, create=create)
+
+    def ask(self, draft: Run, seconds: float, is_there: Callable[[], bool], *, create: bool = True) -> Run:
+        """The run that answers `draft`: completed, or still open after `seconds`.
+
+        It goes on when the caller leaves, and is in the history when it is done. Raises what `begin` raises and what
+        the run failed with.
+        """
+        run = self._runner.ask(draft, seconds, is_there, create=create)
+        problem = problem_of(run)
+        if problem is not None:
+            raise problem
         return run
 
-    def stream(
-        self, name: str, question: str, request_id: str | None, is_there: Callable[[], bool]
-    ) -> tuple[str, Reading]:
-        """The id of the run that answers `question`, and its text as it is written, as `read` gives it."""
-        run = self._runner.begin(name, question, request_id, streamed=True)
-        with _cleared_is_cancelled():
-            return run.id, self.read(run.id, 0, is_there)
+    def answer(self, draft: Run, is_there: Callable[[], bool], *, create: bool = True) -> Run:
+        """The completed run that answers `draft`, waited for as long as a run may take.
+
+        Raises what `ask` raises, and RunTimedOut.
+        """
+        run = self.ask(draft, self._runner.longest_seconds, is_there, create=create)
+        if run.is_open:
+            raise errors.RunTimedOut
+        return run
+
+    def stream(self, draft: Run, is_there: Callable[[], bool], *, create: bool = True) -> tuple[str, Reading]:
+        """The id of the run that answers `draft`, and its text as it is written, as `read` gives it."""
+        run = self.begin(draft, streamed=True, create=create)
+        try:
+            return run.id, self._runner.read(run.id, 0, SILENCE_SECONDS, is_there)
+        except errors.NotFound:  # It was begun a moment ago, so that it was cleared away in between.
+            raise errors.RunCancelled from None
+
+    def run(self, run_id: str) -> Run:
+        """Raises NotFound."""
+        return self._store.run(run_id)
+
+    def wait(self, run_id: str, seconds: float, is_there: Callable[[], bool]) -> Run:
+        """The run, ended or requiring action, or as it is after `seconds`. Raises NotFound, StoreUnavailable."""
+        return self._runner.wait(run_id, seconds, is_there)
+
+    def submit(self, run_id: str, outputs: Mapping[str, str], *, streamed: bool) -> Run:
+        """Go on with a run that requires action: `outputs` has what each of its calls gave, by the call's id.
+
+        Raises NotFound, NoActionRequired, InvalidRequest where the ids are not those of the calls, and what `begin`
+        raises.
+        """
+        run = self._store.run(run_id)
+        if run.status != "requires_action":
+            raise errors.NoActionRequired
+        *done, step = run.steps
+        if outputs.keys() != {call.id for call in step.calls}:
+            raise errors.InvalidRequest("Send the output of each call that the run requires, and of no other.")
+        calls = tuple(replace(call, output=outputs[call.id]) for call in step.calls)
+        steps = (*done, replace(step, calls=calls, ended=time.time()))
+        # A call that was demanded has been made; demanded again, it would be made for ever.
+        parameters = {name: value for name, value in run.options.parameters.items() if name != "tool_choice"}
+        options = replace(run.options, parameters=parameters)
+        return self._runner.resume(replace(run, steps=steps, options=options), streamed=streamed)
+
+    def note(self, run_id: str, details: Mapping[str, Any]) -> Run:
+        """Replace what the dialect keeps with a run. Raises NotFound."""
+        return self._store.note(self._store.run(run_id).conversation, run_id, details)
 
     def read(self, run_id: str, position: int, is_there: Callable[[], bool]) -> Reading:
         """A run's text from character `position` on, then the run, ended; None after each silence.
 
         Leaving off cancels nothing. Raises NotFound and InvalidPosition, as `Runner.read` does.
         """
+        with suppress(errors.StoreUnavailable, errors.NotFound):  # What is written here can be read without the store.
+            self._renewed(self._store.run(run_id).conversation)
         return self._runner.read(run_id, position, SILENCE_SECONDS, is_there)
 
     def cancel(self, run_id: str) -> Run:
@@ -100,7 +178,8 @@ class Conversations:
         if run.status not in ("failed", "interrupted"):
             raise errors.NotRetryable
         request_id = run.request_id or f"retry of {run_id}"
-        return self._runner.begin(run.conversation, run.question, request_id, streamed=True)
+        draft = Run(run.question, request_id, conversation=run.conversation, options=run.options)
+        return self.begin(draft, streamed=True, create=False)
 
     def runs(self, name: str, status: Status | None, most: int) -> Sequence[Run]:
         """The conversation's newest `most` runs, or of those with `status`; newest first."""
@@ -108,15 +187,50 @@ class Conversations:
 
     def history(self, name: str, limit: int | None, before: int | None, most_characters: int | None) -> Page:
         """The newest messages older than place `before`: at most `limit`, in at most `most_characters` of JSON."""
-        conversation = self._store.conversation(name)
+        conversation = self._renewed(name)
         count = 0 if conversation is None else conversation.message_count
         stop = count if before is None else min(before, count)
         start = 0 if limit is None else max(0, stop - limit)
-        parts = [_listed(each) for each in self._store.messages(name, start, stop)]
-        if most_characters is not None:
-            fitting = _fitting(parts, most_characters)
-            parts = parts[len(parts) - fitting :]
-        return Page(b"[" + b",".join(parts) + b"]", stop - len(parts))
+        return page(self._store.messages(name, start, stop), stop, most_characters)
+
+    def messages(self, name: str, start: int, stop: int) -> Sequence[Message]:
+        """The history's messages from place `start` to before place `stop`, oldest first; places begin at 0."""
+        return self._store.messages(name, start, stop)
+
+    def place(self, name: str, message_id: str) -> int:
+        """The place of a message. Raises NotFound."""
+        return self._store.place(name, message_id)
+
+    def add(self, name: str, messages: Said) -> Sequence[Message]:
+        """Add messages that no run wrote. Raises NotFound, and ConversationBusy while a run is open."""
+        kept = [_kept(each) for each in messages]
+        self._store.add(name, kept)
+        return kept
+
+    def describe_message(self, name: str, message_id: str, metadata: Mapping[str, Any]) -> Message:
+        """Replace a message's metadata. Raises NotFound."""
+        return self._store.change_message(name, message_id, metadata)
+
+    def delete_message(self, name: str, message_id: str) -> None:
+        """Raises NotFound."""
+        self._store.delete_message(name, message_id)
+
+    def keep(self, kind: str, record_id: str, record: Mapping[str, Any]) -> None:
+        """Keep a small named thing, such as an assistant, in place of the one that had the name."""
+        self._store.put_record(kind, record_id, orjson.dumps(record))
+
+    def kept(self, kind: str, record_id: str) -> dict[str, Any]:
+        """Raises NotFound."""
+        record: dict[str, Any] = orjson.loads(self._store.record(kind, record_id))
+        return record
+
+    def all_kept(self, kind: str) -> list[dict[str, Any]]:
+        """In no order."""
+        return [orjson.loads(record) for record in self._store.records(kind)]
+
+    def drop(self, kind: str, record_id: str) -> None:
+        """Raises NotFound."""
+        self._store.delete_record(kind, record_id)
 
     def clear(self, name: str) -> None:
         """Forget the history, the runs and the request ids; the model stays. Open runs are cancelled first."""
@@ -126,8 +240,9 @@ class Conversations:
         """Forget all that there is of the conversation. Open runs are cancelled first."""
         self._runner.delete(name)
 
-    def upstream_health(self) -> Health:
-        return self._upstream.health()
+    def health(self) -> Standing:
+        """How upstream and store are, in less than two seconds and without spending tokens."""
+        return standing(self._upstream.health, self.check_ready)
 
     def check_ready(self) -> None:
         """Raises StoreUnavailable or ShuttingDown where questions would be refused."""
@@ -135,25 +250,14 @@ class Conversations:
             raise errors.ShuttingDown
         self._store.ping()
 
-
-@contextmanager
-def _cleared_is_cancelled() -> Iterator[None]:
-    """A run that was begun a moment ago and is not found was cleared away in between."""
-    try:
-        yield
-    except errors.NotFound:
-        raise errors.RunCancelled from None
-
-
-def _listed(message: Message) -> bytes:
-    return b'%b,"timestamp":"%b"}' % (message.fragment[:-1], rfc3339(message.timestamp).encode())
+    def _renewed(self, name: str) -> Conversation | None:
+        """The conversation as it was; where it expires, its time begins anew."""
+        conversation = self._store.conversation(name)
+        if conversation is not None and time.time() - conversation.touched > RENEWAL_SECONDS:
+            with suppress(errors.StoreUnavailable):  # What can be read is no less true for it.
+                self._store.touch(name)
+        return conversation
 
 
-def _fitting(parts: list[bytes], most_characters: int) -> int:
-    """How many of the last `parts` fit into a JSON list of `most_characters`."""
-    room = most_characters - 2
-    for fitting, part in enumerate(reversed(parts)):
-        room -= len(part.decode()) + 1
-        if room < 0:
-            return fitting
-    return len(parts)
+def _kept(said: Mapping[str, Any]) -> Message:
+    return Message.of(said["role"], said["content"], None, time.time(), metadata=said.get("metadata") or {})

@@ -13,6 +13,8 @@ ServerError
       RequestIdConflict
       RunCancelled
       NotRetryable
+      ActionRequired
+      NoActionRequired
     BodyTooLarge
     UnsupportedMediaType
     ConversationBusy
@@ -24,6 +26,7 @@ ServerError
       StoreFull
     RunInterrupted
     RunTimedOut
+    RunExpired
     UpstreamFailed
       UpstreamUnreachable
       UpstreamTimedOut
@@ -101,6 +104,16 @@ class NotRetryable(RunConflict):
     sentence = "Only a reply that failed or was interrupted can be asked for again."
 
 
+class ActionRequired(RunConflict):
+    code = "requires_action"
+    sentence = "This reply waits for the outputs of tools; submit them to its run, and it goes on."
+
+
+class NoActionRequired(RunConflict):
+    code = "no_action_required"
+    sentence = "This run does not wait for outputs of tools; look at its status."
+
+
 class BodyTooLarge(Refused):
     code = "body_too_large"
     sentence = "The request body is larger than this server takes; send less at once."
@@ -152,6 +165,11 @@ class RunInterrupted(Unavailable):
 class RunTimedOut(Unavailable):
     code = "run_timed_out"
     sentence = "The reply took longer than this server waits; ask again, perhaps for something shorter."
+
+
+class RunExpired(Unavailable):
+    code = "run_expired"
+    sentence = "The outputs of the tools did not come in time; ask again."
 
 
 class UpstreamFailed(Unavailable):

@@ -57,6 +57,20 @@ class Held:
                 ended = live.run.ending(status, self._clock(), text=live.text(), collected=live.has_company(), **known)
                 self._write_end(live, ended, replay_from)
 
+    def pause(self, live: LiveRun, run: Run) -> None:
+        """Write down that the run requires action. From then on nobody holds it."""
+        try:
+            with live.changed:
+                if not live.run.is_open:
+                    return
+                if self._store.pause(live.name, run):
+                    live.pause(run)
+                    return
+            self.look_up(live)
+        except errors.StoreUnavailable as problem:
+            self.is_reachable = False
+            self.end(live, "failed", None, failure=failure_of(problem))
+
     def end_at_last(self, live: LiveRun) -> None:
         """Write the end that the store could not be told when it came, if there is one."""
         with live.changed:

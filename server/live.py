@@ -3,11 +3,21 @@
 import threading
 import weakref
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Generator
-from contextlib import closing
+from collections.abc import Callable, Collection, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 
-from server.errors import InvalidPosition, NotFound, StoreUnavailable, UpstreamBadReply, UpstreamCut
+from server.errors import (
+    ActionRequired,
+    InvalidPosition,
+    NotFound,
+    RunCancelled,
+    ServerError,
+    StoreUnavailable,
+    UpstreamBadReply,
+    UpstreamCut,
+    revived,
+)
 from server.model import Run
 from server.store import Store
 from server.upstream import Reply, Writing
@@ -23,7 +33,10 @@ class Piece:
 
 
 Reading = Generator[Piece | Run | None, None, None]
-"""A run's text in pieces as it is written, then the run, ended; None after each silence. To be closed when left."""
+"""A run's text in pieces as it is written, then the run, ended or requiring action; None after each silence.
+
+To be closed when left.
+"""
 
 
 class LiveRun:
@@ -113,6 +126,11 @@ class LiveRun:
         self.is_out_of_reach = True
         self.changed.notify_all()
 
+    def pause(self, run: Run) -> None:
+        """To be called with `changed` held."""
+        self.run = run
+        self.changed.notify_all()
+
     def catch_up(self, run: Run | None) -> None:
         """Take in what another process wrote; None where the store, which knows it, cannot be reached."""
         with self.changed:
@@ -122,19 +140,29 @@ class LiveRun:
                 self.run = run
             self.changed.notify_all()
 
+    @contextmanager
+    def attended(self, is_there: Callable[[], bool]) -> Iterator[None]:
+        """Within the block the caller counts as waiting."""
+        with self.changed:
+            self._company.append(is_there)
+        try:
+            yield
+        finally:
+            with self.changed:
+                self._company.remove(is_there)
+
     def has_company(self) -> bool:
         return any(is_there() for is_there in self._company)
 
     def wait(self, seconds: float, is_there: Callable[[], bool]) -> Run:
-        """The run, ended, or still open after `seconds`. Raises StoreUnavailable where only the store could tell."""
-        with self.changed:
-            self._company.append(is_there)
-            try:
-                self.changed.wait_for(lambda: not self.run.is_open or self.is_out_of_reach, seconds)
-                self._check_reach()
-                return self.run
-            finally:
-                self._company.remove(is_there)
+        """The run, ended or requiring action, or as it is after `seconds`.
+
+        Raises StoreUnavailable where only the store could tell.
+        """
+        with self.attended(is_there), self.changed:
+            self.changed.wait_for(lambda: not self.run.is_moving or self.is_out_of_reach, seconds)
+            self._check_reach()
+            return self.run
 
     def check(self, position: int) -> None:
         """Raises InvalidPosition where the reply, having ended well, is shorter than `position`."""
@@ -143,9 +171,7 @@ class LiveRun:
 
     def read(self, position: int, silence: float, is_there: Callable[[], bool]) -> Reading:
         """As `Runner.read`."""
-        with self.changed:
-            self._company.append(is_there)
-        try:
+        with self.attended(is_there):
             while True:
                 with self.changed:
                     text = self._next_text(position, silence)
@@ -155,18 +181,17 @@ class LiveRun:
                 if text:
                     position += len(text)
                     yield Piece(text, position)
-                elif run.is_open:
+                elif run.is_moving:
                     yield None
                 else:
                     self.check(position)
                     yield run
                     return
-        finally:
-            with self.changed:
-                self._company.remove(is_there)
 
     def _next_text(self, position: int, silence: float) -> str:
-        self.changed.wait_for(lambda: not self.run.is_open or self._length > position or self.is_out_of_reach, silence)
+        self.changed.wait_for(
+            lambda: not self.run.is_moving or self._length > position or self.is_out_of_reach, silence
+        )
         return self.text(position) if self._length > position else ""
 
     def _check_reach(self) -> None:
@@ -178,6 +203,15 @@ class LiveRun:
             self._pieces.append(piece)
             self._length += len(piece)
             self._ends.append(self._length)
+
+
+def problem_of(run: Run) -> ServerError | None:
+    """Why a run that nobody writes any more has no whole reply; None where it has one."""
+    if run.failure is not None:
+        return revived(run.failure.code, run.failure.sentence)
+    if run.status == "cancelled":
+        return RunCancelled()
+    return ActionRequired() if run.status == "requires_action" else None
 
 
 def told(store: Store, run: Run) -> Run:
@@ -201,18 +235,21 @@ class Followed:
         """The run, kept up with while it is held. Raises NotFound."""
         with self._lock:
             live = self._runs.get(run_id)
-        if live is not None:
+        if live is not None and live.run.is_moving:
             return live
         run = self._store.run(run_id)
         live = LiveRun(run.conversation, run, streamed=False)
-        if not run.is_open:
+        if not run.is_moving:
             return live
         with self._lock:
-            return self._runs.setdefault(run_id, live)
+            known = self._runs.setdefault(run_id, live)
+            if not known.run.is_moving:  # It required action, and goes on now.
+                known = self._runs[run_id] = live
+            return known
 
     def ids(self) -> Collection[str]:
         with self._lock:
-            return [run_id for run_id, live in self._runs.items() if live.run.is_open]
+            return [run_id for run_id, live in self._runs.items() if live.run.is_moving]
 
     def catch_up(self, run_ids: Collection[str]) -> None:
         """Take in what the store knows of those of the runs that are followed."""

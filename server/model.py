@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Self
@@ -9,7 +10,7 @@ from typing import Any, Literal, Self
 import orjson
 
 Role = Literal["user", "assistant"]
-Status = Literal["queued", "running", "completed", "failed", "cancelled", "interrupted"]
+Status = Literal["queued", "running", "requires_action", "completed", "failed", "cancelled", "expired", "interrupted"]
 
 
 def new_id(kind: str) -> str:
@@ -42,12 +43,14 @@ class Message:
     timestamp: float
     """Unix seconds: when a question was asked, when a reply was finished."""
     id: str = field(default_factory=lambda: new_id("msg"))
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """What a client keeps with it; sent to nobody."""
 
     @classmethod
-    def of(cls, role: Role, content: str, run_id: str | None, timestamp: float) -> Self:
+    def of(cls, role: Role, content: str, run_id: str | None, timestamp: float, **more: Any) -> Self:
         # Copied, since orjson's bytes keep the kilobytes of the buffer that they were written in.
         fragment = memoryview(orjson.dumps({"role": role, "content": content})).tobytes()
-        return cls(fragment, run_id, timestamp)
+        return cls(fragment, run_id, timestamp, **more)
 
     @property
     def role(self) -> Role:
@@ -69,10 +72,52 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Options:
+    """What one run is asked with besides its question. Nothing of it is kept for the next run."""
+
+    model: str | None = None
+    """None: the conversation's."""
+    system_prompt: str | None = None
+    """None: the server's."""
+    parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Fields of the upstream's request, such as `temperature`, `response_format` or `tools`."""
+    last_messages: int | None = None
+    """The most messages of the history that are replayed."""
+    details: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
+    """What the dialect that began the run keeps with it; nobody else reads it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A function that the model wants called, and what came of it."""
+
+    id: str
+    name: str
+    arguments: str
+    """JSON, as the model wrote it."""
+    output: str | None = None
+    """None until the client has told it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The calls that a reply waited for."""
+
+    calls: tuple[ToolCall, ...]
+    created: float
+    """Unix seconds."""
+    text: str = ""
+    """What the model had written since the step before."""
+    ended: float | None = None
+    """When the outputs came, in Unix seconds; None while they have not."""
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """The writing of one reply. A value: each step of a run's life is a new one."""
 
     question: str
+    """Empty where the run answers what is in the history already."""
     request_id: str | None = None
     created: float = field(default_factory=time.time)
     """Unix seconds."""
@@ -93,10 +138,34 @@ class Run:
     """How many were left out."""
     conversation: str = ""
     """The name of the conversation that it belongs to, from when it was begun."""
+    options: Options = Options()
+    steps: tuple[Step, ...] = ()
+    expires: float | None = None
+    """Unix seconds: when a run that requires action ends as `expired`."""
+    finish_reason: str | None = None
+    """Why the model stopped, in the upstream's word, such as `stop` or `length`."""
+    logprobs: list[Any] | None = field(default=None, hash=False)
+    """The upstream's own, where they were asked for."""
 
     @property
     def is_open(self) -> bool:
         return self.ended is None
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether the reply is being written, or will be without anybody doing anything."""
+        return self.status in ("queued", "running")
+
+    @property
+    def reply_id(self) -> str:
+        """The id of the message that the reply is, or will be."""
+        return "msg_" + self.id.removeprefix("run_")
+
+    @property
+    def resumed(self) -> float:
+        """Unix seconds: since when nobody but the server was waited for."""
+        ends = [step.ended for step in self.steps if step.ended is not None]
+        return ends[-1] if ends else self.created
 
     def ending(self, status: Status, now: float, **known: Any) -> "Run":
         """This run, ended."""
@@ -110,24 +179,25 @@ class Run:
     def unpacked(cls, kept: bytes) -> Self:
         known = orjson.loads(kept)
         usage, failure = known.pop("usage"), known.pop("failure")
+        options, steps = known.pop("options", {}), known.pop("steps", ())
         return cls(
             **known,
             usage=None if usage is None else Usage(**usage),
             failure=None if failure is None else Failure(**failure),
+            options=Options(**options) if options else _NO_OPTIONS,
+            steps=tuple(Step(**each | {"calls": tuple(ToolCall(**call) for call in each["calls"])}) for each in steps),
         )
 
     def exchange(self) -> tuple[Message, ...]:
-        """What the run's end adds to the history: question and reply, or nothing.
+        """What the run's end adds to the history: question, where there was one, and reply; or nothing.
 
         A run that failed or was interrupted keeps its question and its text to itself, and so does a cancelled one
         that had not written anything.
         """
         if self.ended is None or self.status not in ("completed", "cancelled") or not self.text:
             return ()
-        return (
-            Message.of("user", self.question, self.id, self.created),
-            Message.of("assistant", self.text, self.id, self.ended),
-        )
+        reply = Message.of("assistant", self.text, self.id, self.ended, id=self.reply_id)
+        return (Message.of("user", self.question, self.id, self.created), reply) if self.question else (reply,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,3 +210,12 @@ class Conversation:
     message_count: int = 0
     replay_from: int = 0
     """The place of the first message that is still replayed, since the model could not read more."""
+    created: float = field(default=0.0, compare=False)
+    """Unix seconds."""
+    touched: float = field(default=0.0, compare=False)
+    """Unix seconds: when it was last asked, answered or renewed."""
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """What a client keeps with it; sent to nobody."""
+
+
+_NO_OPTIONS = Options()

@@ -5,12 +5,12 @@ in blocks, and no time of day goes in.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import orjson
 
-from server.model import Message
+from server.model import Message, Step
 
 
 def first_place(count: int, most: int | None, replay_from: int) -> int:
@@ -31,15 +31,36 @@ def halved(start: int, count: int) -> int:
     return min(count, start + max(2, (count - start + 3) // 4 * 2))
 
 
-def messages(system_prompt: str, history: Sequence[Message], question: str) -> bytes:
-    """The request's `messages`: a JSON list of the system prompt, the history and the question, in that order.
+def whole_turns(history: Sequence[Message]) -> Sequence[Message]:
+    """The history without replies at its beginning, whose questions were left out; whole where it has nothing else."""
+    first = 0
+    while first < len(history) and history[first].fragment.startswith(b'{"role":"assistant"'):
+        first += 1
+    return history[first:] if 0 < first < len(history) else history
 
-    The history's own bytes go in as they were kept.
+
+def messages(system_prompt: str, history: Sequence[Message], question: str, steps: Sequence[Step] = ()) -> bytes:
+    """The request's `messages`: a JSON list of the system prompt, the history, the question and the tools' outputs.
+
+    The history's own bytes go in as they were kept. An empty question is none.
     """
     parts = [_encoded("system", system_prompt)] if system_prompt else []
     parts.extend([message.fragment for message in history])
-    parts.append(_encoded("user", question))
+    if question:
+        parts.append(_encoded("user", question))
+    for step in steps:
+        parts.extend(orjson.dumps(each) for each in _exchanged(step))
     return b"[" + b",".join(parts) + b"]"
+
+
+def _exchanged(step: Step) -> Iterator[dict[str, Any]]:
+    calls = [
+        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        for call in step.calls
+    ]
+    yield {"role": "assistant", "content": step.text or None, "tool_calls": calls}
+    for call in step.calls:
+        yield {"role": "tool", "tool_call_id": call.id, "content": call.output or ""}
 
 
 def _encoded(role: str, content: str) -> bytes:

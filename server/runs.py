@@ -5,13 +5,14 @@ A request begins a run, or joins one, and then only waits for it or reads it; wh
 
 import time
 from collections.abc import Callable, Collection
-from contextlib import suppress
+from contextlib import closing, suppress
+from dataclasses import replace
 from typing import Any
 
 from server import errors
 from server.held import Held, failure_of
 from server.live import Followed, LiveRun, Reading
-from server.model import Run, Status
+from server.model import Run, Status, Step
 from server.store import Begun, Store
 from server.ticker import Ticker
 from server.turns import Turns
@@ -26,6 +27,9 @@ LOOK_SECONDS = 1.0
 
 SWEEP_SECONDS = 60.0
 
+ACTION_SECONDS = 600.0
+"""How long a run waits for the outputs of tools."""
+
 
 class Runner:
     """Writes the replies of one process. No thread is started before the first run."""
@@ -38,46 +42,72 @@ class Runner:
         self._clock = clock
         self._held = Held(store, clock)
         self._followed = Followed(store)
-        self._author = Author(store, upstream, limits, clock, self._end, self._give_place_back)
+        self._author = Author(
+            store, upstream, limits, clock, self._end, self._pause, lambda: self._turns.give_place_back()
+        )
         self._turns = Turns(store, limits.max_concurrent_runs, self._author.begin)
         self._ticker = Ticker(FLUSH_SECONDS, self.tick, self._listen, clock)
         self.is_closing = False
         """Whether `begin` refuses, because the process is to end."""
 
-    def begin(self, name: str, question: str, request_id: str | None, *, streamed: bool) -> Run:
-        """Begin to write a reply to `question`, or find the run that answers it already.
+    @property
+    def longest_seconds(self) -> float:
+        """How long a run may take, until everybody has heard of its end."""
+        return self._limits.run_timeout_seconds + 2 * LOOK_SECONDS
 
-        Raises RequestIdConflict, ConversationBusy, ShuttingDown, StoreUnavailable.
+    def begin(self, draft: Run, *, streamed: bool, **terms: Any) -> Run:
+        """Begin to write a reply as `draft` says, or find the run that answers it already.
+
+        `terms` are `messages`, `alone` and `create`, as for `Store.begin`. Raises RequestIdConflict, ConversationBusy,
+        NotFound, ShuttingDown, StoreUnavailable.
         """
-        draft = Run(question, request_id, created=self._clock(), conversation=name)
-        live = LiveRun(name, draft, streamed)
+        return self._begin(self._drafted(draft, streamed), terms)
+
+    def ask(self, draft: Run, seconds: float, is_there: Callable[[], bool], **terms: Any) -> Run:
+        """`begin`, and then `wait`, whose NotFound is RunCancelled here; the caller waits from the start."""
+        live = self._drafted(draft, streamed=False)
+        with live.attended(is_there):
+            run = self._begin(live, terms)
+            if run.id == live.run.id:
+                return live.wait(seconds, is_there)
+        try:
+            return self.wait(run.id, seconds, is_there) if run.is_moving else run
+        except errors.NotFound:  # It was there a moment ago, so that it was cleared away in between.
+            raise errors.RunCancelled from None
+
+    def _drafted(self, draft: Run, streamed: bool) -> LiveRun:
+        return LiveRun(draft.conversation, replace(draft, created=self._clock()), streamed)
+
+    def _begin(self, live: LiveRun, terms: dict[str, Any]) -> Run:
         # Known before it is written down: whoever joins it a moment later must find it, and so must a stop.
         self._held.add(live)
-        if self.is_closing or not self._held.is_reachable:
+        try:
+            self._check_open()
+        except errors.Unavailable:
             self._held.forget(live)
-            raise errors.ShuttingDown if self.is_closing else errors.StoreUnavailable
+            raise
         self._ticker.start()
         has_place = self._turns.take_place()
         try:
-            begun = self._written_down(live, has_place)
+            begun = self._written_down(live, has_place, {"waiting": self._limits.max_waiting_runs, **terms})
         except BaseException:
             if has_place:
-                self._give_place_back()
+                self._turns.give_place_back()
             raise
         if begun.fresh and begun.run.status == "running":
             self._turns.hold(live)
             self._author.begin(live, begun.conversation)
             return begun.run
         if has_place:
-            self._give_place_back()
+            self._turns.give_place_back()
         if begun.fresh:
             self._turns.queue(live)
         return begun.run
 
-    def _written_down(self, live: LiveRun, has_place: bool) -> Begun:
+    def _written_down(self, live: LiveRun, has_place: bool, terms: dict[str, Any]) -> Begun:
         """What the store decided. The run is held afterwards if it is the answer, or if nobody knows."""
         try:
-            begun = self._store.begin(live.name, live.run, waiting=self._limits.max_waiting_runs, start=has_place)
+            begun = self._store.begin(live.name, live.run, start=has_place, **terms)
             if not begun.fresh:
                 self._forget(live)
                 return begun
@@ -102,10 +132,9 @@ class Runner:
         live = self._held.get(run_id)
         if live is not None:
             return live.wait(seconds, is_there)
-        run = self._follow(run_id).wait(seconds, is_there)
-        if run.status == "completed" and not run.collected and is_there():
-            with suppress(errors.StoreUnavailable):  # The worst of it: asked again, the same reply is given.
-                self._store.collect(run.conversation, run_id)
+        self._ticker.start()
+        run = self._followed.live(run_id).wait(seconds, is_there)
+        self._collect(run, is_there)
         return run
 
     def read(self, run_id: str, position: int, silence: float, is_there: Callable[[], bool]) -> Reading:
@@ -115,10 +144,11 @@ class Runner:
         InvalidPosition at once; InvalidPosition out of the iteration where an open run ends well short of `position`,
         and StoreUnavailable where only the store could tell how the run ended.
         """
-        live = self._held.get(run_id) or self._follow(run_id)
+        self._ticker.start()
+        live = self._held.get(run_id) or self._followed.live(run_id)
         if not live.run.is_open:
             live.check(position)
-        return live.read(position, silence, is_there)
+        return self._collected(live.read(position, silence, is_there), is_there)
 
     def cancel(self, run_id: str) -> Run:
         """End a run, keeping what was written; one that has ended stays as it is. Raises NotFound, StoreUnavailable.
@@ -136,6 +166,21 @@ class Runner:
         if kept is None:
             raise errors.NotFound
         return kept
+
+    def resume(self, run: Run, *, streamed: bool) -> Run:
+        """Go on with a run that required action, `run` having the outputs; it keeps its place.
+
+        Raises NoActionRequired where it does not require action any more, ShuttingDown, StoreUnavailable.
+        """
+        live = LiveRun(run.conversation, replace(run, status="queued", expires=None), streamed)
+        self._check_open()
+        if not self._store.resume(live.name, live.run):
+            raise errors.NoActionRequired
+        live.is_begun = True
+        self._held.add(live)
+        self._ticker.start()
+        self._turns.queue(live)
+        return live.run
 
     def clear(self, name: str) -> None:
         """Forget the conversation's history, after cancelling each of its open runs, of which nothing is kept."""
@@ -164,7 +209,7 @@ class Runner:
             if live.unwritten is not None:
                 self._held.end_at_last(live)
                 self._leave(live)
-            elif self._clock() - live.run.created > self._limits.run_timeout_seconds:
+            elif self._clock() - live.run.resumed > self._limits.run_timeout_seconds:
                 self._end(live, "failed", failure=failure_of(errors.RunTimedOut()))
                 live.cut()
         self._held.flush()
@@ -193,9 +238,26 @@ class Runner:
         else:
             self._ticker.sleep(seconds)
 
-    def _follow(self, run_id: str) -> LiveRun:
-        self._ticker.start()
-        return self._followed.live(run_id)
+    def _check_open(self) -> None:
+        """Raises ShuttingDown and StoreUnavailable."""
+        if self.is_closing:
+            raise errors.ShuttingDown
+        if not self._held.is_reachable:
+            raise errors.StoreUnavailable
+
+    def _collected(self, reading: Reading, is_there: Callable[[], bool]) -> Reading:
+        """`reading`, and who has read it to its end has collected the reply."""
+        with closing(reading):
+            for happening in reading:
+                if isinstance(happening, Run):
+                    self._collect(happening, is_there)
+                yield happening
+
+    def _collect(self, run: Run, is_there: Callable[[], bool]) -> None:
+        """Note that the caller has the reply, where nobody waited for it when it was finished."""
+        if run.status == "completed" and not run.collected and is_there():
+            with suppress(errors.StoreUnavailable):  # The worst of it: asked again, the same reply is given.
+                self._store.collect(run.conversation, run.id)
 
     def _let_go(self, run_ids: Collection[str]) -> None:
         for run_id in run_ids:
@@ -212,6 +274,15 @@ class Runner:
         self._held.end(live, status, replay_from, **known)
         self._leave(live)
 
+    def _pause(self, live: LiveRun, step: Step, **known: Any) -> None:
+        """Have the run wait for outputs of tools. Until they come, nobody holds it."""
+        expires = self._clock() + ACTION_SECONDS
+        steps = (*live.run.steps, step)
+        paused = replace(live.run, status="requires_action", text=live.text(), steps=steps, expires=expires, **known)
+        self._held.pause(live, paused)
+        if live.unwritten is None:
+            self._forget(live)
+
     def _leave(self, live: LiveRun) -> None:
         if not live.run.is_open:
             self._forget(live)
@@ -226,6 +297,3 @@ class Runner:
     def _forget(self, live: LiveRun) -> None:
         self._held.forget(live)
         self._turns.leave(live)
-
-    def _give_place_back(self) -> None:
-        self._turns.give_place_back()

@@ -16,6 +16,9 @@ class Settings:
     openai_base_url: str = ""
     """Another OpenAI-compatible server, such as `http://localhost:11434/v1`. Alone, it needs no key."""
 
+    llm_server_url: str = ""
+    """Another name of `OPENAI_BASE_URL`, which wins."""
+
     upstream: str = "openai"
     """`openai`, or `scripted` for a demonstration that calls nobody."""
 
@@ -72,6 +75,18 @@ class Settings:
 
     graceful_seconds: float = 45.0
     """How long open replies may go on after SIGTERM."""
+
+    session_timeout_hours: float = 24.0
+    """How long a session is kept after it was last used."""
+
+    stream_ttl_seconds: float = 3600.0
+    """How long a chat without a `client_name` can still be read after its end."""
+
+    assistant_id: str = "asst_default"
+    """The id of the assistant that is there without being made."""
+
+    assistant_instructions: str = ""
+    """Its instructions."""
 
     max_waiting_runs: int = 32
     """Questions that may wait in one conversation."""
@@ -149,6 +164,8 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "run_timeout_seconds": (1, 86_400),
     "lease_seconds": (1, 3_600),
     "graceful_seconds": (0, 3_600),
+    "session_timeout_hours": (0.01, 87_600),
+    "stream_ttl_seconds": (1, 31_536_000),
     "max_waiting_runs": (0, _MANY),
     "max_concurrent_runs": (1, 100_000),
     "max_conversations": (1, _MANY),

@@ -1,15 +1,15 @@
 """One reply: from what is sent upstream to the last of its text."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from server import errors, replay
 from server.held import failure_of
 from server.live import LiveRun
-from server.model import Conversation
+from server.model import Conversation, Message, Run, Step, Usage
 from server.store import Store
 from server.upstream import Call, Upstream
 
@@ -40,14 +40,19 @@ class Author:
         limits: Limits,
         clock: Callable[[], float],
         end: Callable[..., None],
+        pause: Callable[..., None],
         done: Callable[[], None],
     ) -> None:
-        """`end(live, status, replay_from, **known)` is called once for each run, and then `done`."""
+        """What came of a run is told with `end(live, status, replay_from, **known)` or `pause(live, step, **known)`.
+
+        One of them is called once for each run that is begun, and then `done`.
+        """
         self._store = store
         self._upstream = upstream
         self._limits = limits
         self._clock = clock
         self._end = end
+        self._pause = pause
         self._done = done
         self._threads = ThreadPoolExecutor(limits.max_concurrent_runs, "writer")
 
@@ -58,8 +63,7 @@ class Author:
     def _write(self, live: LiveRun, conversation: Conversation) -> None:
         """From a run's turn to its end. Nothing escapes."""
         try:
-            replay_from, known = self._written(live, conversation)
-            self._end(live, "completed", replay_from, **known)
+            self._have_written(live, conversation)
         except errors.ServerError as problem:
             self._end(live, "failed", None, failure=failure_of(problem))
         except Exception:
@@ -68,33 +72,70 @@ class Author:
         finally:
             self._done()
 
-    def _written(self, live: LiveRun, conversation: Conversation) -> tuple[int | None, dict[str, Any]]:
-        """Where the replay must begin from now on, if the model could not read all; what is known of the reply."""
-        model = conversation.model or self._upstream.default_model()
-        count = conversation.message_count
-        place = replay.first_place(count, self._limits.max_context_messages, conversation.replay_from)
+    def _have_written(self, live: LiveRun, conversation: Conversation) -> None:
+        """Where the model cannot read so much, the older half is left out, and again, until it can."""
+        options, count = live.run.options, conversation.message_count
+        model = options.model or conversation.model or self._upstream.default_model()
+        place = self._first_place(live.run, conversation)
         shortened: int | None = None
+        before = len(live.text())
         while True:
+            history = self._store.messages(conversation.name, place, count)
+            if place:  # Else nothing was left out, and a reply without its question was said so.
+                history = replay.whole_turns(history)
             try:
-                reply = live.listen(self._upstream.open(self._call(live, conversation, model, place)))
+                reply = live.listen(self._upstream.open(self._call(live, model, history)))
+                break
             except errors.ContextTooLong:
-                if place >= count:
+                shorter = replay.halved(place, count)
+                # Without a question there must be something left to answer.
+                if place >= count or (shorter >= count and not live.run.question):
                     raise
-                place = shortened = replay.halved(place, count)
-            else:
-                known = {"model": reply.model or model, "usage": reply.usage, "replayed": count - place}
-                return shortened, {**known, "omitted": place}
+                place = shortened = shorter
+        known = {
+            "model": reply.model or model,
+            "usage": _sum(live.run.usage, reply.usage),
+            "replayed": len(history),
+            "omitted": count - len(history),
+            "finish_reason": reply.finish_reason,
+            "logprobs": reply.logprobs,
+        }
+        if reply.calls and "tools" in options.parameters:
+            self._pause(live, Step(reply.calls, self._clock(), live.text(before)), **known)
+        elif not live.text():
+            raise errors.UpstreamEmptyReply
+        else:
+            self._end(live, "completed", shortened, **known)
 
-    def _call(self, live: LiveRun, conversation: Conversation, model: str, place: int) -> Call:
-        left = live.run.created + self._limits.run_timeout_seconds - self._clock()
+    def _call(self, live: LiveRun, model: str, history: Sequence[Message]) -> Call:
+        run = live.run
+        left = run.resumed + self._limits.run_timeout_seconds - self._clock()
         if left <= 0:
             raise errors.RunTimedOut
-        history = self._store.messages(conversation.name, place, conversation.message_count)
+        system_prompt = run.options.system_prompt
         return Call(
             model,
-            replay.messages(self._limits.system_prompt, history, live.run.question),
+            replay.messages(
+                self._limits.system_prompt if system_prompt is None else system_prompt,
+                history,
+                run.question,
+                run.steps,
+            ),
             left,
             live.streamed,
-            self._limits.parameters,
-            replay.fingerprint(conversation.name),
+            {**self._limits.parameters, **run.options.parameters},
+            replay.fingerprint(live.name),
         )
+
+    def _first_place(self, run: Run, conversation: Conversation) -> int:
+        """Where the replay begins: in blocks by the server's own bound, and exactly where the run has one."""
+        count, last = conversation.message_count, run.options.last_messages
+        place = replay.first_place(count, self._limits.max_context_messages, conversation.replay_from)
+        return place if last is None else max(place, count - last)
+
+
+def _sum(before: Usage | None, now: Usage | None) -> Usage | None:
+    """What all the calls of a run have cost."""
+    if before is None or now is None:
+        return before or now
+    return Usage(*(a + b for a, b in zip(astuple(before), astuple(now), strict=True)))

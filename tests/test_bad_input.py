@@ -86,9 +86,9 @@ class WatchedStore(MemoryStore):
         self.written.append("set_model")
         super().set_model(name, model)
 
-    def begin(self, name: str, run: Run, *, waiting: int, start: bool) -> Begun:
+    def begin(self, name: str, run: Run, **terms: Any) -> Begun:
         self.written.append("begin")
-        return super().begin(name, run, waiting=waiting, start=start)
+        return super().begin(name, run, **terms)
 
     def clear(self, name: str) -> Any:
         self.written.append("clear")
@@ -345,7 +345,7 @@ class TestAddresses:
             "/query/",
             "/history/",
             "/Models",
-            "/chat/stream",
+            "/chat/streams",
             "/openapi.json/",
             "/v1/models",
             "/.env",

@@ -17,7 +17,7 @@ from tests.chaos.rounds import Outcome, Plan, play
 from tests.chaos.upstream import Call
 from tests.redis_server import needs_redis
 
-SQLITE = Plan("SQLite", "sqlite", servers=1, workers=(1, 2), kills=5)
+SQLITE = Plan("SQLite", "sqlite", servers=1, workers=(1,), kills=5)
 REDIS = Plan("Redis", "redis", servers=2, workers=(1,), kills=2)
 SEED = random.randrange(1_000_000)
 

@@ -134,12 +134,12 @@ def test_a_plain_reply_is_its_text_and_then_what_is_known_about_it(
     server: Misbehaving, upstream: OpenAIUpstream
 ) -> None:
     server.follow(good)
-    assert list(upstream.open(call())) == ["Hello", Reply(MODEL, Usage(7, 5, 12))]
+    assert list(upstream.open(call())) == ["Hello", Reply(MODEL, Usage(7, 5, 12), "stop")]
 
 
 def test_a_streamed_reply_comes_in_pieces_and_its_counts_last(server: Misbehaving, upstream: OpenAIUpstream) -> None:
     server.follow(streams(piece(""), piece("Hel"), piece("lo"), piece(None), END))
-    assert list(upstream.open(call(streamed=True))) == ["Hel", "lo", Reply(MODEL, Usage(7, 5, 12))]
+    assert list(upstream.open(call(streamed=True))) == ["Hel", "lo", Reply(MODEL, Usage(7, 5, 12), "stop")]
 
 
 def test_each_piece_is_there_before_the_next_is_written(server: Misbehaving, upstream: OpenAIUpstream) -> None:
@@ -175,7 +175,7 @@ def test_a_stream_may_be_split_anywhere(
     sent = b"".join([piece(text), b": a comment\n\n", b"event: message\nid: 7\n", piece("!"), END])
     sent = sent.replace(b"\n", line_end)
     server.follow(streams(*(sent[at : at + size] for at in range(0, len(sent), size))))
-    assert list(upstream.open(call(streamed=True))) == [text, "!", Reply(MODEL, Usage(7, 5, 12))]
+    assert list(upstream.open(call(streamed=True))) == [text, "!", Reply(MODEL, Usage(7, 5, 12), "stop")]
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,9 @@ def test_a_stream_is_whole_with_a_reason_to_finish_or_the_last_word(
     server: Misbehaving, upstream: OpenAIUpstream, ending: bytes, usage: Usage | None
 ) -> None:
     server.follow(streams(piece("Hi"), ending))
-    assert list(upstream.open(call(streamed=True))) == ["Hi", Reply(MODEL, usage)]
+    text, reply = upstream.open(call(streamed=True))
+    assert isinstance(reply, Reply)
+    assert (text, reply.model, reply.usage) == ("Hi", MODEL, usage)
 
 
 @either

@@ -8,7 +8,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from server import errors
-from server.model import Message
+from server.model import Message, Run
 from server.settings import Settings
 from server.store.memory import MemoryStore
 from server.upstream import Call
@@ -145,8 +145,8 @@ class TestQuery:
     def test_a_busy_conversation_refuses_one_more(self, app: Any, told: Told, at_once: AtOnce) -> None:
         client = app.test_client()
         runner = app.extensions["runner"]
-        runner.begin("ada", "slow", None, streamed=False)
-        waiting = [runner.begin("ada", f"q{n}", None, streamed=False) for n in range(32)]
+        runner.begin(Run("slow", conversation="ada"), streamed=False)
+        waiting = [runner.begin(Run(f"q{n}", conversation="ada"), streamed=False) for n in range(32)]
         answer = query(client, "one more")
         assert (answer.status_code, answer.json["code"]) == (429, "conversation_busy")
         told.end("slow", "ok")

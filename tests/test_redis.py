@@ -17,7 +17,7 @@ from server.errors import ConversationBusy, RequestIdConflict, StoreUnavailable
 from server.model import Conversation, Run
 from server.store import REQUEST_ID_SECONDS, Store, open_store
 from server.store.redis import RedisStore
-from server.store.redis_client import CALL_SECONDS
+from server.store.redis.client import CALL_SECONDS
 from tests.clock import Clock
 from tests.redis_server import RedisServer, eventually, needs_redis, redis_server, shared_cluster, shared_redis
 from tests.serving import free_port
@@ -88,7 +88,7 @@ class TestRedisStore(SharedStoreTests):
     def test_to_begin_begins_the_time_anew_also_where_the_run_is_abandoned(
         self, store: Store, other: Store, clock: Clock
     ) -> None:
-        store.create("ada", 100.0)
+        store.create("ada", 100.0, {})
         clock.now += 90
         asked(other)
         clock.now += 90
@@ -113,7 +113,7 @@ class TestRedisStore(SharedStoreTests):
     def test_no_call_finds_what_has_expired_and_was_not_swept(
         self, store: Store, clock: Clock, call: Callable[[Store, Run], object]
     ) -> None:
-        store.create("ada", 10.0)
+        store.create("ada", 10.0, {})
         ended = finished(store, asked(store).run)
         clock.now += 11
         assert not call(store, ended)
@@ -156,7 +156,7 @@ class TestRedisClusterStore(SharedStoreTests):
 
     def test_deleting_leaves_nothing_on_any_node(self, store: Store) -> None:
         for n in range(30):
-            store.create(f"client {n}", 10.0)
+            store.create(f"client {n}", 10.0, {})
             finished(store, asked(store, name=f"client {n}", request_id="id").run)
             store.delete(f"client {n}")
         assert [node.all_keys() for node in shared_cluster()] == [[], [], []]
@@ -173,7 +173,7 @@ class TestKeys:
         assert all(re.fullmatch("run:run_[0-9a-f]{32}", key) for key in elsewhere)
 
     def test_no_key_tells_the_name_of_a_client(self, redis: RedisServer, store: Store) -> None:
-        store.create("Lovelace", 10.0)
+        store.create("Lovelace", 10.0, {})
         asked(store, name="Lovelace")
         assert "Lovelace" not in "".join(redis.all_keys()) + "".join(redis.ask("ZRANGE", "expiring", 0, -1))
 
@@ -181,7 +181,7 @@ class TestKeys:
     def test_deleting_leaves_nothing(
         self, redis: RedisServer, store: Store, other: Store, clock: Clock, abandons: bool
     ) -> None:
-        store.create("ada", 1e9)
+        store.create("ada", 1e9, {})
         store.set_model("ada", "m1")
         finished(store, asked(store, "done", request_id="1").run)
         finished(store, asked(store, "failed", request_id="2").run, "failed")
@@ -203,7 +203,7 @@ class TestKeys:
 
     def test_sweeping_leaves_nothing_of_what_has_expired(self, redis: RedisServer, store: Store, clock: Clock) -> None:
         for n in range(150):
-            store.create(f"client {n}", 10.0)
+            store.create(f"client {n}", 10.0, {})
             finished(store, asked(store, name=f"client {n}", request_id="1").run)
         clock.now += 11
         store.sweep()
@@ -215,13 +215,13 @@ class TestKeys:
     def test_a_conversation_in_the_place_of_an_expired_one_has_nothing_of_it(
         self, redis: RedisServer, store: Store, clock: Clock, again: str
     ) -> None:
-        store.create("ada", 10.0)
+        store.create("ada", 10.0, {})
         finished(store, asked(store, request_id="1").run)
         clock.now += 11
         if again == "begin":
             asked(store)
         elif again == "create":
-            store.create("ada", 10.0)
+            store.create("ada", 10.0, {})
         else:
             store.set_model("ada", "m1")
         store.delete("ada")
@@ -230,7 +230,7 @@ class TestKeys:
     def test_what_expires_is_swept_after_its_run_has_ended(
         self, redis: RedisServer, store: Store, clock: Clock
     ) -> None:
-        store.create("ada", 10.0)
+        store.create("ada", 10.0, {})
         run = asked(store).run
         clock.now += 11
         store.sweep()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server import replay
-from server.model import Message
+from server.model import Message, Step, ToolCall
 
 
 def history(count: int) -> list[Message]:
@@ -32,8 +32,26 @@ def test_without_a_system_prompt_nothing_stands_before_the_history() -> None:
 def test_a_longer_history_begins_with_the_very_bytes_of_the_shorter_one() -> None:
     shorter = replay.messages("be brief", history(4), "")
     longer = replay.messages("be brief", history(6), "")
-    kept = shorter[: shorter.rindex(b'{"role":"user","content":""}')]
-    assert longer.startswith(kept)
+    assert longer.startswith(shorter.removesuffix(b"]"))
+
+
+def test_without_a_question_the_history_is_all_that_is_sent() -> None:
+    assert [each["role"] for each in orjson.loads(replay.messages("", history(2), ""))] == ["user", "assistant"]
+
+
+def test_the_outputs_of_tools_follow_the_question_with_the_calls_that_they_belong_to() -> None:
+    calls = (ToolCall("c1", "weather", '{"city":"서울"}', "맑음"), ToolCall("c2", "time", "{}", "noon"))
+    sent = orjson.loads(replay.messages("", [], "why?", [Step(calls, 1.0, "Let me see.", 2.0)]))
+    assert [each["role"] for each in sent] == ["user", "assistant", "tool", "tool"]
+    assert sent[1]["content"] == "Let me see."
+    assert [each["function"]["arguments"] for each in sent[1]["tool_calls"]] == ['{"city":"서울"}', "{}"]
+    assert [(each["tool_call_id"], each["content"]) for each in sent[2:]] == [("c1", "맑음"), ("c2", "noon")]
+
+
+def test_replies_whose_questions_were_left_out_are_left_out_too() -> None:
+    cut = history(6)[1:]
+    assert list(replay.whole_turns(cut)) == cut[1:]
+    assert list(replay.whole_turns(cut[:1])) == cut[:1]
 
 
 @given(st.text())

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from server.dialects import DOCUMENTS
+from tests.open_runs import served_with_open_runs
 from tests.serving import ROOT, Served, serve
 
 COMMAND = str(Path(sys.executable).parent / "schemathesis")
@@ -19,7 +20,7 @@ EXAMPLES = 100
 """Tried per operation, besides what covers each rule of its schemas."""
 
 OPTIONS = [
-    *("--checks", "all", "--phases", "examples,coverage,fuzzing,stateful", "--max-examples", str(EXAMPLES)),
+    *("--phases", "examples,coverage,fuzzing,stateful", "--max-examples", str(EXAMPLES)),
     *("--report", "json", "--report-json-path", "report.json", "--no-color"),
 ]
 
@@ -29,14 +30,20 @@ PATIENCE_SECONDS = 300.0
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, "Run"]]:
     """A run for each document, all of them at once."""
-    with serve(UPSTREAM="scripted") as served:
+    with serve(UPSTREAM="scripted") as served, served_with_open_runs() as (other, ids):
         stream_id = begun_stream(served)
         config = (ROOT / "schemathesis.toml").read_text()
         assert "STREAM_ID" in config
+        assert "DOOMED" in config
+        config = config.replace("DOOMED", '", "'.join(doomed_conversations(served)))
+        for word, found in ids.items():
+            assert f'["{word}"]' in config
+            config = config.replace(f'["{word}"]', json.dumps(found))
         folders = {name: tmp_path_factory.mktemp(name) for name in DOCUMENTS}
+        urls = dict.fromkeys(DOCUMENTS, served.url) | {"assistants": other.url}
         for folder in folders.values():
             (folder / "schemathesis.toml").write_text(config.replace("STREAM_ID", stream_id))
-        runs = {name: Run(folder, DOCUMENTS[name], served.url) for name, folder in folders.items()}
+        runs = {name: Run(folder, DOCUMENTS[name], urls[name]) for name, folder in folders.items()}
         yield runs
         for run in runs.values():
             run.process.kill()
@@ -71,6 +78,15 @@ def begun_stream(served: Served) -> str:
     stream_id = answer.getheader("X-Stream-ID")
     assert stream_id is not None
     return stream_id
+
+
+def doomed_conversations(served: Served) -> list[str]:
+    """The names of conversations that may be deleted."""
+    names = [f"doomed {number}" for number in range(200)]
+    for name in names:
+        status, _ = served.ask("POST", "/model", {"client_name": name, "model": "scripted-demo"})
+        assert status == 200
+    return names
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

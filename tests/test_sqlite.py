@@ -18,8 +18,9 @@ import pytest
 
 from server.errors import ConversationBusy, RequestIdConflict, StoreUnavailable
 from server.model import Message, Run
-from server.store import REQUEST_ID_SECONDS, Store, database, open_store, schema, sqlite, view
-from server.store.sqlite import SqliteStore
+from server.store import REQUEST_ID_SECONDS, Store, open_store, sqlite
+from server.store.sqlite import SqliteStore, database, history, runs, schema, view
+from server.store.sqlite.history import History
 from tests.clock import Clock
 from tests.test_stores import LEASE_SECONDS, SharedStoreTests, asked, contents, finished
 
@@ -478,7 +479,7 @@ class TestCommits:
 
 class TestForgetting:
     def test_deleting_leaves_nothing(self, store: SqliteStore, other: SqliteStore, path: Path, clock: Clock) -> None:
-        store.create("ada", 60.0)
+        store.create("ada", 60.0, {})
         store.set_model("ada", "m1")
         finished(store, asked(store, request_id="id").run)
         asked(store, "running")
@@ -503,7 +504,7 @@ class TestForgetting:
         finished(store, asked(store, name="eve").run)
         before = rows(path)
         for n in range(3):
-            store.create(f"made {n}", 60.0)
+            store.create(f"made {n}", 60.0, {})
             finished(store, asked(store, name=f"made {n}", request_id="id").run)
         clock.now += 61
         store.sweep()
@@ -522,10 +523,10 @@ class TestForgetting:
     def test_an_expired_conversation_is_gone_when_its_name_is_used_again(
         self, store: SqliteStore, path: Path, clock: Clock
     ) -> None:
-        store.create("ada", 60.0)
+        store.create("ada", 60.0, {})
         finished(store, asked(store, request_id="id").run)
         clock.now += 61
-        store.create("ada", 60.0)
+        store.create("ada", 60.0, {})
         assert rows(path).keys() == {"conversations"}
 
     def test_no_news_are_kept_for_a_writer_that_is_gone(
@@ -584,7 +585,7 @@ def test_a_follower_hears_at_once_that_a_runs_writer_is_gone(store: SqliteStore,
 
 STATEMENTS = {
     f"{module.__name__}.{name}": statement
-    for module in (sqlite, view)
+    for module in (sqlite, history, runs, view)
     for name, statement in vars(module).items()
     if isinstance(statement, str) and statement.split()[0] in ("SELECT", "INSERT", "UPDATE", "DELETE", "REPLACE")
 }
@@ -603,8 +604,7 @@ def test_no_statement_walks_through_a_table(store: SqliteStore, path: Path, name
 def test_a_window_of_a_long_history_is_read_by_its_places(store: SqliteStore) -> None:
     asked(store)
     messages = [Message.of("user", str(n), None, 1.0) for n in range(10_000)]
-    first, _ = view.places(1)
-    store._write(lambda seen: seen.add_messages(first, messages))
+    store._write(lambda seen: History(seen.db, 1).add(0, messages))
     assert [each.content for each in store.messages("ada", 9_997, 10_001)] == ["9997", "9998", "9999"]
     kept = store.conversation("ada")
     assert kept is not None

@@ -332,7 +332,7 @@ class StoreMachine(RuleBasedStateMachine):
     def create(self, place: int, name: str) -> None:
         store, writer = self._writer(place)
         if self._there(name, writer) is None:
-            store.create(name, SESSION_SECONDS)
+            store.create(name, SESSION_SECONDS, {})
             self.known[name] = Known(self.clock.now, SESSION_SECONDS)
 
     @rule(place=places, name=names)

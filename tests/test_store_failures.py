@@ -70,7 +70,7 @@ def runner(
 
 
 def begun(runner: Runner, question: str, request_id: str | None = None) -> Run:
-    return runner.begin("ada", question, request_id, streamed=True)
+    return runner.begin(Run(question, request_id, conversation="ada"), streamed=True)
 
 
 def ended(runner: Runner, run: Run) -> Run:

@@ -444,12 +444,12 @@ class StoreTests:
             store.run("run_nobody")
 
     def test_a_made_conversation_is_there_and_empty(self, store: Store) -> None:
-        store.create("ada", 60.0)
+        store.create("ada", 60.0, {})
         assert there(store) == Conversation("ada")
         assert asked(store).run.status == "running"
 
     def test_a_made_conversation_expires_when_it_was_not_touched_for_its_time(self, store: Store, clock: Clock) -> None:
-        store.create("ada", 60.0)
+        store.create("ada", 60.0, {})
         clock.now += 60
         assert store.conversation("ada") is not None
         clock.now += 1
@@ -457,7 +457,7 @@ class StoreTests:
         assert store.touch("ada") is False
 
     def test_to_touch_begins_the_time_anew(self, store: Store, clock: Clock) -> None:
-        store.create("ada", 60.0)
+        store.create("ada", 60.0, {})
         clock.now += 50
         assert store.touch("ada") is True
         clock.now += 60
@@ -466,7 +466,7 @@ class StoreTests:
         assert store.conversation("ada") is None
 
     def test_to_begin_and_to_finish_begin_the_time_anew(self, store: Store, clock: Clock) -> None:
-        store.create("ada", 60.0)
+        store.create("ada", 60.0, {})
         clock.now += 50
         run = store.begin("ada", Run("why?"), waiting=32, start=True).run
         clock.now += 50
@@ -477,7 +477,7 @@ class StoreTests:
         assert contents(store) == []
 
     def test_to_read_does_not_begin_the_time_anew(self, store: Store, clock: Clock) -> None:
-        store.create("ada", 60.0)
+        store.create("ada", 60.0, {})
         clock.now += 50
         there(store)
         contents(store)
@@ -486,7 +486,7 @@ class StoreTests:
         assert store.conversation("ada") is None
 
     def test_a_conversation_does_not_expire_while_a_run_is_open(self, store: Store, clock: Clock) -> None:
-        store.create("ada", 10.0)
+        store.create("ada", 10.0, {})
         run = asked(store).run
         for _ in range(3):
             clock.now += 20
@@ -505,7 +505,7 @@ class StoreTests:
         assert contents(store, "eve") == ["why?", "re: why?"]
 
     def test_a_conversation_that_was_cleared_still_expires(self, store: Store, clock: Clock) -> None:
-        store.create("ada", 60.0)
+        store.create("ada", 60.0, {})
         store.clear("ada")
         clock.now += 61
         assert store.conversation("ada") is None
@@ -514,7 +514,7 @@ class StoreTests:
     def test_an_expired_conversation_is_as_if_it_had_never_been(
         self, store: Store, clock: Clock, is_swept: bool
     ) -> None:
-        store.create("ada", 60.0)
+        store.create("ada", 60.0, {})
         store.set_model("ada", "m1")
         run = asked(store, request_id="id").run
         ended = run.ending("completed", clock.now, text="because")
@@ -533,7 +533,7 @@ class StoreTests:
         assert ids(store.runs("ada", None, 10)) == [begun.run.id]
 
     def test_a_model_for_an_expired_conversation_makes_a_new_one(self, store: Store, clock: Clock) -> None:
-        store.create("ada", 60.0)
+        store.create("ada", 60.0, {})
         finished(store, asked(store).run, now=clock.now)
         clock.now += 61
         store.set_model("ada", "m2")
@@ -541,16 +541,16 @@ class StoreTests:
         assert there(store) == Conversation("ada", "m2")
 
     def test_an_expired_conversation_can_be_made_again(self, store: Store, clock: Clock) -> None:
-        store.create("ada", 60.0)
+        store.create("ada", 60.0, {})
         finished(store, asked(store).run, now=clock.now)
         clock.now += 61
-        store.create("ada", 60.0)
+        store.create("ada", 60.0, {})
         assert there(store) == Conversation("ada")
         clock.now += 60
         assert there(store) == Conversation("ada")
 
     def test_sweeping_leaves_what_is_not_old(self, store: Store, clock: Clock) -> None:
-        store.create("eve", 60.0)
+        store.create("eve", 60.0, {})
         finished(store, asked(store, request_id="id").run)
         clock.now += 60
         store.sweep()
@@ -804,7 +804,7 @@ class SharedStoreTests(StoreTests):
     def test_a_conversation_expires_also_where_its_open_run_is_abandoned(
         self, store: Store, other: Store, clock: Clock
     ) -> None:
-        other.create("ada", 10.0)
+        other.create("ada", 10.0, {})
         run = asked(other).run
         clock.now += 11
         assert store.conversation("ada") is not None

@@ -1,6 +1,8 @@
-"""Replies as they are written: `POST /query` as an event stream, and `GET /chat/stream/{stream_id}`."""
+"""Replies as they are written, whichever door began them: read, resumed at `GET /chat/stream/{stream_id}`, stopped."""
 
+import http.client
 import json
+import random
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,8 +14,11 @@ from flask.testing import FlaskClient
 from server import conversations, errors
 from server.live import LiveRun, Piece
 from server.model import Run
+from server.store.memory import MemoryStore
 from server.wire import sse
-from tests.told import Told
+from tests.serving import Served, serve
+from tests.told import PATIENCE_SECONDS, Told
+from tests.told_over_http import over_http
 
 AtOnce = Callable[..., Any]
 STREAM = {"Accept": "text/event-stream"}
@@ -165,16 +170,6 @@ def test_a_cleared_conversations_stream_stops_and_is_gone(client: FlaskClient, t
     assert client.get(f"/chat/stream/{answer.headers['X-Stream-ID']}").status_code == 404
 
 
-def test_three_readers_of_one_stream_see_the_same_text(client: FlaskClient, told: Told, at_once: AtOnce) -> None:
-    stream_id = stream(client, "slow").headers["X-Stream-ID"]
-    readers = [at_once(lambda: list(events(resume(client, stream_id)))) for _ in range(3)]
-    for n in range(50):
-        told.say("slow", f"{n} ")
-    told.end("slow")
-    texts = {"".join(data.get("content", "") for _, data in reader.result()) for reader in readers}
-    assert texts == {"".join(f"{n} " for n in range(50))}
-
-
 def test_the_same_open_question_is_joined_as_json_and_as_a_stream(
     client: FlaskClient, told: Told, at_once: AtOnce
 ) -> None:
@@ -275,5 +270,253 @@ class TestAStreamGivesItsSourceBack:
         assert list(reading) == []
 
 
+def test_a_stream_that_is_written_here_can_be_read_while_the_store_fails(
+    client: FlaskClient, told: Told, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: str) -> Run:
+        raise errors.StoreUnavailable
+
+    stream_id = stream(client, "slow").headers["X-Stream-ID"]
+    monkeypatch.setattr(store, "run", fail)
+    here = events(resume(client, stream_id))
+    told.end("slow", "ok")
+    assert [data["type"] for _, data in here] == ["START", "CHUNK", "END"]
+
+
 def test_stream_ids_are_runs_ids(client: FlaskClient) -> None:
     assert re.fullmatch(r"run_[0-9a-f]{32}", stream(client, "hi").headers["X-Stream-ID"])
+
+
+def by_query(client: FlaskClient) -> Any:
+    return stream(client, "slow")
+
+
+def by_chat(client: FlaskClient) -> Any:
+    stream_id = client.post("/chat/stream", json={"message": "slow"}).headers["X-Stream-ID"]
+    return resume(client, stream_id)
+
+
+def by_clients_chat(client: FlaskClient) -> Any:
+    body = {"message": "slow", "client_name": "ada"}
+    return resume(client, client.post("/chat/stream", json=body).json["stream_id"])
+
+
+def by_session(client: FlaskClient) -> Any:
+    session_id = client.post("/api/sessions").json["session_id"]
+    return client.post("/api/chat/stream", json={"session_id": session_id, "message": "slow"}, buffered=False)
+
+
+def by_thread(client: FlaskClient) -> Any:
+    """Its own events have no positions; they tell the stream's name, under which it is read."""
+    thread = client.post("/api/v1/threads", json={"messages": [{"role": "user", "content": "slow"}]}).json["id"]
+    body = {"assistant_id": "asst_default", "stream": True}
+    answer = client.post(f"/api/v1/threads/{thread}/runs", json=body, buffered=False)
+    answer.close()
+    return resume(client, answer.headers["X-Stream-ID"])
+
+
+DOORS = {
+    "query": by_query,
+    "chat": by_chat,
+    "a client's chat": by_clients_chat,
+    "session": by_session,
+    "thread": by_thread,
+}
+"""Each begins the reply to `slow` and reads it."""
+
+PIECES = ["안", "녕, ", "👩‍", "👩‍👧", " a\n\ndata: b", "é", "e\u0301", "\u2028\r\n", ": x", "끝" * 500, "{}", "."]
+
+
+def pieces(response: Any) -> Iterator[tuple[int, str]]:
+    """Each piece of text with its event's id, in whatever words the door has; empty for the other events."""
+    for frame in response.iter_encoded():
+        if not frame.startswith(b":"):
+            fields = dict(line.split(": ", 1) for line in frame.decode().strip("\n").split("\n"))
+            yield int(fields["id"]), json.loads(fields["data"]).get("content", "")
+
+
+@pytest.fixture(params=DOORS.values(), ids=DOORS)
+def begin(request: pytest.FixtureRequest) -> Callable[[FlaskClient], Any]:
+    began: Callable[[FlaskClient], Any] = request.param
+    return began
+
+
+class TestEveryDoor:
+    """What holds for a stream, whichever door began it."""
+
+    def test_it_tells_its_name(self, client: FlaskClient, told: Told, begin: Any) -> None:
+        answer = begin(client)
+        first = next(answer.iter_encoded()).decode()
+        stream_id = answer.headers["X-Stream-ID"]
+        assert re.fullmatch(r"run_[0-9a-f]{32}", stream_id)
+        assert f'"stream_id":"{stream_id}"' in first
+        assert resume(client, stream_id).headers["X-Stream-ID"] == stream_id
+        told.end("slow", "ok")
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_a_reader_who_drops_again_and_again_gets_each_character_once_and_in_order(
+        self, client: FlaskClient, told: Told, begin: Any, seed: int
+    ) -> None:
+        """It drops before it has read what is there, or after, and may have lost the last events on the line."""
+        luck = random.Random(seed)
+        answer = begin(client)
+        stream_id = answer.headers["X-Stream-ID"]
+        said, got = "", ""
+        for piece in [luck.choice(PIECES) for _ in range(40)]:
+            said += piece
+            told.say("slow", piece)
+            reading = pieces(answer)
+            while len(got) < len(said) and luck.random() < 0.7:
+                position, text = next(reading)
+                if luck.random() < 0.2:
+                    break
+                got += text
+                assert position == len(got)
+            answer.close()
+            answer = resume(client, stream_id, len(got))
+        told.end("slow")
+        for position, text in pieces(answer):
+            got += text
+            assert position == len(got)
+        assert got == said
+        assert told.calls == ["slow"]
+
+    def test_three_readers_see_the_same_text_each_at_its_own_pace(
+        self, client: FlaskClient, told: Told, begin: Any, at_once: AtOnce
+    ) -> None:
+        first = begin(client)
+        stream_id = first.headers["X-Stream-ID"]
+
+        def read_whole(response: Any) -> str:
+            return "".join(text for _, text in pieces(response))
+
+        def read_in_parts() -> str:
+            text = ""
+            while not text.endswith("END"):
+                response = resume(client, stream_id, len(text))
+                text += next(text for _, text in pieces(response) if text)
+                response.close()
+            return text
+
+        readers = [at_once(read_whole, first), at_once(read_whole, resume(client, stream_id)), at_once(read_in_parts)]
+        for piece in PIECES * 5:
+            told.say("slow", piece)
+        told.end("slow", "END")
+        assert {reader.result() for reader in readers} == {"".join(PIECES * 5) + "END"}
+
+    def test_one_that_is_stopped_keeps_its_text_and_answers_later_readers(
+        self, client: FlaskClient, told: Told, begin: Any
+    ) -> None:
+        answer = begin(client)
+        stream_id = answer.headers["X-Stream-ID"]
+        told.say("slow", "반쪽")
+        assert next(text for _, text in pieces(answer) if text) == "반쪽"
+        assert client.delete(f"/chat/stream/{stream_id}").json == {"stream_id": stream_id, "status": "stopped"}
+        told.end("slow", " more")
+        for position in (0, 1, 2):
+            *_, (last, data) = events(resume(client, stream_id, position))
+            assert (last, data) == (2, {"type": "STOPPED", "full_content": "반쪽"})
+        assert "".join(text for _, text in pieces(resume(client, stream_id, 1))) == "쪽"
+
+    def test_a_bad_position_is_refused_and_one_ahead_of_an_open_reply_waits(
+        self, client: FlaskClient, told: Told, begin: Any, at_once: AtOnce
+    ) -> None:
+        stream_id = begin(client).headers["X-Stream-ID"]
+        for position in ("-1", "x", "1.5", "", "1e3", "9" * 20):
+            assert resume(client, stream_id, position).status_code == 400
+        told.say("slow", "ab")
+        ahead = resume(client, stream_id, 3)
+        assert ahead.status_code == 200
+        told.end("slow", "cd")
+        assert [text for _, text in pieces(ahead) if text] == ["d"]
+        assert resume(client, stream_id, 4).status_code == 200
+        beyond = resume(client, stream_id, 5)
+        assert (beyond.status_code, beyond.json["code"]) == (400, "invalid_position")
+
+    def test_a_position_beyond_a_reply_that_failed_gets_its_failure(
+        self, client: FlaskClient, told: Told, begin: Any
+    ) -> None:
+        stream_id = begin(client).headers["X-Stream-ID"]
+        told.say("slow", "ab")
+        told.fail("slow", errors.UpstreamCut())
+        for position in (0, 2, 99):
+            *_, (_, last) = events(resume(client, stream_id, position))
+            assert (last["type"], last["code"]) == ("ERROR", "upstream_cut")
+
+
+def test_who_has_read_a_reply_to_its_end_asks_anew_with_the_same_question(client: FlaskClient, told: Told) -> None:
+    for _ in range(2):
+        stream_id = client.post("/chat/stream", json={"message": "hi", "client_name": "ada"}).json["stream_id"]
+        list(events(resume(client, stream_id)))
+    assert contents(client) == ["hi", "re: hi"] * 2
+
+
+def test_who_has_not_read_a_reply_to_its_end_joins_it(app: Flask, client: FlaskClient, told: Told) -> None:
+    body = {"message": "hi", "client_name": "ada"}
+    stream_id = client.post("/chat/stream", json=body).json["stream_id"]
+    app.extensions["runner"].wait(stream_id, PATIENCE_SECONDS, lambda: False)
+    reading = events(resume(client, stream_id))
+    next(reading)
+    assert client.post("/chat/stream", json=body).json["stream_id"] == stream_id
+    assert told.calls == ["hi"]
+
+
+class TestUnderGunicorn:
+    """Lines that truly break."""
+
+    def test_a_reader_whose_line_breaks_after_every_piece_gets_each_character_once(self, told: Told) -> None:
+        with over_http(told) as url, serve(OPENAI_BASE_URL=url) as served:
+            for door in ("query", "chat", "session"):
+                self.read_in_parts(served, told, door)
+        assert told.calls == ["slow"] * 3
+
+    def read_in_parts(self, served: Served, told: Told, door: str) -> None:
+        line = self.begun(served, door)
+        stream_id = line.answer.getheader("X-Stream-ID")
+        got = ""
+        for piece in PIECES:
+            told.say("slow", piece)
+            position, text = line.next_text()
+            got += text
+            assert position == len(got)
+            line.cut()
+            line = Line(served, "GET", f"/chat/stream/{stream_id}", **{"Last-Event-ID": str(position)})
+        told.end("slow")
+        assert b'"full_content"' in line.answer.read()
+        assert got == "".join(PIECES), door
+
+    @staticmethod
+    def begun(served: Served, door: str) -> "Line":
+        if door == "query":
+            return Line(served, "POST", "/query", {"client_name": "ada", "input": "slow"}, **STREAM)
+        if door == "chat":
+            _, begun = served.ask("POST", "/chat/stream", {"message": "slow"})
+            return Line(served, "GET", f"/chat/stream/{begun['stream_id']}")
+        _, session = served.ask("POST", "/api/sessions", {})
+        return Line(served, "POST", "/api/chat/stream", {"session_id": session["session_id"], "message": "slow"})
+
+
+class Line:
+    """A connection of its own, on which one stream is read."""
+
+    def __init__(self, served: Served, method: str, path: str, body: Any = None, **headers: str) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=PATIENCE_SECONDS)
+        data = None if body is None else json.dumps(body).encode()
+        sent = {"Content-Type": "application/json"} if data else {}
+        self._connection.request(method, path, data, {**sent, **headers})
+        self.answer = self._connection.getresponse()
+        assert self.answer.status == 200
+
+    def next_text(self) -> tuple[int, str]:
+        """The next event with text: its id and the text."""
+        position = 0
+        while True:
+            name, _, value = self.answer.readline().decode().rstrip("\n").partition(": ")
+            if name == "id":
+                position = int(value)
+            if name == "data" and "content" in json.loads(value):
+                return position, json.loads(value)["content"]
+
+    def cut(self) -> None:
+        self.answer.close()
+        self._connection.close()

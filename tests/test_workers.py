@@ -171,15 +171,16 @@ def test_what_a_killed_process_wrote_is_interrupted_and_the_conversation_goes_on
 
 
 def test_who_waits_in_another_process_is_told_that_the_writer_died(
-    mortal_pair: tuple[Served, Served], told: Told, at_once: AtOnce
+    mortal_pair: tuple[Served, Served], told: Told
 ) -> None:
     here, there = mortal_pair
     assert here.query("ada", "slow", Prefer="wait=0")[0] == 202
     told.await_call("slow")
-    waiting = at_once(there.query, "ada", "slow")
+    waiting = Line(there, "slow", "text/event-stream")
+    assert stream_id(waiting)  # It has joined.
     kill(here)
-    status, answer = waiting.result()
-    assert (status, answer["code"]) == (500, "run_interrupted")
+    assert frames(waiting.read_until(b"run_interrupted"))[-1]["code"] == "run_interrupted"
+    assert there.history("ada") == []
 
 
 def test_everything_is_there_after_a_restart(env: dict[str, str]) -> None:

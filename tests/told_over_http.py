@@ -1,14 +1,22 @@
-"""An OpenAI-compatible server in the hands of a test: `Told`, for servers that run as processes of their own."""
+"""An OpenAI-compatible server in the hands of a test: `Told`, for servers that run as processes of their own.
+
+Where it is told a Reply, that is the last of an answer: so it can want functions called, and give a reason and usage.
+"""
 
 import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from server.upstream import Call
+from server.model import ToolCall, Usage
+from server.upstream import Call, Reply
 from tests.told import Told
+
+STOPPED = Reply("told", None, "stop")
+"""How an answer ends that is told no end of its own."""
 
 
 class _Server(ThreadingHTTPServer):
@@ -30,8 +38,20 @@ class _Handler(BaseHTTPRequestHandler):
         if asked.get("stream"):
             self._stream(pieces)
         else:
-            message = {"role": "assistant", "content": "".join(pieces)}
-            self._answer({"model": "told", "choices": [{"message": message}], "usage": None})
+            self._whole(pieces)
+
+    def _whole(self, pieces: Iterator[str | Reply]) -> None:
+        text, end = "", STOPPED
+        for piece in pieces:
+            if isinstance(piece, Reply):
+                end = piece
+                break
+            text += piece
+        message: dict[str, Any] = {"role": "assistant", "content": text}
+        if end.calls:
+            message["tool_calls"] = [_call(call) for call in end.calls]
+        choice = {"message": message, "finish_reason": end.finish_reason}
+        self._answer({"model": "told", "choices": [choice], "usage": _usage(end.usage)})
 
     def _answer(self, body: Any) -> None:
         data = json.dumps(body).encode()
@@ -41,16 +61,35 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    def _stream(self, pieces: Iterator[str]) -> None:
+    def _stream(self, pieces: Iterator[str | Reply]) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Connection", "close")
         self.end_headers()
         self.close_connection = True
+        end = STOPPED
         for piece in pieces:
+            if isinstance(piece, Reply):
+                end = piece
+                break
             self._frame({"choices": [{"delta": {"content": piece}}]})
-        self._frame({"choices": [{"delta": {}, "finish_reason": "stop"}]})
+        for index, call in enumerate(end.calls):
+            self._wanted(index, call)
+        self._frame({"choices": [{"delta": {}, "finish_reason": end.finish_reason}]})
+        if end.usage is not None:
+            self._frame({"choices": [], "usage": _usage(end.usage)})
         self.wfile.write(b"data: [DONE]\n\n")
+
+    def _wanted(self, index: int, call: ToolCall) -> None:
+        """A call in pieces, as OpenAI sends it: its name first, then the arguments bit by bit."""
+        whole = _call(call)
+        named = {"index": index, **whole, "function": {"name": call.name, "arguments": ""}}
+        half = len(call.arguments) // 2
+        parts = [
+            {"index": index, "function": {"arguments": part}} for part in (call.arguments[:half], call.arguments[half:])
+        ]
+        for part in [named, *parts]:
+            self._frame({"choices": [{"delta": {"tool_calls": [part]}}]})
 
     def _frame(self, data: Any) -> None:
         self.wfile.write(b"data: " + json.dumps(data).encode() + b"\n\n")
@@ -58,6 +97,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         """Quiet."""
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def _usage(usage: Usage | None) -> dict[str, Any] | None:
+    return None if usage is None else asdict(usage)
 
 
 @contextmanager

@@ -1,16 +1,37 @@
-"""Streams, each named by its run: read from any character on, by anybody who knows the name, as often as they like."""
+"""Chat: a question with all that belongs to it, answered at once or as a stream for whoever knows its name."""
+
+import time
+from typing import Any
 
 from flask import Blueprint, Response
 
 from server.conversations import Conversations
+from server.errors import InvalidRequest
+from server.model import Options, Run, new_id, rfc3339
 from server.wire import caller, sse
 from server.wire.contract import Contract
 from server.wire.failures import answer_failures, detailed_body
 
+SENT_AS_THEY_ARE = ("temperature", "response_format")
 
-def blueprint(contract: Contract, conversations: Conversations) -> Blueprint:
+
+def blueprint(contract: Contract, conversations: Conversations, ttl_seconds: float) -> Blueprint:
+    """`ttl_seconds` is how long a chat without a client's name is kept after its end."""
     bp = Blueprint("chat", __name__)
     answer_failures(bp, detailed_body)
+
+    @contract.serves(bp, "chat")
+    def chat(body: dict[str, Any]) -> dict[str, Any]:
+        run = conversations.answer(_draft(conversations, ttl_seconds, body), caller.presence())
+        ended = rfc3339(run.ended or time.time())
+        answer = {"response": run.text, "usage": run.usage, "model": run.model, "timestamp": ended}
+        return {**answer, "logprobs": run.logprobs} if "logprobs" in run.options.parameters else answer
+
+    @contract.serves(bp, "startStream")
+    def start(body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+        sse.require_a_new_question()
+        run = conversations.begin(_draft(conversations, ttl_seconds, body), streamed=True)
+        return {"stream_id": run.id, "status": "started"}, {"X-Stream-ID": run.id}
 
     @contract.serves(bp, "readStream")
     def read(stream_id: str) -> Response:
@@ -18,4 +39,35 @@ def blueprint(contract: Contract, conversations: Conversations) -> Blueprint:
         reading = conversations.read(stream_id, position, caller.presence())
         return sse.event_stream(stream_id, position, reading)
 
+    @contract.serves(bp, "stopStream")
+    def stop(stream_id: str) -> dict[str, Any]:
+        conversations.cancel(stream_id)
+        return {"stream_id": stream_id, "status": "stopped"}
+
     return bp
+
+
+def _draft(conversations: Conversations, ttl_seconds: float, body: dict[str, Any]) -> Run:
+    """The question, in the client's conversation or in one of its own that nobody can guess."""
+    name, request_id = body.get("client_name"), caller.request_id(body.get("request_id"))
+    if name is None and request_id is not None:
+        raise InvalidRequest("A request_id needs a client_name: without one, no conversation remembers it.")
+    options = _options(body)
+    if options.model is not None:
+        conversations.require_offered(options.model)
+    if name is None:
+        name = new_id("chat")
+        said = [{"role": each["role"], "content": each["content"]} for each in body.get("conversation_history") or ()]
+        conversations.create(name, seconds=ttl_seconds, messages=said)
+    return Run(body["message"], request_id, conversation=name, options=options)
+
+
+def _options(body: dict[str, Any]) -> Options:
+    parameters = {name: body[name] for name in SENT_AS_THEY_ARE if body.get(name) is not None}
+    if body.get("max_tokens") is not None:
+        parameters["max_completion_tokens"] = int(body["max_tokens"])
+    if body.get("logprobs"):
+        parameters["logprobs"] = True
+    if body.get("top_logprobs") is not None:
+        parameters |= {"logprobs": True, "top_logprobs": int(body["top_logprobs"])}
+    return Options(body.get("model"), body.get("system_prompt"), parameters)

@@ -1,18 +1,31 @@
 """For those who run the server: is it alive, is it ready, what does it offer."""
 
+import hashlib
+import secrets
 import time
+from base64 import b64encode
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
-from flask import Blueprint
+from flask import Blueprint, Response
 
 from server.conversations import Conversations
-from server.errors import NotFound, StoreUnavailable, Unavailable
+from server.errors import NotFound
 from server.model import rfc3339
+from server.wire import pages
 from server.wire.caller import public_address
 from server.wire.contract import Contract
 from server.wire.failures import answer_failures
+
+SWAGGER_UI_LOGO = "'sha256-RL3ie0nH+Lzz2YNqQN83mnU0J1ot4QL7b99vMdIX99w='"
+"""The style within its logo, in this one version."""
+
+REDOC_COLOURS = (
+    "attr-name boolean class-name comment default deleted function inserted keyword link number operator "
+    "property-string selector string tag variable"
+)
+"""What the examples of streams are coloured with, each by an attribute of its own."""
 
 
 def blueprint(
@@ -32,12 +45,16 @@ def blueprint(
             "timestamp": rfc3339(time.time()),
             "openapi": "/openapi.json",
             "documents": [f"/{name}/openapi.json" for name in documents],
+            "docs": "/docs",
+            "redoc": "/redoc",
             "health": "/health",
         }
 
     @contract.serves(bp, "getHealth")
     def health() -> dict[str, Any]:
-        return {**_health(conversations), "timestamp": rfc3339(time.time()), "version": version}
+        found = conversations.health()
+        known = {"status": found.status, "openai_api": found.upstream, "store": found.store}
+        return {**known, "timestamp": rfc3339(time.time()), "version": version}
 
     @contract.serves(bp, "getAlive")
     def alive() -> dict[str, Any]:
@@ -58,23 +75,35 @@ def blueprint(
             raise NotFound
         return {**documents[dialect], "servers": [{"url": public_address(address)}]}
 
+    @contract.serves(bp, "getDocs")
+    def docs() -> Response:
+        return pages.page("docs.html", {"style-src": SWAGGER_UI_LOGO}, documents=_links(documents))
+
+    @contract.serves(bp, "getRedoc")
+    def redoc(document: str | None) -> Response:
+        chosen = "published" if document is None else document
+        if chosen not in documents:
+            raise NotFound
+        nonce = secrets.token_urlsafe(16)
+        allowed = {"style-src": f"'nonce-{nonce}'", "style-src-attr": _colours(), "font-src": "data:"}
+        return pages.page("redoc.html", allowed, documents=_links(documents), chosen=chosen, nonce=nonce)
+
+    @contract.serves(bp, "getWebFile")
+    def web_file(file: str) -> Response:
+        return pages.file(file)
+
     return bp
 
 
-def _health(conversations: Conversations) -> dict[str, Any]:
-    with ThreadPoolExecutor(1) as beside:  # Each may take nearly two seconds, and so may both.
-        asked = beside.submit(conversations.upstream_health)
-        store = _store_health(conversations)
-        upstream = asked.result()
-    good = "healthy" if upstream == "connected" else "degraded"
-    return {"status": good if store == "available" else "unhealthy", "openai_api": upstream, "store": store}
+def _links(documents: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, str]]:
+    """Title and address of each document by its dialect, for a page at the root of the site."""
+    return {
+        name: {"name": document["info"]["title"], "url": f"{name}/openapi.json"} for name, document in documents.items()
+    }
 
 
-def _store_health(conversations: Conversations) -> str:
-    try:
-        conversations.check_ready()
-    except StoreUnavailable:
-        return "unavailable"
-    except Unavailable:
-        return "closing"
-    return "available"
+@cache
+def _colours() -> str:
+    styles = [f"color: var(--code-block-tokens-{name}-color)".encode() for name in REDOC_COLOURS.split()]
+    hashes = [b64encode(hashlib.sha256(style).digest()).decode() for style in styles]
+    return " ".join(["'unsafe-hashes'", *(f"'sha256-{each}'" for each in hashes)])

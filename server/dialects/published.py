@@ -5,7 +5,7 @@ from typing import Any
 from flask import Blueprint, Response
 
 from server.conversations import Conversations
-from server.errors import InvalidPosition, ServerError
+from server.errors import ServerError
 from server.model import Run
 from server.wire import caller, sse
 from server.wire.contract import Contract
@@ -34,13 +34,13 @@ def blueprint(contract: Contract, conversations: Conversations, deadline_seconds
 
     @contract.serves(bp, "query")
     def query(body: dict[str, Any]) -> Response | tuple[dict[str, Any], int]:
-        asked = (body["client_name"], body["input"], caller.request_id(body.get("request_id")))
-        if caller.resumes():
-            raise InvalidPosition("A stream is resumed with GET /chat/stream/{stream_id}, never by asking again.")
+        sse.require_a_new_question()
+        request_id = caller.request_id(body.get("request_id"))
+        draft = Run(body["input"], request_id, conversation=body["client_name"])
         if sse.is_wanted():
-            stream_id, reading = conversations.stream(*asked, caller.presence())
+            stream_id, reading = conversations.stream(draft, caller.presence())
             return sse.event_stream(stream_id, 0, reading)
-        return _answered(conversations.ask(*asked, caller.patience(deadline_seconds), caller.presence()))
+        return _answered(conversations.ask(draft, caller.patience(deadline_seconds), caller.presence()))
 
     @contract.serves(bp, "getHistory")
     def history(client_name: str, limit: int | None, before: str | None) -> Response:

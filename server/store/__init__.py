@@ -2,9 +2,9 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from server.errors import RunInterrupted
+from server.errors import RunExpired, RunInterrupted
 from server.model import Conversation, Failure, Message, Run, Status
 
 
@@ -38,26 +38,41 @@ class Store(Protocol):
 
     def conversation(self, name: str) -> Conversation | None: ...
 
-    def create(self, name: str, seconds: float) -> None:
-        """Make a conversation that expires `seconds` after it was last touched. It must not be there."""
+    def create(self, name: str, seconds: float | None, metadata: Mapping[str, Any]) -> Conversation:
+        """Make a conversation, which must not be there; it expires `seconds` after it was last touched, or never."""
 
     def touch(self, name: str) -> bool:
         """Begin the conversation's time anew, as its own begins and finishes do. False where it is not there."""
 
     def set_model(self, name: str, model: str) -> None: ...
 
-    def begin(self, name: str, run: Run, *, waiting: int, start: bool) -> Begun:
+    def set_metadata(self, name: str, metadata: Mapping[str, Any]) -> Conversation:
+        """Raises NotFound."""
+
+    def begin(
+        self,
+        name: str,
+        run: Run,
+        *,
+        waiting: int,
+        start: bool,
+        messages: Sequence[Message] = (),
+        alone: bool = False,
+        create: bool = True,
+    ) -> Begun:
         """Write `run` down as the newest of its conversation, or find the run that it joins.
 
         `run` comes as queued. It becomes `running` at once where `start` is true and no other run of the conversation
-        is open. In this order:
+        is open. With it, `messages` are added at the end of the history. In this order:
+
+        - Where `create` is false and the conversation is not there, NotFound.
 
         - A run with the id of `run` itself, from the same call made before, is the answer, and counts as fresh.
         - A `request_id` seen within 24 hours decides alone. With another question: RequestIdConflict. Otherwise its
           run answers, open or ended; only after a failed or an interrupted one is `run` begun in its place.
-        - A run without `request_id` joins an open run with the same question, or the newest run with it if that was
-          completed within the last 10 minutes and not collected.
-        - Where `waiting` runs are queued behind an open one, ConversationBusy.
+        - A run with a question and without `request_id` joins an open run with the same question and equal options, or
+          the newest run with both if that was completed within the last 10 minutes and not collected.
+        - Where `alone` is true and a run is open, or `waiting` runs are queued behind an open one, ConversationBusy.
 
         A refused call changes nothing but the ends of abandoned runs. Raises StoreFull where there is no room for
         another conversation.
@@ -80,6 +95,25 @@ class Store(Protocol):
         hears of it from `listen`.
         """
 
+    def pause(self, name: str, run: Run) -> bool:
+        """Replace a running run by `run`, which requires action and so has no lease.
+
+        It keeps its place. From `run.expires` on it reads as `expired` to everybody, and the next `begin` or `start`
+        in its conversation writes that down as its end. False where it has ended or is gone.
+        """
+
+    def resume(self, name: str, run: Run) -> bool:
+        """Replace a run that requires action by `run`, which is queued, of this writer, and in the same place.
+
+        False where it does not require action any more.
+        """
+
+    def note(self, name: str, run_id: str, details: Mapping[str, Any]) -> Run:
+        """Replace the details of a run's options, also after its end; what is written of it later keeps them.
+
+        Raises NotFound.
+        """
+
     def collect(self, name: str, run_id: str) -> None:
         """Note that a request in another process than the run's writer waited for the reply, and has it."""
 
@@ -92,11 +126,35 @@ class Store(Protocol):
     def messages(self, name: str, start: int, stop: int) -> Sequence[Message]:
         """The history's messages from place `start` to before place `stop`, oldest first; places begin at 0."""
 
+    def place(self, name: str, message_id: str) -> int:
+        """The place of a message. Raises NotFound."""
+
+    def add(self, name: str, messages: Sequence[Message]) -> None:
+        """Add messages that no run wrote at the end. Raises NotFound, and ConversationBusy where a run is open."""
+
+    def change_message(self, name: str, message_id: str, metadata: Mapping[str, Any]) -> Message:
+        """Replace a message's metadata. Raises NotFound."""
+
+    def delete_message(self, name: str, message_id: str) -> None:
+        """Take a message out; those after it move up by a place, and so does `replay_from`. Raises NotFound."""
+
     def clear(self, name: str) -> Sequence[str]:
         """Forget messages, runs and request ids, and keep the model. Gives the ids of the runs that were open."""
 
     def delete(self, name: str) -> Sequence[str]:
         """Forget all that there is of a conversation. Gives the ids of the runs that were open."""
+
+    def put_record(self, kind: str, record_id: str, record: bytes) -> None:
+        """Keep a small named thing, such as an assistant, in place of the one that had the name."""
+
+    def record(self, kind: str, record_id: str) -> bytes:
+        """Raises NotFound."""
+
+    def records(self, kind: str) -> Sequence[bytes]:
+        """In no order."""
+
+    def delete_record(self, kind: str, record_id: str) -> None:
+        """Raises NotFound."""
 
     def renew(self, held: Mapping[str, str]) -> Collection[str]:
         """Begin the lease on runs of this writer anew: the name of its conversation by each run's id.
@@ -130,19 +188,26 @@ COLLECT_SECONDS = 600.0
 """How long a completed reply that nobody collected waits for the same question."""
 
 
-def is_uncollected(newest: Run, question: str, now: float) -> bool:
-    """Whether a conversation's newest run has the reply to `question`, and nobody was there to take it."""
+def is_same(earlier: Run, run: Run) -> bool:
+    """Whether `run` asks what `earlier` does."""
+    return bool(run.question) and earlier.question == run.question and earlier.options == run.options
+
+
+def is_uncollected(newest: Run, run: Run, now: float) -> bool:
+    """Whether a conversation's newest run has the reply to what `run` asks, and nobody was there to take it."""
     return (
         newest.status == "completed"
         and newest.ended is not None
-        and newest.question == question
+        and is_same(newest, run)
         and not newest.collected
         and now - newest.ended <= COLLECT_SECONDS
     )
 
 
 def abandoned(run: Run, now: float) -> Run:
-    """How an open run reads whose writer is gone."""
+    """How an open run reads whose writer is gone, or whose outputs did not come in time."""
+    if run.status == "requires_action":
+        return run.ending("expired", run.expires or now, failure=Failure(RunExpired.code, RunExpired.sentence))
     return run.ending("interrupted", now, failure=Failure(RunInterrupted.code, RunInterrupted.sentence))
 
 

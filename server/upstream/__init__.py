@@ -4,7 +4,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from server.model import Usage
+from server.model import ToolCall, Usage
 
 Health = Literal["connected", "unreachable", "not_configured"]
 
@@ -32,6 +32,12 @@ class Reply:
 
     model: str | None
     usage: Usage | None
+    finish_reason: str | None = None
+    """Why the model stopped, in the upstream's word, such as `stop` or `length`."""
+    calls: tuple[ToolCall, ...] = ()
+    """What the model wants called before it goes on."""
+    logprobs: list[Any] | None = None
+    """The upstream's own, where they were asked for."""
 
 
 class Writing(Protocol):

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 
 from server import errors
-from server.model import Usage
+from server.model import ToolCall, Usage
 from server.upstream import Reply
 from server.upstream.renamed import renamed_body
 
@@ -16,17 +16,23 @@ def whole(body: bytes) -> Iterator[str | Reply]:
     answer = orjson.loads(body)
     if answer.get("error"):
         raise renamed_body(answer["error"])
-    message = answer["choices"][0]["message"]
+    choice = answer["choices"][0]
+    message = choice["message"]
     text = message.get("content") or message.get("refusal")
-    if not text:
+    calls = tuple(_call(each) for each in message.get("tool_calls") or ())
+    if not text and not calls:
         raise errors.UpstreamEmptyReply
-    yield _text(text)
-    yield Reply(_name(answer.get("model")), _usage(answer.get("usage")))
+    if text:
+        yield _text(text)
+    reason = _name(choice.get("finish_reason"))
+    yield Reply(_name(answer.get("model")), _usage(answer.get("usage")), reason, calls, _logprobs(choice))
 
 
 def streamed(chunks: Iterable[bytes]) -> Iterator[str | Reply]:
     """The text of a stream of chat.completion.chunk events, whose last but one may carry the usage, then the Reply."""
-    model, usage, has_text, has_ended = None, None, False, False
+    model, usage, reason, has_text, has_ended = None, None, None, False, False
+    calls: dict[int, dict[str, str]] = {}
+    logprobs: list[Any] = []
     for data in _events(chunks):
         if data == b"[DONE]":
             has_ended = True
@@ -39,15 +45,36 @@ def streamed(chunks: Iterable[bytes]) -> Iterator[str | Reply]:
         for choice in (chunk.get("choices") or ())[:1]:
             delta = choice.get("delta") or {}
             text = delta.get("content") or delta.get("refusal")
-            has_ended = has_ended or bool(choice.get("finish_reason"))
+            reason = _name(choice.get("finish_reason")) or reason
+            _add_calls(calls, delta)
+            logprobs += _logprobs(choice) or ()
             if text:
                 has_text = True
                 yield _text(text)
-    if not has_ended:
-        raise errors.UpstreamCut if has_text else errors.UpstreamBadReply
-    if not has_text:
+    if not has_ended and not reason:
+        raise errors.UpstreamCut if has_text or calls else errors.UpstreamBadReply
+    if not has_text and not calls:
         raise errors.UpstreamEmptyReply
-    yield Reply(model, usage)
+    yield Reply(model, usage, reason, tuple(ToolCall(**calls[n]) for n in sorted(calls)), logprobs or None)
+
+
+def _call(told: Any) -> ToolCall:
+    return ToolCall(_text(told["id"]), _text(told["function"]["name"]), _text(told["function"]["arguments"]))
+
+
+def _add_calls(calls: dict[int, dict[str, str]], delta: Mapping[str, Any]) -> None:
+    """Put the parts of calls together: the first part of each names it, and the arguments come in pieces."""
+    for part in delta.get("tool_calls") or ():
+        call = calls.setdefault(part["index"], {"id": "", "name": "", "arguments": ""})
+        function = part.get("function") or {}
+        call["id"] = call["id"] or _text(part.get("id") or "")
+        call["name"] = call["name"] or _text(function.get("name") or "")
+        call["arguments"] += _text(function.get("arguments") or "")
+
+
+def _logprobs(choice: Mapping[str, Any]) -> list[Any] | None:
+    told = (choice.get("logprobs") or {}).get("content")
+    return told if isinstance(told, list) else None
 
 
 def _events(chunks: Iterable[bytes]) -> Iterator[bytes]:

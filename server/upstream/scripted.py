@@ -17,7 +17,7 @@ MODEL = "scripted-demo"
 def demo(call: Call) -> Iterator[str]:
     """A reply that says that it is the demo, and shows which history came with the question."""
     sent = [each for each in orjson.loads(call.messages) if each["role"] != "system"]
-    *history, question = sent
+    *history, question = sent or [{"content": "nothing"}]
     yield f"[demo, no model was asked] You said: {question['content']}"
     if history:
         yield f" — {len(history)} earlier messages came with it, the first of them: {history[0]['content']}"
@@ -26,9 +26,12 @@ def demo(call: Call) -> Iterator[str]:
 
 
 class ScriptedUpstream:
-    """Answers each call with the pieces that `answer` gives; an exception out of it is the upstream's failure."""
+    """Answers each call with the pieces that `answer` gives; an exception out of it is the upstream's failure.
 
-    def __init__(self, answer: Callable[[Call], Iterable[str]] = demo) -> None:
+    Where `answer` gives a Reply, that is the last of it: so it can want functions called.
+    """
+
+    def __init__(self, answer: Callable[[Call], Iterable[str | Reply]] = demo) -> None:
         self.answer = answer
         self.heard: deque[Call] = deque(maxlen=1000)
         """The newest calls, oldest first."""
@@ -67,11 +70,14 @@ class _ScriptedWriting:
             for piece in self._upstream.answer(self._call):
                 if self._cut:
                     raise UpstreamCut
+                if isinstance(piece, Reply):
+                    yield piece
+                    return
                 if piece:
                     words += len(piece.split())
                     yield piece
             asked = len(self._call.messages.split())
-            yield Reply(self._call.model, Usage(asked, words, asked + words))
+            yield Reply(self._call.model, Usage(asked, words, asked + words), "stop")
         finally:
             self._upstream.count(-1)
 

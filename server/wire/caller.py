@@ -68,10 +68,6 @@ def request_id(in_body: str | None) -> str | None:
     return given
 
 
-def resumes() -> bool:
-    return "Last-Event-ID" in request.headers
-
-
 def link_to_older(place: int) -> str:
     """A `Link` header (RFC 8288) to the same request for what lies before `place`."""
     query = urlencode({**request.args, "before": place})

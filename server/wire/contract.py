@@ -35,6 +35,9 @@ WHOLE_NUMBER = "must be a whole number of at most 15 digits"
 
 BROKEN_OFF = "The body broke off before its end; send it again."
 
+MOST_LEVELS = 100
+"""How deeply a body may be nested: less than what can be written as JSON again, with some of our own around it."""
+
 PATTERNS = {
     r"^[^\x00-\x1f\x7f-\x9f]+$": "has a control character, such as a line break or a tab; leave it out",
     r"^[^\x00]*$": "has a NUL character; leave it out",
@@ -57,7 +60,7 @@ class Contract:
             schema_validators_factory=schemas,  # type: ignore[arg-type]
             schema_casters_factory=SchemaCastersFactory(schemas, oas31_types_caster),  # type: ignore[arg-type]
             path_finder_cls=_KeptPathFinder,
-            extra_media_type_deserializers={"application/json": orjson.loads},
+            extra_media_type_deserializers={"application/json": _json},
         )
         self._operations = {
             operation["operationId"]: (method, path, operation)
@@ -70,8 +73,8 @@ class Contract:
     def serves(self, blueprint: Blueprint, operation_id: str) -> Callable[[View], View]:
         """Make the view beneath answer `operation_id`. Raises LookupError where the document has no such operation.
 
-        The view receives the parameters of path and query by name, None where one was not sent, and the checked JSON
-        body as `body` where the operation has one. A request that breaks the document raises InvalidRequest,
+        The view receives the parameters of path and query by name, and the checked JSON body as `body` where the
+        operation has one; None for each that was not sent. A request that breaks the document raises InvalidRequest,
         UnsupportedMediaType or BodyTooLarge, and the view does not run.
         """
         if operation_id not in self._operations:
@@ -91,7 +94,7 @@ class Contract:
                     given[name] = _parameter(name, kind)
                 self._check(_Received(request, path))
                 if has_body:
-                    given["body"] = orjson.loads(request.get_data())
+                    given["body"] = orjson.loads(request.get_data() or b"null")
                 return view(**given)
 
             rule = re.sub(r"{(\w+)}", r"<\1>", path)
@@ -170,11 +173,23 @@ class _Schema:
     def validate(self, value: Any) -> None:
         if self._rules.is_valid(value):
             return
-        try:
-            problems = [next(self._rules.iter_errors(value))]
-        except ValueError:
-            problems = []  # An error takes a copy of the value with it, and this one is too deep to be copied.
-        raise InvalidSchemaValue("", "any", problems)
+        raise InvalidSchemaValue("", "any", [next(self._rules.iter_errors(value))])
+
+
+def _json(body: bytes) -> Any:
+    """Raises ValueError where it is no JSON text, and InvalidRequest where it is nested too deeply."""
+    value = orjson.loads(body)
+    if body.count(b"[") + body.count(b"{") > MOST_LEVELS and _is_deeper(value, MOST_LEVELS):
+        raise InvalidRequest("The body is nested too deeply.")
+    return value
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    return not levels or any(
+        _is_deeper(each, levels - 1) for each in (value.values() if isinstance(value, dict) else value)
+    )
 
 
 def _whole_body(received: Request) -> bytes:
@@ -214,8 +229,7 @@ def _refusal(problem: Exception) -> ServerError:
     if isinstance(cause, EmptyQueryParameterValue):
         return InvalidRequest(f"{name} must not be empty.")
     if isinstance(cause, InvalidSchemaValue):
-        error = next(iter(cause.schema_errors), None)
-        return InvalidRequest("The body is nested too deeply." if error is None else _sentence(name, error))
+        return InvalidRequest(_sentence(name, next(iter(cause.schema_errors))))
     return InvalidRequest(f"The value of {name} does not fit; /openapi.json tells what does." if name else None)
 
 
@@ -225,8 +239,11 @@ def _sentence(name: str | None, error: Any) -> str:
     limit = error.kind.value
     if kind == "required":
         return f"The body lacks {limit}."
+    if kind == "not" and "required" in limit:
+        return f"The body must not have {' and '.join(limit['required'])} together."
     # Of the place within the body, its first word alone: what lies deeper may be the caller's own text.
-    what = name or next((str(each) for each in error.instance_path), "The body")
+    first, *deeper = error.instance_path or ["The body"]
+    what = name or (f"A part of {first}" if deeper else str(first))
     wants = {
         "type": f"must be a JSON {' or '.join(limit) if kind == 'type' else limit}",
         "minLength": "must not be empty",

@@ -28,6 +28,7 @@ STATUS: dict[type[ServerError], int] = {
     errors.StoreUnavailable: 503,
     errors.RunInterrupted: 503,
     errors.RunTimedOut: 504,
+    errors.RunExpired: 504,
     errors.UpstreamFailed: 502,
     errors.UpstreamTimedOut: 504,
 }

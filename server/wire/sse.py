@@ -1,17 +1,34 @@
 """Server-sent events: a run's reply as frames, with the run always let go of."""
 
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import orjson
 from flask import Response, request
 
-from server.errors import InvalidPosition, ServerError, revived
-from server.live import Piece, Reading
+from server.errors import InvalidPosition, ServerError
+from server.live import Piece, Reading, problem_of
 from server.model import Run
 
 COMMENT = b": the reply is still being written\n\n"
+
+Data = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """How a dialect tells what happens in a stream: each gives the `data:` of a frame."""
+
+    begun: Callable[[str], Data]
+    """Takes the stream's id."""
+    written: Callable[[str], Data]
+    """Takes a piece of text."""
+    completed: Callable[[Run], Data]
+    stopped: Callable[[Run], Data]
+    failed: Callable[[ServerError], Data]
+    event: bytes = b""
+    """The `event:` of each frame; empty for none."""
 
 
 def is_wanted() -> bool:
@@ -33,46 +50,70 @@ def position() -> int:
     return int(text)
 
 
-def event_stream(stream_id: str, start: int, reading: Reading) -> Response:
-    """What is read of a run from character `start` on, as frames: START, CHUNKs, and one of END, STOPPED and ERROR.
+def require_a_new_question() -> None:
+    """Raises InvalidPosition where a POST would resume a stream, as clients do that repeat their request."""
+    if "Last-Event-ID" in request.headers:
+        raise InvalidPosition("A stream is resumed with GET /chat/stream/{stream_id}, never by asking again.")
 
-    The `id:` of each is the number of characters delivered so far. The reading is closed when the response is, also
-    where it was never begun or is left midway.
+
+def _chat_completed(run: Run) -> Data:
+    end = {"type": "END", "full_content": run.text, "usage": None if run.usage is None else asdict(run.usage)}
+    return end if run.logprobs is None else {**end, "logprobs": run.logprobs}
+
+
+CHAT = Words(
+    begun=lambda stream_id: {"type": "START", "stream_id": stream_id},
+    written=lambda text: {"type": "CHUNK", "content": text},
+    completed=_chat_completed,
+    stopped=lambda run: {"type": "STOPPED", "full_content": run.text},
+    failed=lambda problem: {"type": "ERROR", "error": str(problem), "code": problem.code},
+    event=b"chunk",
+)
+
+
+def event_stream(stream_id: str, start: int, reading: Reading, words: Words = CHAT) -> Response:
+    """What is read of a run from character `start` on, as frames in a dialect's words, the last of which tells its end.
+
+    The `id:` of each is the number of characters delivered so far.
     """
-    response = Response(_frames(stream_id, start, reading), mimetype="text/event-stream")
+    return streamed(stream_id, _frames(stream_id, start, reading, words), reading)
+
+
+def streamed(stream_id: str, frames: Iterator[bytes], reading: Reading) -> Response:
+    """The answer that sends `frames`, which are made of `reading`.
+
+    The reading is closed when the answer is, also where it was never begun or is left midway.
+    """
+    response = Response(frames, mimetype="text/event-stream")
     response.headers.update({"Cache-Control": "no-store", "X-Accel-Buffering": "no", "X-Stream-ID": stream_id})
     # `finally` in the generator would miss a body that nobody began to read.
     response.call_on_close(reading.close)
     return response
 
 
-def _frames(stream_id: str, start: int, reading: Reading) -> Iterator[bytes]:
+def _frames(stream_id: str, start: int, reading: Reading, words: Words) -> Iterator[bytes]:
+    event = b"event: %b\n" % words.event if words.event else b""
     delivered = start
-    yield _frame({"type": "START", "stream_id": stream_id}, delivered)
+
+    def frame(data: Data) -> bytes:
+        return b"id: %d\n%bdata: %b\n\n" % (delivered, event, orjson.dumps(data))
+
+    yield frame(words.begun(stream_id))
     try:
-        for event in reading:
-            if event is None:
+        for happening in reading:
+            if happening is None:
                 yield COMMENT
-            elif isinstance(event, Piece):
-                delivered = event.position
-                yield _frame({"type": "CHUNK", "content": event.text}, delivered)
+            elif isinstance(happening, Piece):
+                delivered = happening.position
+                yield frame(words.written(happening.text))
             else:
-                yield _frame(_ending(event), delivered)
-    except ServerError as failure:
-        yield _frame(_error(failure), delivered)
+                yield frame(_ending(happening, words))
+    except ServerError as problem:
+        yield frame(words.failed(problem))
 
 
-def _frame(data: dict[str, Any], position: int) -> bytes:
-    return b"id: %d\nevent: chunk\ndata: %s\n\n" % (position, orjson.dumps(data))
-
-
-def _ending(run: Run) -> dict[str, Any]:
-    if run.failure is not None:
-        return _error(revived(run.failure.code, run.failure.sentence))
+def _ending(run: Run, words: Words) -> Data:
     if run.status == "cancelled":
-        return {"type": "STOPPED", "full_content": run.text}
-    return {"type": "END", "full_content": run.text, "usage": None if run.usage is None else asdict(run.usage)}
-
-
-def _error(failure: ServerError) -> dict[str, Any]:
-    return {"type": "ERROR", "error": str(failure), "code": failure.code}
+        return words.stopped(run)
+    problem = problem_of(run)
+    return words.completed(run) if problem is None else words.failed(problem)

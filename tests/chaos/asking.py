@@ -36,7 +36,7 @@ class Ask:
     answer: str | None = None
     failure: str | None = None
     """The code that was told; or `cut` where the connection died, `left` where the client hung up, `hung` where nothing
-    came for too long."""
+    came for too long, `unreadable` where it was no JSON."""
 
     @property
     def accepted(self) -> bool:
@@ -80,6 +80,8 @@ class Client:
             ask.failure = "hung"
         except (OSError, http.client.HTTPException):
             ask.failure = "cut"
+        except ValueError:
+            ask.failure = "unreadable"
         finally:
             ask.done = time.time()
             connection.close()
@@ -114,7 +116,7 @@ def _exchange(connection: http.client.HTTPConnection, ask: Ask, manner: str) -> 
 
 def _follow(response: http.client.HTTPResponse, ask: Ask, leaves: bool) -> None:
     text = ""
-    while line := response.readline():
+    while (line := response.readline()).endswith(b"\n"):
         if not line.startswith(b"data:"):
             continue
         frame = json.loads(line[5:])

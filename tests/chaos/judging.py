@@ -245,10 +245,11 @@ def every_failure_is_explained_by_a_kill(talk: Talk) -> Iterator[str]:
             yield f"{ask.question!r} failed with {ask.failure}"
     for run in talk.runs:
         ask = talk.ask_of(run)
-        if run.status == "interrupted" and ask is not None and run.ended is not None:
-            # Its writer, which lived on and renewed its lease, would have ended it otherwise.
-            if not any(ask.server in kill.servers and run.created <= kill.at <= run.ended for kill in talk.kills):
-                yield f"{run.question!r} was interrupted while its server lived"
+        if run.status != "interrupted" or run.ended is None or ask is None:
+            continue
+        # A writer that lives renews its leases.
+        if not any(ask.server in kill.servers and run.created <= kill.at <= run.ended for kill in talk.kills):
+            yield f"{run.question!r} was interrupted while its server lived"
 
 
 RULES: Sequence[Rule] = (

@@ -7,11 +7,11 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from pathlib import Path
 from urllib.parse import quote
 
+from tests.redis_server import eventually
 from tests.serving import OURS, Served, await_answer, free_port, started
 
 
@@ -50,8 +50,7 @@ class Server:
         if self._process is not None:
             self._process.wait(10)
             self._process = None
-            while not _is_free(self.port):
-                time.sleep(0.001)  # A process has no event to wait for.
+            eventually(lambda: _is_free(self.port))
 
     def history(self, name: str) -> list[tuple[str, str]]:
         """Role and content of each message, as `GET /history` shows them."""

@@ -71,13 +71,12 @@ class Upstream:
             texts = [f"Answer {number} to {messages[-1][1]}:", *(f" {word}" for word in words)]
             server = heard.path.split("/")[1]
             self._calls.append(Call(server, messages, "".join(texts), time.time()))
-        parts = _streamed(texts) if body.get("stream") else _plain("".join(texts), chance)
+        is_streamed = body.get("stream", False)
+        parts = _streamed(texts) if is_streamed else _plain("".join(texts), chance)
+        kind = "text/event-stream" if is_streamed else "application/json"
         pause = chance.uniform(0.05, 0.4) / len(parts)
         try:
-            if body.get("stream"):
-                exchange.begin(200, Content_Type="text/event-stream", Content_Length=str(sum(map(len, parts))))
-            else:
-                exchange.begin(200, Content_Type="application/json", Content_Length=str(sum(map(len, parts))))
+            exchange.begin(200, Content_Type=kind, Content_Length=str(sum(map(len, parts))))
             for part in parts[:-1]:
                 time.sleep(pause)
                 exchange.send(part)

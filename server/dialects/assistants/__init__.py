@@ -1,0 +1,55 @@
+"""OpenAI's Assistants API, which OpenAI has shut down, over the same conversations: a thread is one of them."""
+
+import time
+from typing import Any
+
+from flask import Blueprint, Response, request
+
+from server.conversations import Conversations
+from server.dialects.assistants import made, runs, threads
+from server.dialects.assistants.faults import failure_body, named
+from server.errors import NotFound
+from server.model import new_id, rfc3339
+from server.wire import caller
+from server.wire.contract import Contract
+from server.wire.failures import answer_failures
+
+RUNS = "/api/v1/threads/runs"
+
+
+def blueprint(
+    contract: Contract, conversations: Conversations, assistant_id: str, assistant_instructions: str
+) -> Blueprint:
+    """`assistant_id` and `assistant_instructions` are those of the assistant that is there without being made."""
+    bp = Blueprint("assistants", __name__)
+    answer_failures(bp, failure_body)
+    most_characters = contract.document["components"]["schemas"]["Input"]["maxLength"]
+    assistants = made.Assistants(conversations, assistant_id, assistant_instructions)
+    bp.register_blueprint(made.blueprint(contract, conversations, assistants))
+    bp.register_blueprint(threads.blueprint(contract, conversations, most_characters))
+    bp.register_blueprint(runs.blueprint(contract, conversations, assistants, most_characters))
+
+    @bp.before_request
+    def keep_apart() -> Response | None:
+        """The address that makes a thread with its run looks like that of a thread, and is none."""
+        if request.path != RUNS or request.method == "POST":
+            return None
+        if request.method == "OPTIONS":
+            return Response(headers={"Allow": "OPTIONS, POST"})
+        raise NotFound("No thread found with that id.")
+
+    @contract.serves(bp, "getAssistantsHealth")
+    def health() -> dict[str, Any]:
+        return {"status": conversations.health().status, "timestamp": rfc3339(time.time())}
+
+    @contract.serves(bp, "chatOnThread")
+    def chat(body: dict[str, Any]) -> dict[str, Any]:
+        thread_id = body.get("thread_id")
+        draft = assistants.draft(
+            thread_id or new_id("thread"), {}, question=body["message"], request_id=caller.request_id(None)
+        )
+        with named("thread"):
+            run = conversations.answer(draft, caller.presence(), create=thread_id is None)
+        return {"message": run.text, "thread_id": run.conversation, "role": "assistant", "created_at": int(run.created)}
+
+    return bp

@@ -1,0 +1,116 @@
+"""Runs of a thread and their steps; each is written whether or not anybody waits, polls or reads."""
+
+from dataclasses import replace
+from typing import Any
+
+from flask import Blueprint, Response
+
+from server.conversations import Conversations
+from server.dialects.assistants import asked, events, paging, shapes
+from server.dialects.assistants.faults import named, refused_while_a_run_is_open
+from server.dialects.assistants.made import Assistants
+from server.dialects.assistants.threads import made
+from server.errors import InvalidRequest, NoActionRequired, NotFound
+from server.model import Conversation, Run, new_id
+from server.wire import caller, sse
+from server.wire.contract import Contract
+
+POLLED = {"openai-poll-after-ms": "200"}
+"""How soon OpenAI's packages are to ask again."""
+
+EVERY = 1_000_000
+"""More runs than a thread has."""
+
+
+def blueprint(
+    contract: Contract, conversations: Conversations, assistants: Assistants, most_characters: int
+) -> Blueprint:
+    """`most_characters` is how long a message may be."""
+    bp = Blueprint("runs", __name__)
+
+    @contract.serves(bp, "createRun")
+    def create(thread_id: str, body: dict[str, Any]) -> dict[str, Any] | Response:
+        sse.require_a_new_question()
+        draft = assistants.draft(thread_id, body, request_id=caller.request_id(None))
+        return begun(draft, body, asked.messages(body.get("additional_messages"), most_characters))
+
+    @contract.serves(bp, "createThreadAndRun")
+    def create_with_thread(body: dict[str, Any]) -> dict[str, Any] | Response:
+        sse.require_a_new_question()
+        draft = assistants.draft(new_id("thread"), body)
+        thread = made(conversations, draft.conversation, body.get("thread") or {}, most_characters)
+        return begun(draft, body, [], thread)
+
+    def begun(
+        draft: Run, body: dict[str, Any], messages: list[dict[str, Any]], thread: Conversation | None = None
+    ) -> dict[str, Any] | Response:
+        is_streamed = bool(body.get("stream"))
+        with named("thread"), refused_while_a_run_is_open("run it again"):
+            run = conversations.begin(draft, streamed=is_streamed, messages=messages, alone=True, create=False)
+        if not is_streamed:
+            # As it was made. One that an earlier request with the same key has made may have ended.
+            return shapes.run(replace(run, status="queued") if run.is_moving else run)
+        reading = conversations.read(run.id, 0, caller.presence())
+        return sse.streamed(run.id, events.begun(run, reading, thread), reading)
+
+    @contract.serves(bp, "listRuns")
+    def list_runs(thread_id: str, **bounds: Any) -> dict[str, Any]:
+        with named("thread"):
+            conversations.find(thread_id)
+        is_newest = bounds["order"] != "asc" and bounds["after"] is None and bounds["before"] is None
+        most = (bounds["limit"] or paging.PAGE) + 1 if is_newest else EVERY
+        newest_first = conversations.runs(thread_id, None, most)
+        return paging.cut([shapes.run(assistants.of(each)) for each in reversed(newest_first)], **bounds)
+
+    @contract.serves(bp, "getRun")
+    def show(thread_id: str, run_id: str) -> tuple[dict[str, Any], dict[str, str]]:
+        return shapes.run(found(thread_id, run_id)), POLLED
+
+    @contract.serves(bp, "updateRun")
+    def update(thread_id: str, run_id: str, body: dict[str, Any]) -> dict[str, Any]:
+        run = found(thread_id, run_id)
+        if "metadata" in body:
+            run = conversations.note(run_id, {**run.options.details, "metadata": body["metadata"] or {}})
+        return shapes.run(run)
+
+    @contract.serves(bp, "cancelRun")
+    def cancel(thread_id: str, run_id: str) -> dict[str, Any]:
+        run = found(thread_id, run_id)
+        if not run.is_open:
+            raise InvalidRequest(f"A run that is {shapes.status_of(run)} cannot be cancelled.")
+        return shapes.run(assistants.of(conversations.cancel(run_id)))
+
+    @contract.serves(bp, "submitToolOutputs")
+    def submit(thread_id: str, run_id: str, body: dict[str, Any]) -> dict[str, Any] | Response:
+        sse.require_a_new_question()
+        found(thread_id, run_id)
+        outputs = {each["tool_call_id"]: each.get("output") or "" for each in body["tool_outputs"]}
+        is_streamed = bool(body.get("stream"))
+        try:
+            run = conversations.submit(run_id, outputs, streamed=is_streamed)
+        except NoActionRequired as problem:
+            raise InvalidRequest(str(problem)) from None
+        if not is_streamed:
+            return shapes.run(run)
+        reading = conversations.read(run_id, len(run.text), caller.presence())
+        return sse.streamed(run_id, events.resumed(run, reading), reading)
+
+    @contract.serves(bp, "listRunSteps")
+    def list_steps(thread_id: str, run_id: str, **bounds: Any) -> dict[str, Any]:
+        return paging.cut(shapes.steps(found(thread_id, run_id)), **bounds)
+
+    @contract.serves(bp, "getRunStep")
+    def show_step(thread_id: str, run_id: str, step_id: str) -> dict[str, Any]:
+        for step in shapes.steps(found(thread_id, run_id)):
+            if step["id"] == step_id:
+                return step
+        raise NotFound("No run step found with that id.")
+
+    def found(thread_id: str, run_id: str) -> Run:
+        with named("run"):
+            run = conversations.run(run_id)
+            if run.conversation != thread_id:
+                raise NotFound
+            return assistants.of(run)
+
+    return bp

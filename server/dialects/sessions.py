@@ -1,0 +1,117 @@
+"""Sessions: conversations that the server names, and forgets when nobody has used them for a while."""
+
+import time
+from typing import Any
+from uuid import uuid4
+
+from flask import Blueprint, Response
+
+from server.conversations import Conversations
+from server.errors import NotFound, RunCancelled, ServerError
+from server.model import Conversation, Message, Options, Run, Usage, rfc3339
+from server.wire import caller, sse
+from server.wire.contract import Contract
+from server.wire.failures import answer_failures, detailed_body
+
+UNKNOWN = "There is no such session; it was deleted, or nobody used it for too long."
+
+
+def blueprint(contract: Contract, conversations: Conversations, timeout_seconds: float) -> Blueprint:
+    """`timeout_seconds` is how long a session is kept after it was last used."""
+    bp = Blueprint("sessions", __name__)
+    answer_failures(bp, _failed)
+
+    @contract.serves(bp, "createSession")
+    def create(body: dict[str, Any] | None) -> dict[str, Any]:
+        metadata = (body or {}).get("metadata") or {}
+        return _session(conversations.create(str(uuid4()), seconds=timeout_seconds, metadata=metadata))
+
+    @contract.serves(bp, "getSession")
+    def session(session_id: str) -> dict[str, Any]:
+        return _session(conversations.find(session_id))
+
+    @contract.serves(bp, "deleteSession")
+    def delete(session_id: str) -> dict[str, Any]:
+        conversations.find(session_id)
+        conversations.delete(session_id)
+        return {"session_id": session_id, "status": "deleted"}
+
+    @contract.serves(bp, "getSessionMessages")
+    def messages(session_id: str, limit: int | None) -> dict[str, Any]:
+        count = conversations.find(session_id).message_count
+        newest = conversations.messages(session_id, max(0, count - (limit or 10)), count)
+        listed = [_message(each, _usage(conversations, each)) for each in newest]
+        return {"session_id": session_id, "messages": listed, "total": count}
+
+    @contract.serves(bp, "chatInSession")
+    def chat(body: dict[str, Any]) -> dict[str, Any]:
+        run = conversations.answer(_draft(body), caller.presence(), create=False)
+        return {"session_id": run.conversation, **_message(run.exchange()[-1], run.usage)}
+
+    @contract.serves(bp, "streamInSession")
+    def stream(body: dict[str, Any]) -> Response:
+        sse.require_a_new_question()
+        stream_id, reading = conversations.stream(_draft(body), caller.presence(), create=False)
+        return sse.event_stream(stream_id, 0, reading, WORDS)
+
+    @contract.serves(bp, "getSessionsHealth")
+    def health() -> dict[str, Any]:
+        found = conversations.health()
+        known = {"status": found.status, "llm_server": found.upstream, "database": found.store}
+        return {**known, "timestamp": rfc3339(time.time())}
+
+    return bp
+
+
+def _draft(body: dict[str, Any]) -> Run:
+    parameters: dict[str, Any] = {}
+    if body.get("max_new_tokens") is not None:
+        parameters["max_completion_tokens"] = int(body["max_new_tokens"])
+    if body.get("do_sample") is False:
+        parameters["temperature"] = 0
+    elif body.get("temperature") is not None:
+        parameters["temperature"] = body["temperature"]
+    options = Options(parameters=parameters)
+    return Run(
+        body["message"], caller.request_id(body.get("request_id")), conversation=body["session_id"], options=options
+    )
+
+
+def _session(conversation: Conversation) -> dict[str, Any]:
+    return {
+        "session_id": conversation.name,
+        "created_at": rfc3339(conversation.created),
+        "last_accessed": rfc3339(conversation.touched),
+        "metadata": dict(conversation.metadata),
+        "message_count": conversation.message_count,
+    }
+
+
+def _message(message: Message, usage: Usage | None) -> dict[str, Any]:
+    return {
+        "message_id": message.id,
+        "role": message.role,
+        "content": message.content,
+        "created_at": rfc3339(message.timestamp),
+        "token_usage": usage,
+    }
+
+
+def _usage(conversations: Conversations, message: Message) -> Usage | None:
+    """What the run that wrote the message has cost, where one did."""
+    if message.run_id is None or message.role == "user":
+        return None
+    return conversations.run(message.run_id).usage
+
+
+def _failed(failure: ServerError) -> dict[str, Any]:
+    return detailed_body(NotFound(UNKNOWN) if isinstance(failure, NotFound) else failure)
+
+
+WORDS = sse.Words(
+    begun=lambda stream_id: {"stream_id": stream_id},
+    written=lambda text: {"content": text},
+    completed=lambda run: {"done": True, "message_id": run.reply_id, "token_usage": run.usage},
+    stopped=lambda _: detailed_body(RunCancelled()),
+    failed=detailed_body,
+)

@@ -1,0 +1,5 @@
+#!lua
+if has_expired() then return 'expired' end
+redis.call('HSETNX', conversation, 'touched', now)
+redis.call('HSETNX', conversation, 'created', now)
+redis.call('HSET', conversation, 'model', ARGV[4])
