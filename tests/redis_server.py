@@ -6,8 +6,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -18,7 +17,7 @@ from redis import Redis, exceptions
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tests.serving import free_port
+from tests.serving import eventually, free_port
 
 PROGRAM = shutil.which("redis-server") or shutil.which("valkey-server")
 
@@ -62,7 +61,7 @@ class RedisServer:
         options = [word for name, value in self.options.items() for word in (f"--{name.replace('_', '-')}", value)]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen([PROGRAM, "--port", str(self.port), *options], stdout=log, stderr=log)
-        eventually(self._answers)
+        assert eventually(self._answers)
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         if self._process is not None:
@@ -119,13 +118,5 @@ def shared_cluster() -> list[RedisServer]:
     for node in nodes:
         for other in nodes:
             node.ask("CLUSTER", "MEET", "127.0.0.1", other.port, other.options["cluster_port"])
-    eventually(lambda: all("cluster_state:ok" in node.ask("CLUSTER", "INFO") for node in nodes))
+    assert eventually(lambda: all("cluster_state:ok" in node.ask("CLUSTER", "INFO") for node in nodes))
     return nodes
-
-
-def eventually(is_so: Callable[[], bool]) -> None:
-    for _ in range(2000):
-        if is_so():
-            return
-        time.sleep(0.01)  # A process has no event to wait for.
-    raise AssertionError

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -112,3 +112,12 @@ def await_answer(served: Served) -> None:
         except OSError:
             time.sleep(0.05)  # A process has no event to wait for.
     raise AssertionError(served.log())
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    """Whether `condition` comes true in time. Another process has no event to wait for."""
+    for _ in range(400):
+        if condition():
+            return True
+        time.sleep(0.025)
+    return False

@@ -17,8 +17,8 @@ from server.store.sqlite import SqliteStore
 from server.upstream.scripted import ScriptedUpstream
 from server.writing import Limits
 from tests.clock import Clock
-from tests.redis_server import shared_redis
-from tests.test_serving import eventually
+from tests.redis_server import needs_redis, shared_redis
+from tests.serving import eventually
 from tests.told import PATIENCE_SECONDS, Told
 
 AtOnce = Callable[..., Any]
@@ -54,7 +54,7 @@ class Process:
         clock.now += 31
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=needs_redis)])
 def processes(
     request: pytest.FixtureRequest, tmp_path: Path, upstream: ScriptedUpstream, clock: Clock
 ) -> Iterator[tuple[Process, Process]]:

@@ -19,8 +19,8 @@ from server.store import REQUEST_ID_SECONDS, Store, open_store
 from server.store.redis import RedisStore
 from server.store.redis.client import CALL_SECONDS
 from tests.clock import Clock
-from tests.redis_server import RedisServer, eventually, needs_redis, redis_server, shared_cluster, shared_redis
-from tests.serving import free_port
+from tests.redis_server import RedisServer, needs_redis, redis_server, shared_cluster, shared_redis
+from tests.serving import eventually, free_port
 from tests.test_stores import LEASE_SECONDS, SharedStoreTests, asked, contents, finished
 
 pytestmark = needs_redis
@@ -258,7 +258,7 @@ class TestKeys:
 
     def test_asking_whether_it_is_healthy_leaves_nothing(self, redis: RedisServer, store: Store) -> None:
         store.ping()
-        eventually(lambda: redis.all_keys() == [])
+        assert eventually(lambda: redis.all_keys() == [])
 
 
 class TestRestart:
@@ -428,7 +428,7 @@ class TestFailure:
             store.ping()
             (Path(server.folder.name) / "dump.rdb").mkdir()  # In the way of the file that is to have this name.
             server.ask("BGSAVE")
-            eventually(lambda: server.ask("INFO", "persistence")["rdb_last_bgsave_status"] == "err")
+            assert eventually(lambda: server.ask("INFO", "persistence")["rdb_last_bgsave_status"] == "err")
             with pytest.raises(StoreUnavailable):
                 store.ping()
             with pytest.raises(StoreUnavailable):

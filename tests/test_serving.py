@@ -6,14 +6,13 @@ import random
 import re
 import signal
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from tests.serving import Served, serve
+from tests.serving import Served, eventually, serve
 from tests.told import Told
 from tests.told_over_http import over_http
 
@@ -58,15 +57,6 @@ class Line:
 
     def hang_up(self) -> None:
         self.socket.close()
-
-
-def eventually(condition: Callable[[], bool]) -> bool:
-    """Whether `condition` comes true in time. Another process has no event to wait for."""
-    for _ in range(400):
-        if condition():
-            return True
-        time.sleep(0.025)
-    return False
 
 
 class TestSmoke:

@@ -13,7 +13,7 @@ from server.store.memory import MemoryStore
 from server.store.redis import RedisStore
 from server.store.sqlite import SqliteStore
 from tests.clock import Clock
-from tests.redis_server import shared_redis
+from tests.redis_server import needs_redis, shared_redis
 
 CALL = ToolCall("call_1", "weather", '{"city": "서울"}')
 
@@ -350,6 +350,7 @@ class TestSqliteStore(DoorTests):
         store.close()
 
 
+@needs_redis
 class TestRedisStore(DoorTests):
     @pytest.fixture
     def store(self, clock: Clock) -> Iterator[Store]:

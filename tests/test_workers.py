@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.redis_server import shared_redis
-from tests.serving import Served, serve
+from tests.redis_server import needs_redis, redis_server, shared_redis
+from tests.serving import Served, eventually, serve
 from tests.test_serving import Line
 from tests.told import Told
 from tests.told_over_http import over_http
@@ -25,7 +25,7 @@ def told() -> Told:
     return Told("slow", "slower")
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=needs_redis)])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/kept.db"
@@ -191,6 +191,64 @@ def test_everything_is_there_after_a_restart(env: dict[str, str]) -> None:
     with serve(**env) as served:
         assert served.history("ada") == ["왜 👩‍👩‍👧", "re: 왜 👩‍👩‍👧"]
         assert served.ask("GET", "/model?client_name=ada") == (200, {"model": "told"})
+
+
+def test_a_stream_is_stopped_from_another_process_with_what_was_told(pair: tuple[Served, Served], told: Told) -> None:
+    here, there = pair
+    line = Line(here, "slow", "text/event-stream")
+    told.say("slow", "be")
+    run_id = stream_id(line)
+    resumed = Resumed(there, run_id, 0)
+    resumed.read_until(b"CHUNK")
+    assert there.ask("DELETE", f"/chat/stream/{run_id}")[0] == 200
+    assert frames(line.read_until(b"STOPPED"))[-1]["full_content"] == "be"
+    assert frames(resumed.read_until(b"STOPPED"))[-1]["full_content"] == "be"
+    assert there.history("ada") == here.history("ada") == ["slow", "be"]
+
+
+class Shut:
+    """A store that a test takes away and gives back."""
+
+    def __init__(self, url: str, take: Callable[[], object], give: Callable[[], object]) -> None:
+        self.url = url
+        self.take = take
+        self.give = give
+
+
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=needs_redis)])
+def shut(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shut]:
+    if request.param == "sqlite":
+        folder, away = tmp_path / "data", tmp_path / "away"
+        folder.mkdir()
+        yield Shut(f"sqlite:///{folder}/kept.db", lambda: folder.rename(away), lambda: away.rename(folder))
+    else:
+        with redis_server(appendonly="yes", appendfsync="always") as server:
+            yield Shut(server.url, lambda: server.stop(signal.SIGKILL), server.start)
+
+
+def test_a_store_that_goes_and_comes_back_loses_nothing_and_holds_up_nobody(
+    shut: Shut, told: Told, at_once: AtOnce
+) -> None:
+    with over_http(told) as url, serve(OPENAI_BASE_URL=url, STORE_URL=shut.url) as served:
+        assert served.query("ada", "why?") == (200, {"response": "re: why?"})
+        assert served.ask("GET", "/readyz")[0] == 200
+        asked = at_once(served.query, "ada", "slow")
+        told.await_call("slow")
+        shut.take()
+        told.end("slow", "paid for")
+        status, answer = asked.result()
+        assert (status, answer["code"]) == (500, "store_unavailable")
+        assert served.ask("GET", "/readyz")[0] == 503
+        assert served.ask("GET", "/healthz")[0] == 200
+        status, answer = served.query("eve", "hello")
+        assert (status, answer["code"]) == (500, "store_unavailable")
+        shut.give()
+        assert eventually(lambda: served.ask("GET", "/readyz")[0] == 200)
+        assert eventually(lambda: served.history("ada")[2:] == ["slow", "paid for"])
+        assert served.query("ada", "slow") == (200, {"response": "paid for"})
+        assert served.history("ada") == ["why?", "re: why?", "slow", "paid for"]
+        assert served.query("eve", "hello") == (200, {"response": "re: hello"})
+    assert told.calls == ["why?", "slow", "hello"]
 
 
 def kill(served: Served) -> None:

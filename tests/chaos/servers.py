@@ -11,8 +11,7 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import quote
 
-from tests.redis_server import eventually
-from tests.serving import OURS, Served, await_answer, free_port, started
+from tests.serving import OURS, Served, await_answer, eventually, free_port, started
 
 
 class Server:
@@ -50,7 +49,7 @@ class Server:
         if self._process is not None:
             self._process.wait(10)
             self._process = None
-            eventually(lambda: _is_free(self.port))
+            assert eventually(lambda: _is_free(self.port))
 
     def history(self, name: str) -> list[tuple[str, str]]:
         """Role and content of each message, as `GET /history` shows them."""
