@@ -111,13 +111,14 @@ def streams(stub_port: int) -> None:
 
 @contextmanager
 def each_store(stub_port: int, **settings: str) -> Iterator[dict[str, Server]]:
-    """This server over each store at once: SQLite as it always is, Redis with every write on the disk."""
+    """This server over each store at once; Redis also with each write on its disk before it answers."""
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         urls = {
             "memory": "memory://",
             "sqlite": f"sqlite:///{folder}/bench.db",
-            "redis": stack.enter_context(redis()),
+            "redis": stack.enter_context(redis("everysec")),
+            "redis, fsync": stack.enter_context(redis("always")),
         }
         yield {
             name: stack.enter_context(serving("ours", stub_port, STORE_URL=url, **settings))

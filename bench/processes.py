@@ -57,11 +57,11 @@ class Server:
 
 
 @contextmanager
-def redis() -> Iterator[str]:
-    """The URL of a Redis that writes every change to the disk before it answers, while it runs."""
+def redis(fsync: str) -> Iterator[str]:
+    """The URL of a Redis with an append-only file and that `appendfsync`, while it runs."""
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
-        durable = ["--appendonly", "yes", "--appendfsync", "always", "--save", "", "--dir", folder]
+        durable = ["--appendonly", "yes", "--appendfsync", fsync, "--save", "", "--dir", folder]
         process = _started(["redis-server", "--bind", "127.0.0.1", "--port", str(port), *durable], OTHER_CORE, {})
         try:
             _await_port(port)

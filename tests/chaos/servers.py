@@ -24,7 +24,7 @@ class Server:
         self._folder = folder
         self._env = {**dict.fromkeys(OURS, ""), "PORT": str(self.port), **env}
         self._starts = 0
-        self._log = folder
+        self._log = folder / f"{name}.0.log"
         self._process: subprocess.Popen[bytes] | None = None
 
     def launch(self, workers: int) -> None:

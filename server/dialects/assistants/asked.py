@@ -16,7 +16,13 @@ PARAMETERS = ("temperature", "top_p", "max_completion_tokens", "reasoning_effort
 
 
 def draft(
-    thread_id: str, asked: Mapping[str, Any], assistant: Mapping[str, Any], model: str, **question: str | None
+    thread_id: str,
+    asked: Mapping[str, Any],
+    assistant: Mapping[str, Any],
+    model: str,
+    *,
+    question: str = "",
+    request_id: str | None = None,
 ) -> Run:
     """The run that `asked` wants; it answers the thread as it is, or `question`, where one is given.
 
@@ -34,7 +40,7 @@ def draft(
         last_messages=_last_messages(details["truncation_strategy"]),
         details=details,
     )
-    return Run(question.get("question") or "", question.get("request_id"), conversation=thread_id, options=options)
+    return Run(question, request_id, conversation=thread_id, options=options)
 
 
 def messages(asked: Iterable[Mapping[str, Any]] | None, most_characters: int) -> list[dict[str, Any]]:

@@ -69,11 +69,14 @@ class Assistants:
         self._conversations.keep(KIND, assistant["id"], assistant)
         return assistant
 
-    def draft(self, thread_id: str, body: Mapping[str, Any], **question: str | None) -> Run:
-        """The run that `body` wants. Raises NotFound where it names an assistant that is not there."""
+    def draft(self, thread_id: str, body: Mapping[str, Any], **more: Any) -> Run:
+        """The run that `body` wants; `more` is as for `asked.draft`.
+
+        Raises NotFound where it names an assistant that is not there, and InvalidRequest as `asked.draft` does.
+        """
         assistant = self.find(body.get("assistant_id"))
         model = body.get("model") or assistant["model"] or self._conversations.model(thread_id)
-        return asked.draft(thread_id, body, assistant, model, **question)
+        return asked.draft(thread_id, body, assistant, model, **more)
 
     def shape(self, assistant: Mapping[str, Any]) -> dict[str, Any]:
         return {

@@ -84,6 +84,11 @@ MIGRATIONS: Sequence[Sequence[str]] = (
 )
 """The statements of each version, in order; a file's `user_version` is how many of these it has seen."""
 
+STATE = """
+SELECT user_version, application_id, (SELECT count(*) FROM sqlite_master)
+FROM pragma_user_version, pragma_application_id
+"""
+
 REMEDIES = {
     "SQLITE_READONLY": "the file cannot be written; give this server's user the right to write to it and its folder",
     "SQLITE_CANTOPEN": "the file cannot be opened; its folder must be there, and this server's user may write to it",
@@ -139,9 +144,8 @@ def touch(db: sqlite3.Connection) -> None:
 
 def check(db: sqlite3.Connection, at_least: int) -> int:
     """The version of the file. Raises Unusable where it is older than that, newer than ours, or not ours at all."""
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    (application,) = db.execute("PRAGMA application_id").fetchone()
-    (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    # In one statement: another process may be making the file at this moment.
+    version, application, tables = db.execute(STATE).fetchone()
     if application != APPLICATION_ID and (version, application, tables) != (0, 0, 0):
         raise Unusable(FOREIGN)
     if version > len(MIGRATIONS):
