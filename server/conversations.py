@@ -73,8 +73,7 @@ class Conversations:
 
     def find(self, name: str) -> Conversation:
         """Raises NotFound. An expiring conversation's time begins anew."""
-        self._store.touch(name)
-        conversation = self._store.conversation(name)
+        conversation = self._renewed(name)
         if conversation is None:
             raise errors.NotFound
         return conversation
@@ -251,11 +250,13 @@ class Conversations:
         self._store.ping()
 
     def _renewed(self, name: str) -> Conversation | None:
-        """The conversation as it was; where it expires, its time begins anew."""
+        """The conversation; where it expires, its time begins anew."""
         conversation = self._store.conversation(name)
-        if conversation is not None and time.time() - conversation.touched > RENEWAL_SECONDS:
-            with suppress(errors.StoreUnavailable):  # What can be read is no less true for it.
-                self._store.touch(name)
+        if conversation is None or time.time() - conversation.touched <= RENEWAL_SECONDS:
+            return conversation
+        with suppress(errors.StoreUnavailable):  # What can be read is no less true for it.
+            self._store.touch(name)
+            return self._store.conversation(name)
         return conversation
 
 

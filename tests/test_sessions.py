@@ -351,7 +351,7 @@ class TestChat:
         def fail(*_: object, **__: object) -> None:
             raise errors.StoreUnavailable
 
-        for call in ("begin", "touch", "create"):
+        for call in ("begin", "conversation", "create"):
             monkeypatch.setattr(store, call, fail)
         answers = [*unknown(client, session_id), client.post("/api/sessions")]
         assert {(answer.status_code, answer.json["code"]) for answer in answers} == {(503, "store_unavailable")}

@@ -72,7 +72,9 @@ class SqliteStore:
                 view.touch(found.id)
             return found is not None
 
-        return self._write(touch)
+        found = self._read(lambda view: view.find(name))
+        # What does not expire has no time, and reading it shall cost no write.
+        return self._write(touch) if found is not None and found.is_made else found is not None
 
     def set_model(self, name: str, model: str) -> None:
         def set_model(view: View) -> None:
