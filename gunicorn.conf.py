@@ -110,8 +110,14 @@ class Worker(GeventWorker):
         # loop runs, where nothing may wait.
         self.stopping = gevent.spawn(self.wsgi.extensions["runner"].shut_down, settings.graceful_seconds)
         super().handle_exit(number, frame)
-        for wait, connection in list(self.waits.items()):
-            gevent.kill(connection, wait, block=False)
+        for wait in list(self.waits):
+            gevent.get_hub().loop.run_callback(self.interrupt, wait)
+
+    def interrupt(self, wait: Idle) -> None:
+        """End a wait, unless it has ended meanwhile: what came of it is a request, which is not to be disturbed."""
+        connection = self.waits.get(wait)
+        if connection is not None:
+            connection.throw(wait)
 
     def handle_quit(self, number: int, frame: FrameType | None) -> None:
         # Ctrl-C comes twice, from the terminal and from gunicorn; the second exit would end in a traceback.
