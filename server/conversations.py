@@ -15,7 +15,7 @@ from server.listing import Page, page
 from server.live import Reading, problem_of
 from server.model import Conversation, Message, Run, Status
 from server.runs import Runner
-from server.store import Store
+from server.store import Store, Terms
 from server.upstream import Upstream
 
 SILENCE_SECONDS = 15.0
@@ -92,7 +92,7 @@ class Conversations:
         NotFound. Raises RequestIdConflict, ConversationBusy, ShuttingDown, StoreUnavailable.
         """
         kept = [_kept(each) for each in messages]
-        return self._runner.begin(draft, streamed=streamed, messages=kept, alone=alone, create=create)
+        return self._runner.begin(draft, Terms(kept, alone, create), streamed=streamed)
 
     def ask(self, draft: Run, seconds: float, is_there: Callable[[], bool], *, create: bool = True) -> Run:
         """The run that answers `draft`: completed, or still open after `seconds`.
@@ -100,7 +100,7 @@ class Conversations:
         It goes on when the caller leaves, and is in the history when it is done. Raises what `begin` raises and what
         the run failed with.
         """
-        run = self._runner.ask(draft, seconds, is_there, create=create)
+        run = self._runner.ask(draft, seconds, is_there, Terms(create=create))
         problem = problem_of(run)
         if problem is not None:
             raise problem
@@ -127,10 +127,6 @@ class Conversations:
     def run(self, run_id: str) -> Run:
         """Raises NotFound."""
         return self._store.run(run_id)
-
-    def wait(self, run_id: str, seconds: float, is_there: Callable[[], bool]) -> Run:
-        """The run, ended or requiring action, or as it is after `seconds`. Raises NotFound, StoreUnavailable."""
-        return self._runner.wait(run_id, seconds, is_there)
 
     def submit(self, run_id: str, outputs: Mapping[str, str], *, streamed: bool) -> Run:
         """Go on with a run that requires action: `outputs` has what each of its calls gave, by the call's id.

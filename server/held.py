@@ -1,6 +1,7 @@
 """The open runs of this process: told to the store while they are written, and ended there once."""
 
 import threading
+import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -9,7 +10,7 @@ from typing import Any
 
 from server import errors
 from server.live import LiveRun, told
-from server.model import Failure, Run, Status
+from server.model import Conversation, Failure, Run, Status
 from server.store import Store
 
 FLUSHES_AT_ONCE = 16
@@ -46,9 +47,12 @@ class Held:
             if not self._open:
                 self._idle.notify_all()
 
-    def wait_until_none(self, seconds: float) -> None:
+    def wait_until_none(self, seconds: float) -> float:
+        """Wait at most `seconds`; gives how many of them are left."""
+        until = time.monotonic() + seconds
         with self._idle:
             self._idle.wait_for(lambda: not self._open, seconds)
+        return until - time.monotonic()
 
     def end(self, live: LiveRun, status: Status, replay_from: int | None, **known: Any) -> None:
         """Write the run's end, and tell all who wait. The first end stands."""
@@ -56,6 +60,31 @@ class Held:
             if live.run.is_open and live.unwritten is None:
                 ended = live.run.ending(status, self._clock(), text=live.text(), collected=live.has_company(), **known)
                 self._write_end(live, ended, replay_from)
+
+    def start(self, live: LiveRun) -> Conversation | None:
+        """As `Store.start`; None also where the store cannot be reached, so that it is tried again later."""
+        if not self.is_reachable:
+            return None
+        try:
+            conversation = self._store.start(live.name, live.run.id)
+            if conversation is None and live.is_doubtful and self._store.run(live.run.id).status == "running":
+                conversation = self._store.conversation(live.name)
+        except errors.StoreUnavailable:
+            live.is_doubtful = True
+            self.is_reachable = False
+            return None
+        return conversation
+
+    def resume(self, live: LiveRun) -> None:
+        """Hold a run that required action from now on. Raises NoActionRequired, and StoreUnavailable."""
+        try:
+            if not self._store.resume(live.name, live.run):
+                raise errors.NoActionRequired
+        except errors.StoreUnavailable:
+            self.give_up(live)
+            raise
+        live.is_begun = True
+        self.add(live)
 
     def pause(self, live: LiveRun, run: Run) -> None:
         """Write down that the run requires action. From then on nobody holds it."""
@@ -72,13 +101,26 @@ class Held:
             self.end(live, "failed", None, failure=failure_of(problem))
 
     def end_at_last(self, live: LiveRun) -> None:
-        """Write the end that the store could not be told when it came, if there is one."""
+        """Write the end that the store could not be told when it came, if there is one.
+
+        A run that requires action there is not ended: what was lost was the answer to its pause, or the question
+        whether it goes on, and it still waits for outputs.
+        """
         with live.changed:
-            if live.unwritten is not None:
+            if live.unwritten is None or not self.is_reachable:
+                return
+            try:
+                kept = told(self._store, live.run)
+            except errors.StoreUnavailable:
+                self.is_reachable = False
+                return
+            if kept.status == "requires_action":
+                live.pause(kept)
+            else:
                 self._write_end(live, *live.unwritten)
 
     def give_up(self, live: LiveRun) -> None:
-        """The store failed, and may have begun the run or not: should it have, it is told that nobody writes it."""
+        """The store failed, and may have taken the run or not: should it have, it is told that nobody writes it."""
         with live.changed:
             ended = live.run
             if ended.is_open:

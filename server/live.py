@@ -1,10 +1,11 @@
 """A run while it is written, here or elsewhere: its text so far, and the requests that wait for it or read it."""
 
 import threading
+import time
 import weakref
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Generator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Collection, Generator
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 from server.errors import (
@@ -21,6 +22,9 @@ from server.errors import (
 from server.model import Run
 from server.store import Store
 from server.upstream import Reply, Writing
+
+LAST_LOOK_SECONDS = 0.05
+"""How often a process that is to end looks whether anybody still follows the run of another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +133,7 @@ class LiveRun:
     def pause(self, run: Run) -> None:
         """To be called with `changed` held."""
         self.run = run
+        self.unwritten = None
         self.changed.notify_all()
 
     def catch_up(self, run: Run | None) -> None:
@@ -140,16 +145,10 @@ class LiveRun:
                 self.run = run
             self.changed.notify_all()
 
-    @contextmanager
-    def attended(self, is_there: Callable[[], bool]) -> Iterator[None]:
-        """Within the block the caller counts as waiting."""
+    def attend(self, is_there: Callable[[], bool]) -> None:
+        """Count a caller as waiting, until its `wait_on` ends."""
         with self.changed:
             self._company.append(is_there)
-        try:
-            yield
-        finally:
-            with self.changed:
-                self._company.remove(is_there)
 
     def has_company(self) -> bool:
         return any(is_there() for is_there in self._company)
@@ -159,10 +158,19 @@ class LiveRun:
 
         Raises StoreUnavailable where only the store could tell.
         """
-        with self.attended(is_there), self.changed:
-            self.changed.wait_for(lambda: not self.run.is_moving or self.is_out_of_reach, seconds)
-            self._check_reach()
-            return self.run
+        self.attend(is_there)
+        return self.wait_on(seconds, is_there)
+
+    def wait_on(self, seconds: float, is_there: Callable[[], bool]) -> Run:
+        """As `wait`, for a caller who attends already."""
+        with self.changed:
+            try:
+                self.changed.wait_for(lambda: not self.run.is_moving or self.is_out_of_reach, seconds)
+                self._check_reach()
+                return self.run
+            finally:
+                # Still held: a run that ends now must not count one who has just been told that it is open.
+                self._company.remove(is_there)
 
     def check(self, position: int) -> None:
         """Raises InvalidPosition where the reply, having ended well, is shorter than `position`."""
@@ -171,7 +179,8 @@ class LiveRun:
 
     def read(self, position: int, silence: float, is_there: Callable[[], bool]) -> Reading:
         """As `Runner.read`."""
-        with self.attended(is_there):
+        self.attend(is_there)
+        try:
             while True:
                 with self.changed:
                     text = self._next_text(position, silence)
@@ -187,6 +196,9 @@ class LiveRun:
                     self.check(position)
                     yield run
                     return
+        finally:
+            with self.changed:
+                self._company.remove(is_there)
 
     def _next_text(self, position: int, silence: float) -> str:
         self.changed.wait_for(
@@ -250,6 +262,19 @@ class Followed:
     def ids(self) -> Collection[str]:
         with self._lock:
             return [run_id for run_id, live in self._runs.items() if live.run.is_moving]
+
+    def wait_until_none(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while self.ids() and time.monotonic() < until:
+            time.sleep(LAST_LOOK_SECONDS)
+
+    def give_up(self) -> None:
+        """Let nobody wait any longer: this process will not hear of the runs any more."""
+        for run_id in self.ids():
+            with self._lock:
+                live = self._runs.get(run_id)
+            if live is not None:
+                live.catch_up(None)
 
     def catch_up(self, run_ids: Collection[str]) -> None:
         """Take in what the store knows of those of the runs that are followed."""

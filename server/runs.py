@@ -13,7 +13,7 @@ from server import errors
 from server.held import Held, failure_of
 from server.live import Followed, LiveRun, Reading
 from server.model import Run, Status, Step
-from server.store import Begun, Store
+from server.store import PLAIN, Begun, Store, Terms
 from server.ticker import Ticker
 from server.turns import Turns
 from server.upstream import Upstream
@@ -45,7 +45,7 @@ class Runner:
         self._author = Author(
             store, upstream, limits, clock, self._end, self._pause, lambda: self._turns.give_place_back()
         )
-        self._turns = Turns(store, limits.max_concurrent_runs, self._author.begin)
+        self._turns = Turns(limits.max_concurrent_runs, self._held.start, self._author.begin)
         self._ticker = Ticker(FLUSH_SECONDS, self.tick, self._listen, clock)
         self.is_closing = False
         """Whether `begin` refuses, because the process is to end."""
@@ -55,21 +55,20 @@ class Runner:
         """How long a run may take, until everybody has heard of its end."""
         return self._limits.run_timeout_seconds + 2 * LOOK_SECONDS
 
-    def begin(self, draft: Run, *, streamed: bool, **terms: Any) -> Run:
+    def begin(self, draft: Run, terms: Terms = PLAIN, *, streamed: bool) -> Run:
         """Begin to write a reply as `draft` says, or find the run that answers it already.
 
-        `terms` are `messages`, `alone` and `create`, as for `Store.begin`. Raises RequestIdConflict, ConversationBusy,
-        NotFound, ShuttingDown, StoreUnavailable.
+        Raises what `Store.begin` raises, and ShuttingDown.
         """
         return self._begin(self._drafted(draft, streamed), terms)
 
-    def ask(self, draft: Run, seconds: float, is_there: Callable[[], bool], **terms: Any) -> Run:
+    def ask(self, draft: Run, seconds: float, is_there: Callable[[], bool], terms: Terms = PLAIN) -> Run:
         """`begin`, and then `wait`, whose NotFound is RunCancelled here; the caller waits from the start."""
         live = self._drafted(draft, streamed=False)
-        with live.attended(is_there):
-            run = self._begin(live, terms)
-            if run.id == live.run.id:
-                return live.wait(seconds, is_there)
+        live.attend(is_there)
+        run = self._begin(live, terms)
+        if run.id == live.run.id:
+            return live.wait_on(seconds, is_there)
         try:
             return self.wait(run.id, seconds, is_there) if run.is_moving else run
         except errors.NotFound:  # It was there a moment ago, so that it was cleared away in between.
@@ -78,7 +77,7 @@ class Runner:
     def _drafted(self, draft: Run, streamed: bool) -> LiveRun:
         return LiveRun(draft.conversation, replace(draft, created=self._clock()), streamed)
 
-    def _begin(self, live: LiveRun, terms: dict[str, Any]) -> Run:
+    def _begin(self, live: LiveRun, terms: Terms) -> Run:
         # Known before it is written down: whoever joins it a moment later must find it, and so must a stop.
         self._held.add(live)
         try:
@@ -89,7 +88,7 @@ class Runner:
         self._ticker.start()
         has_place = self._turns.take_place()
         try:
-            begun = self._written_down(live, has_place, {"waiting": self._limits.max_waiting_runs, **terms})
+            begun = self._written_down(live, terms, has_place)
         except BaseException:
             if has_place:
                 self._turns.give_place_back()
@@ -104,10 +103,11 @@ class Runner:
             self._turns.queue(live)
         return begun.run
 
-    def _written_down(self, live: LiveRun, has_place: bool, terms: dict[str, Any]) -> Begun:
+    def _written_down(self, live: LiveRun, terms: Terms, has_place: bool) -> Begun:
         """What the store decided. The run is held afterwards if it is the answer, or if nobody knows."""
         try:
-            begun = self._store.begin(live.name, live.run, start=has_place, **terms)
+            most = self._limits.max_waiting_runs
+            begun = self._store.begin(live.name, live.run, terms, waiting=most, start=has_place)
             if not begun.fresh:
                 self._forget(live)
                 return begun
@@ -174,11 +174,8 @@ class Runner:
         """
         live = LiveRun(run.conversation, replace(run, status="queued", expires=None), streamed)
         self._check_open()
-        if not self._store.resume(live.name, live.run):
-            raise errors.NoActionRequired
-        live.is_begun = True
-        self._held.add(live)
         self._ticker.start()
+        self._held.resume(live)
         self._turns.queue(live)
         return live.run
 
@@ -191,10 +188,15 @@ class Runner:
         self._let_go(self._store.delete(name))
 
     def shut_down(self, seconds: float) -> None:
-        """Begin no more, give open runs `seconds` to end, and mark the rest as interrupted, with their text."""
+        """Begin no more, give open runs `seconds` to end, and mark the rest as interrupted, with their text.
+
+        Who waits for a run of another process, or reads it, may go on as long; then StoreUnavailable is raised there.
+        """
         self.is_closing = True
-        self._held.wait_until_none(seconds)
+        left = self._held.wait_until_none(seconds)
+        self._followed.wait_until_none(left)
         self._ticker.stop()
+        self._followed.give_up()
         self._turns.stop()
         self._held.try_store()
         for live in self._held.all():
@@ -280,19 +282,18 @@ class Runner:
         steps = (*live.run.steps, step)
         paused = replace(live.run, status="requires_action", text=live.text(), steps=steps, expires=expires, **known)
         self._held.pause(live, paused)
-        if live.unwritten is None:
-            self._forget(live)
+        self._leave(live)
 
     def _leave(self, live: LiveRun) -> None:
-        if not live.run.is_open:
+        """Let go of a run that is to be written no more, or not for now."""
+        if not live.run.is_moving:
             self._forget(live)
 
     def _leave_ended(self) -> None:
         """Let go of the runs that other processes have ended, and start those whose turn has come."""
         for live in self._held.all():
             self._leave(live)
-        if self._held.is_reachable:
-            self._turns.advance()
+        self._turns.advance()
 
     def _forget(self, live: LiveRun) -> None:
         self._held.forget(live)

@@ -3,17 +3,24 @@
 import threading
 from collections.abc import Callable
 
-from server.errors import StoreUnavailable
 from server.live import LiveRun
 from server.model import Conversation
-from server.store import Store
 
 
 class Turns:
     """The turns of the runs of one process. The store has the last word, since other processes have runs too."""
 
-    def __init__(self, store: Store, places: int, write: Callable[[LiveRun, Conversation], None]) -> None:
-        self._store = store
+    def __init__(
+        self,
+        places: int,
+        start: Callable[[LiveRun], Conversation | None],
+        write: Callable[[LiveRun, Conversation], None],
+    ) -> None:
+        """`start` asks the store: the conversation as it is when the run has its turn, None while it has not.
+
+        It is then written with `write`.
+        """
+        self._start = start
         self._write = write
         self._lock = threading.Lock()
         self._free = places
@@ -82,8 +89,6 @@ class Turns:
                 seen = self._looks
             try:
                 self._start_queued()
-            except StoreUnavailable:
-                pass  # It is tried again with the next tick.
             except BaseException:
                 with self._lock:
                     self._looks = 0
@@ -100,7 +105,7 @@ class Turns:
                 self._held[live.name] = live.run.id
             conversation = None
             try:
-                conversation = self._started(live)
+                conversation = self._start(live)
             finally:
                 with self._lock:
                     if conversation is None:
@@ -111,14 +116,3 @@ class Turns:
                         self._queued.pop(live.run.id, None)
             if conversation is not None:
                 self._write(live, conversation)
-
-    def _started(self, live: LiveRun) -> Conversation | None:
-        """The conversation as it is at the run's start; None where it is not its turn."""
-        try:
-            conversation = self._store.start(live.name, live.run.id)
-            if conversation is None and live.is_doubtful and self._store.run(live.run.id).status == "running":
-                conversation = self._store.conversation(live.name)
-        except StoreUnavailable:
-            live.is_doubtful = True
-            raise
-        return conversation

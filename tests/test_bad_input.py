@@ -86,9 +86,9 @@ class WatchedStore(MemoryStore):
         self.written.append("set_model")
         super().set_model(name, model)
 
-    def begin(self, name: str, run: Run, **terms: Any) -> Begun:
+    def begin(self, name: str, run: Run, *terms: Any, **limits: Any) -> Begun:
         self.written.append("begin")
-        return super().begin(name, run, **terms)
+        return super().begin(name, run, *terms, **limits)
 
     def clear(self, name: str) -> Any:
         self.written.append("clear")

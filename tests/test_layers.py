@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "live": {"store", "upstream", "model", "errors"},
     "held": {"live", "store", "model", "errors"},
     "writing": {"held", "live", "replay", "store", "upstream", "model", "errors"},
-    "turns": {"live", "store", "model", "errors"},
+    "turns": {"live", "model"},
     "ticker": {"errors"},
     "runs": {"writing", "held", "turns", "ticker", "live", "store", "upstream", "model", "errors"},
     "health": {"upstream", "errors"},

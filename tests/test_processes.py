@@ -281,3 +281,33 @@ class TestRetrying:
     def test_an_unknown_run_is_not_found(self, here: Process) -> None:
         with pytest.raises(errors.NotFound):
             here.conversations.retry("run_nobody")
+
+
+def test_a_process_that_stops_lets_nobody_wait_for_a_run_of_another(
+    here: Process, there: Process, told: Told, at_once: AtOnce
+) -> None:
+    run = here.begun("slow")
+    told.await_call("slow")
+    waiting = at_once(there.ended, run)
+    reading = at_once(next, there.runner.read(run.id, 0, PATIENCE_SECONDS, lambda: True))
+    assert eventually(lambda: there.runner._followed.ids())
+    there.runner.shut_down(0)
+    for each in (waiting, reading):
+        with pytest.raises(errors.StoreUnavailable):
+            each.result(PATIENCE_SECONDS)
+    told.end("slow", "ok")
+    assert here.ended(run).text == "ok"
+
+
+def test_a_process_that_stops_still_gives_those_who_wait_the_reply_of_another(
+    here: Process, there: Process, told: Told, at_once: AtOnce
+) -> None:
+    run = here.begun("slow")
+    told.await_call("slow")
+    waiting = at_once(there.ended, run)
+    assert eventually(lambda: there.runner._followed.ids())
+    stopped = at_once(there.runner.shut_down, PATIENCE_SECONDS)
+    assert eventually(lambda: there.runner.is_closing)
+    told.end("slow", "ok")
+    assert waiting.result(PATIENCE_SECONDS).text == "ok"
+    stopped.result(PATIENCE_SECONDS)

@@ -11,7 +11,7 @@ from server import errors
 from server.live import Piece, Reading
 from server.model import Conversation, Run
 from server.runs import Runner
-from server.store import Begun
+from server.store import PLAIN, Begun, Terms
 from server.store.memory import MemoryStore
 from server.upstream import Call
 from server.upstream.scripted import ScriptedUpstream
@@ -118,9 +118,9 @@ class Staged(MemoryStore):
         self.after_begin: dict[str, Callable[[], object]] = {}
         self.before_start: dict[str, Callable[[], object]] = {}
 
-    def begin(self, name: str, run: Run, *, waiting: int, start: bool) -> Begun:
+    def begin(self, name: str, run: Run, terms: Terms = PLAIN, *, waiting: int, start: bool) -> Begun:
         self.before_begin.pop(run.question, lambda: None)()
-        begun = super().begin(name, run, waiting=waiting, start=start)
+        begun = super().begin(name, run, terms, waiting=waiting, start=start)
         self.after_begin.pop(run.question, lambda: None)()
         return begun
 

@@ -8,7 +8,7 @@ import pytest
 
 from server.errors import ConversationBusy, NotFound
 from server.model import Conversation, Message, Options, Run, Step, ToolCall
-from server.store import Begun, Store
+from server.store import PLAIN, Begun, Store, Terms
 from server.store.memory import MemoryStore
 from server.store.redis import RedisStore
 from server.store.sqlite import SqliteStore
@@ -22,8 +22,8 @@ def said(content: str, role: str = "user", **more: object) -> Message:
     return Message.of(role, content, None, 5.0, **more)  # type: ignore[arg-type]
 
 
-def begun(store: Store, run: Run, **terms: object) -> Begun:
-    return store.begin("ada", run, **{"waiting": 32, "start": True, **terms})  # type: ignore[arg-type]
+def begun(store: Store, run: Run, terms: Terms = PLAIN, *, start: bool = True) -> Begun:
+    return store.begin("ada", run, terms, waiting=32, start=start)
 
 
 def ended(store: Store, run: Run, text: str = "ok") -> None:
@@ -86,7 +86,7 @@ class DoorTests:
             lambda store: store.change_message("ada", "msg_1", {}),
             lambda store: store.delete_message("ada", "msg_1"),
             lambda store: store.note("ada", "run_1", {}),
-            lambda store: store.begin("ada", Run("why?"), waiting=1, start=True, create=False),
+            lambda store: store.begin("ada", Run("why?"), Terms(create=False), waiting=1, start=True),
         ],
     )
     @pytest.mark.parametrize("is_there", [False, True])
@@ -120,23 +120,23 @@ class DoorTests:
         assert contents(store) == ["why?", "ok", "hi"]
 
     def test_messages_are_added_with_the_run_that_they_come_with_or_not_at_all(self, store: Store) -> None:
-        first = begun(store, Run(""), messages=[said("1"), said("2")])
+        first = begun(store, Run(""), Terms([said("1"), said("2")]))
         assert (contents(store), first.conversation.message_count) == (["1", "2"], 2)
         with pytest.raises(ConversationBusy):
-            begun(store, Run(""), messages=[said("3")], alone=True)
+            begun(store, Run(""), Terms([said("3")], alone=True))
         assert contents(store) == ["1", "2"]
-        again = begun(store, first.run, messages=[said("1"), said("2")])
+        again = begun(store, first.run, Terms([said("1"), said("2")]))
         assert (again.run.id, contents(store)) == (first.run.id, ["1", "2"])
 
     def test_a_run_that_must_be_alone_is_refused_beside_an_open_one(self, store: Store) -> None:
-        run = begun(store, Run(""), alone=True).run
+        run = begun(store, Run(""), Terms(alone=True)).run
         with pytest.raises(ConversationBusy):
-            begun(store, Run(""), alone=True)
+            begun(store, Run(""), Terms(alone=True))
         ended(store, run)
-        assert begun(store, Run(""), alone=True).fresh
+        assert begun(store, Run(""), Terms(alone=True)).fresh
 
     def test_a_run_that_must_be_alone_may_wait_for_a_place(self, store: Store) -> None:
-        assert begun(store, Run(""), alone=True, start=False).run.status == "queued"
+        assert begun(store, Run(""), Terms(alone=True), start=False).run.status == "queued"
 
     def test_a_run_without_a_question_adds_its_reply_alone_and_joins_nothing(self, store: Store) -> None:
         run = begun(store, Run("")).run

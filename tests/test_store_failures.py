@@ -1,21 +1,27 @@
 """The store fails while replies are written: nobody hangs, and what was paid is neither lost nor paid again."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from server import errors
 from server.live import Piece
-from server.model import Run
+from server.model import Options, Run, ToolCall
 from server.runs import Runner
 from server.store.memory import MemoryStore
+from server.upstream import Reply
 from server.upstream.scripted import ScriptedUpstream
 from server.writing import Limits
 from tests.clock import Clock
 from tests.told import PATIENCE_SECONDS, Told
 
-CALLS = ("conversation", "begin", "start", "append", "finish", "run", "messages", "renew", "listen", "sweep", "ping")
+CALLS = (
+    *("conversation", "begin", "start", "append", "finish", "pause", "resume", "run", "messages"),
+    *("renew", "listen", "sweep", "ping"),
+)
+LOOK = Reply(None, None, "tool_calls", (ToolCall("call_1", "look", "{}"),))
 
 
 class Failing(MemoryStore):
@@ -75,6 +81,19 @@ def begun(runner: Runner, question: str, request_id: str | None = None) -> Run:
 
 def ended(runner: Runner, run: Run) -> Run:
     return runner.wait(run.id, PATIENCE_SECONDS, lambda: True)
+
+
+def with_outputs(run: Run) -> Run:
+    (step,) = run.steps
+    return replace(run, steps=(replace(step, calls=tuple(replace(each, output="seen") for each in step.calls)),))
+
+
+def requiring_action(runner: Runner, told: Told) -> Run:
+    """A run that has asked for the output of a tool, once it waits for it; its next call is asked `seen`."""
+    options = Options(parameters={"tools": [{"type": "function", "function": {"name": "look"}}]})
+    run = runner.begin(Run("slow", conversation="ada", options=options), streamed=True)
+    told.say("slow", LOOK)
+    return ended(runner, run)
 
 
 def contents(store: MemoryStore) -> list[str]:
@@ -271,3 +290,67 @@ def test_a_run_whose_time_is_over_ends_though_the_store_is_away(
     failure = store.run(run.id).failure
     assert failure is not None
     assert failure.code == "run_timed_out"
+
+
+def test_a_turn_that_comes_while_the_store_fails_lets_no_question_wait_for_it(
+    runner: Runner, store: Failing, told: Told
+) -> None:
+    first, second = begun(runner, "slow"), begun(runner, "next")
+    told.await_call("slow")
+    store.fails_after = {"start"}
+    runner.cancel(first.id)
+    store.asked.clear()
+    with pytest.raises(errors.StoreUnavailable):
+        begun(runner, "another")
+    assert store.asked == []
+    runner.tick()
+    assert ended(runner, second).text == "re: next"
+
+
+def test_a_run_goes_on_with_its_outputs_once_the_store_takes_them(runner: Runner, store: Failing, told: Told) -> None:
+    run = requiring_action(runner, told)
+    store.is_down = True
+    with pytest.raises(errors.StoreUnavailable):
+        runner.resume(with_outputs(run), streamed=True)
+    store.is_down = False
+    runner.tick()
+    assert ended(runner, runner.resume(with_outputs(run), streamed=True)).text == "re: seen"
+    assert told.calls == ["slow", "seen"]
+
+
+def test_a_run_whose_outputs_were_taken_though_the_answer_was_lost_is_not_left_open(
+    runner: Runner, store: Failing, told: Told
+) -> None:
+    run = requiring_action(runner, told)
+    store.fails_after = {"resume"}
+    with pytest.raises(errors.StoreUnavailable):
+        runner.resume(with_outputs(run), streamed=True)
+    runner.tick()
+    assert store.run(run.id).status == "failed"
+    assert ended(runner, begun(runner, "next")).text == "re: next"
+    assert told.calls == ["slow", "next"]
+
+
+def test_a_run_that_requires_action_still_does_though_the_answer_to_that_was_lost(
+    runner: Runner, store: Failing, told: Told
+) -> None:
+    store.fails_after = {"pause"}
+    with pytest.raises(errors.StoreUnavailable):
+        requiring_action(runner, told)
+    runner.tick()
+    (run,) = store.runs("ada", None, 9)
+    assert ended(runner, run).status == "requires_action"
+    assert ended(runner, runner.resume(with_outputs(run), streamed=True)).text == "re: seen"
+
+
+def test_a_run_that_could_not_be_said_to_require_action_fails(runner: Runner, store: Failing, told: Told) -> None:
+    options = Options(parameters={"tools": []})
+    run = runner.begin(Run("slow", conversation="ada", options=options), streamed=True)
+    told.await_call("slow")
+    store.is_down = True
+    told.say("slow", LOOK)
+    assert unwritten(runner, run)
+    store.is_down = False
+    runner.tick()
+    assert store.run(run.id).status == "failed"
+    assert ended(runner, begun(runner, "next")).text == "re: next"

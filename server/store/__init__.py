@@ -19,6 +19,21 @@ class Begun:
     """False where the question joined a run that was there before."""
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On which terms a run is begun."""
+
+    messages: Sequence[Message] = ()
+    """They are added at the end of the history with it."""
+    alone: bool = False
+    """Whether an open run of the conversation is refused rather than waited for."""
+    create: bool = True
+    """Whether a conversation that is not there is made."""
+
+
+PLAIN = Terms()
+
+
 class Store(Protocol):
     """Conversations by name, each with its messages and its runs.
 
@@ -49,30 +64,19 @@ class Store(Protocol):
     def set_metadata(self, name: str, metadata: Mapping[str, Any]) -> Conversation:
         """Raises NotFound."""
 
-    def begin(
-        self,
-        name: str,
-        run: Run,
-        *,
-        waiting: int,
-        start: bool,
-        messages: Sequence[Message] = (),
-        alone: bool = False,
-        create: bool = True,
-    ) -> Begun:
+    def begin(self, name: str, run: Run, terms: Terms = PLAIN, *, waiting: int, start: bool) -> Begun:
         """Write `run` down as the newest of its conversation, or find the run that it joins.
 
         `run` comes as queued. It becomes `running` at once where `start` is true and no other run of the conversation
-        is open. With it, `messages` are added at the end of the history. In this order:
+        is open. In this order:
 
-        - Where `create` is false and the conversation is not there, NotFound.
-
+        - Where the conversation is not there and `terms.create` is false, NotFound.
         - A run with the id of `run` itself, from the same call made before, is the answer, and counts as fresh.
         - A `request_id` seen within 24 hours decides alone. With another question: RequestIdConflict. Otherwise its
           run answers, open or ended; only after a failed or an interrupted one is `run` begun in its place.
         - A run with a question and without `request_id` joins an open run with the same question and equal options, or
           the newest run with both if that was completed within the last 10 minutes and not collected.
-        - Where `alone` is true and a run is open, or `waiting` runs are queued behind an open one, ConversationBusy.
+        - Where a run is open and `terms.alone` is true, or `waiting` runs are queued behind it, ConversationBusy.
 
         A refused call changes nothing but the ends of abandoned runs. Raises StoreFull where there is no room for
         another conversation.

@@ -9,7 +9,7 @@ from typing import Any
 
 from server.errors import ConversationBusy, NotFound, StoreFull
 from server.model import Conversation, Message, Run, Status
-from server.store import Begun
+from server.store import PLAIN, Begun, Terms
 from server.store.memory.kept import Kept
 
 
@@ -55,20 +55,10 @@ class MemoryStore:
             kept.conversation = replace(kept.conversation, metadata=metadata)
             return kept.snapshot()
 
-    def begin(
-        self,
-        name: str,
-        run: Run,
-        *,
-        waiting: int,
-        start: bool,
-        messages: Sequence[Message] = (),
-        alone: bool = False,
-        create: bool = True,
-    ) -> Begun:
+    def begin(self, name: str, run: Run, terms: Terms = PLAIN, *, waiting: int, start: bool) -> Begun:
         with self._lock:
             now = self._clock()
-            kept = (self._find(name) or self._room_for(name)) if create else self._found(name)
+            kept = (self._find(name) or self._room_for(name)) if terms.create else self._found(name)
             kept.expire(now)
             if run.id in kept.runs:
                 return Begun(kept.runs[run.id], kept.snapshot(), fresh=True)
@@ -77,11 +67,11 @@ class MemoryStore:
                 return Begun(known, kept.snapshot(), fresh=False)
             status: Status = "running" if start and not kept.open else "queued"
             queued = sum(each.status == "queued" for each in kept.open.values())
-            if (alone and kept.open) or (status == "queued" and queued >= waiting):
+            if (terms.alone and kept.open) or (status == "queued" and queued >= waiting):
                 raise ConversationBusy
             run = replace(run, status=status, conversation=name)
             kept.add(run, now)
-            kept.messages.extend(messages)
+            kept.messages.extend(terms.messages)
             self._kept[name] = kept
             self._names[run.id] = name
             return Begun(run, kept.snapshot(), fresh=True)

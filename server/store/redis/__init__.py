@@ -19,7 +19,7 @@ import orjson
 
 from server.errors import ConversationBusy, NotFound, RequestIdConflict, StoreUnavailable
 from server.model import Conversation, Message, Run, Status
-from server.store import COLLECT_SECONDS, REQUEST_ID_SECONDS, Begun
+from server.store import COLLECT_SECONDS, PLAIN, REQUEST_ID_SECONDS, Begun, Terms
 from server.store.redis.client import RedisClient
 from server.store.redis.listener import RedisListener
 from server.store.redis.packing import conversation_of, head_of, mark_of, message_of, packed, run_of
@@ -64,24 +64,14 @@ class RedisStore:
     def set_metadata(self, name: str, metadata: Mapping[str, Any]) -> Conversation:
         return conversation_of(name, _there(self._ask("set_metadata", name, orjson.dumps(metadata))))
 
-    def begin(
-        self,
-        name: str,
-        run: Run,
-        *,
-        waiting: int,
-        start: bool,
-        messages: Sequence[Message] = (),
-        alone: bool = False,
-        create: bool = True,
-    ) -> Begun:
+    def begin(self, name: str, run: Run, terms: Terms = PLAIN, *, waiting: int, start: bool) -> Begun:
         self._listener.open(self._writer)
         run = replace(run, conversation=name)
         request = "" if run.request_id is None else f"{_tag(name)}:request:{run.request_id}"
         question = sha256(run.question.encode()).digest()
-        limits = (waiting, REQUEST_ID_SECONDS, COLLECT_SECONDS, mark_of(run), int(alone), int(create))
+        limits = (waiting, REQUEST_ID_SECONDS, COLLECT_SECONDS, mark_of(run), int(terms.alone), int(terms.create))
         script = self._script(
-            "begin", name, run.id, run.packed(), question, request, int(start), *limits, *map(packed, messages)
+            "begin", name, run.id, run.packed(), question, request, int(start), *limits, *map(packed, terms.messages)
         )
         answer = self._make(name, ("SET", f"run:{run.id}", _tag(name)), script)
         is_fresh = isinstance(answer, list) and answer[0] == 1

@@ -10,7 +10,7 @@ import orjson
 
 from server.errors import ConversationBusy, NotFound, StoreUnavailable
 from server.model import Conversation, Message, Run, Status
-from server.store import REQUEST_ID_SECONDS, Begun
+from server.store import PLAIN, REQUEST_ID_SECONDS, Begun, Terms
 from server.store.sqlite import runs, schema
 from server.store.sqlite.database import FAILURES, Reader, Writer
 from server.store.sqlite.history import History
@@ -91,19 +91,12 @@ class SqliteStore:
 
         return self._write(set_metadata)
 
-    def begin(
-        self,
-        name: str,
-        run: Run,
-        *,
-        waiting: int,
-        start: bool,
-        messages: Sequence[Message] = (),
-        alone: bool = False,
-        create: bool = True,
-    ) -> Begun:
-        terms = runs.Terms(waiting, start, alone, create, self._clock() + self._lease_seconds)
-        return self._write(lambda view: runs.begin(view, name, run, messages, terms))
+    def begin(self, name: str, run: Run, terms: Terms = PLAIN, *, waiting: int, start: bool) -> Begun:
+        def begin(view: View) -> Begun:
+            lease = view.now + self._lease_seconds
+            return runs.begin(view, name, run, terms, waiting=waiting, start=start, lease=lease)
+
+        return self._write(begin)
 
     def start(self, name: str, run_id: str) -> Conversation | None:
         if not self._read(lambda view: runs.is_due(view, name, run_id)):

@@ -1,14 +1,14 @@
 """What a store's calls do with runs, each in one transaction."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
 from server.errors import ConversationBusy, NotFound
 from server.model import Conversation, Message, Run, Status
-from server.store import Begun
+from server.store import Begun, Terms
 from server.store.sqlite.history import History
 from server.store.sqlite.view import Found, View
 
@@ -19,19 +19,8 @@ UPDATE open_runs SET text = CAST(ifnull(CAST(substr(text, 1, ?) AS TEXT), '') ||
 NOTE = "UPDATE runs SET details = ? WHERE place = ?"
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """On which a run is begun, as for `Store.begin`."""
-
-    waiting: int
-    start: bool
-    alone: bool
-    create: bool
-    lease: float
-    """Unix seconds: when it passes."""
-
-
-def begin(view: View, name: str, run: Run, messages: Sequence[Message], terms: Terms) -> Begun:
+def begin(view: View, name: str, run: Run, terms: Terms, *, waiting: int, start: bool, lease: float) -> Begun:
+    """As `Store.begin`; the lease passes at `lease`, in Unix seconds."""
     found = view.find(name)
     if found is None and not terms.create:
         raise NotFound
@@ -43,16 +32,16 @@ def begin(view: View, name: str, run: Run, messages: Sequence[Message], terms: T
         known = view.answering(found.id, run, still)
         if known is not None:
             return Begun(known, found.conversation, fresh=False)
-    status: Status = "running" if terms.start and not still else "queued"
+    status: Status = "running" if start and not still else "queued"
     queued = sum(each.run.status == "queued" for each in still)
-    if (terms.alone and still) or (status == "queued" and queued >= terms.waiting):
+    if (terms.alone and still) or (status == "queued" and queued >= waiting):
         raise ConversationBusy
     begun = replace(run, status=status, conversation=name)
     found = found or view.make(name, None, {})
-    view.add(found.id, begun, terms.lease)
+    view.add(found.id, begun, lease)
     if found.is_made:
         view.touch(found.id)
-    return Begun(begun, add_messages(view, found, messages), fresh=True)
+    return Begun(begun, add_messages(view, found, terms.messages), fresh=True)
 
 
 def add_messages(view: View, found: Found, messages: Sequence[Message]) -> Conversation:
