@@ -48,8 +48,6 @@ wanted_files = 65_536 if most_files == resource.RLIM_INFINITY else min(most_file
 resource.setrlimit(resource.RLIMIT_NOFILE, (wanted_files, most_files))
 
 logging.basicConfig(stream=sys.stdout, level=settings.log_level.upper(), format="%(message)s")
-for noisy in ("httpx2", "httpcore2", "openai", "hpack"):
-    logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 # curl sends what was typed, and who types Korean into an address sends UTF-8 without percent signs. The contract

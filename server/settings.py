@@ -1,6 +1,7 @@
 """What an operator may choose, read from the environment once, at start."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self, get_args, get_origin
@@ -117,6 +118,11 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
                 raise ValueError(f"{name.upper()}: must be between {least:g} and {most:g}")
+        for name in ("openai_base_url", "llm_server_url"):
+            if not re.fullmatch(r"(https?://[^\s/?#]+[^\s?#]*)?", getattr(self, name), re.IGNORECASE):
+                raise ValueError(f"{name.upper()}: must be an address such as http://localhost:11434/v1")
+        if not self.openai_api_key.isascii() or not self.openai_api_key.isprintable():
+            raise ValueError("OPENAI_API_KEY: must have no characters but those of ASCII")
 
     @property
     def effective_store_url(self) -> str:

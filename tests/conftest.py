@@ -3,9 +3,13 @@
 Every JSON answer in any test is held to the document of the dialect that gave it.
 """
 
+import shutil
+import ssl
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +22,7 @@ from server.store.memory import MemoryStore
 from server.upstream.scripted import ScriptedUpstream
 from tests.clock import Clock
 from tests.documents import hold_to_document
+from tests.misbehaving import Misbehaving
 from tests.serving import Served, serve
 from tests.told import Told
 
@@ -94,3 +99,29 @@ def no_thread_dies() -> Iterator[None]:
     yield
     threading.excepthook = earlier
     assert not died
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that nobody else has signed, and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("makes its certificate with openssl, which is not here")
+    folder = tmp_path_factory.mktemp("tls")
+    paths = folder / "certificate.pem", folder / "key.pem"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test -addext subjectAltName=IP:127.0.0.1"
+    subprocess.run([*command.split(), "-out", paths[0], "-keyout", paths[1]], check=True, capture_output=True)
+    return paths
+
+
+@pytest.fixture
+def tls_server(certificate: tuple[Path, Path]) -> Iterator[Misbehaving]:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(*certificate)
+    server = Misbehaving(tls)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def trusting(certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))

@@ -1,13 +1,11 @@
 """OpenAI's protocol as it is spoken, and as it is broken, over real connections."""
 
 import email.utils
-import inspect
+import http.client
 import json
 import logging
-import shutil
 import socket
 import ssl
-import subprocess
 import sys
 import threading
 import time
@@ -15,15 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpcore2._exceptions
-import httpx2._exceptions
-import openai._exceptions
 import pytest
 
 from server import errors
 from server.model import Usage
 from server.upstream import Call, Reply
-from server.upstream.lanes import Lanes
+from server.upstream.connections import Connections
 from server.upstream.openai import OpenAIUpstream
 from server.upstream.renamed import renamed
 from tests.misbehaving import (
@@ -418,6 +413,10 @@ EITHER_WAY: dict[str, tuple[Script, type[errors.ServerError]]] = {
     "408": (refuses(408), errors.UpstreamTimedOut),
     "409": (refuses(409), errors.UpstreamRefused),
     "422": (refuses(422), errors.UpstreamRefused),
+    "sent elsewhere": (
+        says(b"", 308, Location=f"http://{THEIRS.replace(' ', '-')}.example/"),
+        errors.UpstreamUnreachable,
+    ),
     "429": (refuses(429, "rate_limit_exceeded", Retry_After="0"), errors.UpstreamRateLimited),
     "429 without code": (refuses(429, Retry_After="0"), errors.UpstreamRateLimited),
     "insufficient_quota": (refuses(429, "insufficient_quota"), errors.UpstreamQuotaExhausted),
@@ -856,14 +855,14 @@ def test_concurrent_calls_have_a_connection_each_and_later_ones_none_of_their_ow
     assert server.connections == 10
 
 
-def test_no_more_clients_are_made_than_are_lent_at_once_and_the_last_one_back_is_lent_first() -> None:
-    lanes = Lanes(KEY, "http://127.0.0.1:9/v1")
-    with lanes.lent() as outer:
-        with lanes.lent() as inner:
+def test_no_more_connections_are_made_than_are_lent_at_once_and_the_last_one_back_is_lent_first() -> None:
+    connections = Connections("http://127.0.0.1:9/v1", {})
+    with connections.lent() as outer:
+        with connections.lent() as inner:
             assert inner is not outer
-        with lanes.lent() as again:
+        with connections.lent() as again:
             assert again is inner
-    with lanes.lent() as later:
+    with connections.lent() as later:
         assert later is outer
 
 
@@ -1027,8 +1026,7 @@ def test_health_of_a_server_that_is_not_there_is_unreachable(server: Misbehaving
     assert upstream.health() == "unreachable"
 
 
-def test_without_key_and_base_url_nothing_is_sent(server: Misbehaving, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_BASE_URL", server.url)  # Where the SDK would go by itself.
+def test_without_key_and_base_url_nothing_is_sent(server: Misbehaving) -> None:
     server.follow(good)
     upstream = OpenAIUpstream("", "")
     writing = upstream.open(call())
@@ -1045,41 +1043,33 @@ def test_nothing_is_connected_before_the_iteration(server: Misbehaving, upstream
     assert server.connections == 0
 
 
-def exceptions_of(module: Any) -> list[type[Exception]]:
-    return [kind for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+def kinds_under(kind: type[Exception]) -> Iterator[type[Exception]]:
+    """A class of exceptions and all those of the standard library that are derived from it."""
+    yield kind
+    for each in kind.__subclasses__():
+        if each.__module__ in ("builtins", "http.client", "socket", "ssl"):
+            yield from kinds_under(each)
 
 
 EXCEPTIONS = sorted(
-    {
-        kind
-        for module in (openai._exceptions, httpx2._exceptions, httpcore2._exceptions)
-        for kind in exceptions_of(module)
-    },
-    key=lambda kind: (kind.__module__, kind.__name__),
+    {*kinds_under(OSError), *kinds_under(http.client.HTTPException), *kinds_under(UnicodeError)},
+    key=lambda kind: kind.__name__,
 )
 
 
 def built(kind: type[Exception]) -> Exception:
     """An instance that says their words wherever it can."""
-    request = httpx2.Request("POST", f"http://{KEY}.example/")
-    body = {"message": THEIRS, "code": THEIRS, "param": THEIRS, "error": THEIRS}
-    response = httpx2.Response(418, request=request, json={"error": body}, headers={"retry-after": THEIRS})
-    fit = {
-        "message": THEIRS,
-        "request": request,
-        "response": response,
-        "body": body,
-        "completion": openai.types.chat.ChatCompletion.construct(usage=THEIRS, choices=[THEIRS]),
-        "unsent_messages": [THEIRS],
-    }
-    if not inspect.isfunction(kind.__init__):
-        return kind(THEIRS)
-    names = list(inspect.signature(kind.__init__).parameters)[1:]
-    return kind(**{name: fit[name] for name in names})
+    if issubclass(kind, UnicodeEncodeError):
+        return kind("ascii", THEIRS, 0, 1, THEIRS)
+    if issubclass(kind, UnicodeDecodeError):
+        return kind("ascii", THEIRS.encode(), 0, 1, THEIRS)
+    if issubclass(kind, UnicodeTranslateError):
+        return kind(THEIRS, 0, 1, THEIRS)
+    return kind(THEIRS)
 
 
-@pytest.mark.parametrize("kind", EXCEPTIONS, ids=lambda kind: f"{kind.__module__.split('.')[0]}.{kind.__name__}")
-def test_every_exception_of_the_sdk_and_its_transport_becomes_one_of_ours(kind: type[Exception]) -> None:
+@pytest.mark.parametrize("kind", EXCEPTIONS, ids=lambda kind: kind.__name__)
+def test_every_exception_of_a_connection_becomes_one_of_ours(kind: type[Exception]) -> None:
     ours = renamed(built(kind))
     assert isinstance(ours, errors.UpstreamFailed)
     assert str(ours) == ours.sentence
@@ -1087,7 +1077,8 @@ def test_every_exception_of_the_sdk_and_its_transport_becomes_one_of_ours(kind: 
 
 def test_the_walk_meets_what_it_must() -> None:
     names = {kind.__name__ for kind in EXCEPTIONS}
-    assert {"APITimeoutError", "RateLimitError", "OAuthError", "ReadTimeout", "InvalidURL", "StreamClosed"} <= names
+    must = {"TimeoutError", "ConnectionResetError", "RemoteDisconnected", "IncompleteRead", "LineTooLong", "InvalidURL"}
+    assert must | {"gaierror", "SSLCertVerificationError", "BadStatusLine"} <= names
 
 
 @pytest.mark.parametrize(
@@ -1109,32 +1100,6 @@ def test_whatever_else_comes_becomes_one_of_ours(problem: Exception) -> None:
     ours = renamed(problem)
     assert isinstance(ours, errors.UpstreamFailed)
     assert str(ours) == ours.sentence
-
-
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that nobody else has signed, and its key."""
-    if shutil.which("openssl") is None:
-        pytest.skip("makes its certificate with openssl, which is not here")
-    folder = tmp_path_factory.mktemp("tls")
-    paths = folder / "certificate.pem", folder / "key.pem"
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test -addext subjectAltName=IP:127.0.0.1"
-    subprocess.run([*command.split(), "-out", paths[0], "-keyout", paths[1]], check=True, capture_output=True)
-    return paths
-
-
-@pytest.fixture
-def tls_server(certificate: tuple[Path, Path]) -> Iterator[Misbehaving]:
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(*certificate)
-    server = Misbehaving(tls)
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def trusting(certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
 
 
 @either

@@ -183,6 +183,25 @@ def test_the_key_is_not_in_what_settings_show_of_themselves() -> None:
     assert "gpt-6-sol" in repr(shown)
 
 
+@pytest.mark.parametrize("name", ["openai_base_url", "llm_server_url"])
+@pytest.mark.parametrize(
+    "text", ["localhost:11434/v1", "ftp://host/v1", "http://", "https:///v1", "http://a b/v1", "x"]
+)
+def test_an_address_of_the_upstream_is_one(name: str, text: str) -> None:
+    said = f"{name.upper()}: must be an address such as http://localhost:11434/v1"
+    assert refusal(name, text) == said
+
+
+@pytest.mark.parametrize("text", ["http://host", "HTTPS://host:8443/v1/", "http://[::1]:8000/v1", "http://집.kr/v1"])
+def test_an_address_of_the_upstream_may_be_of_any_kind(text: str) -> None:
+    assert Settings.from_env({"OPENAI_BASE_URL": text}).openai_base_url == text
+
+
+@pytest.mark.parametrize("text", ["sk-“quoted”", "sk-\x00", "sk-a\nsk-b", "열쇠"])
+def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(text: str) -> None:
+    assert refusal("openai_api_key", text) == "OPENAI_API_KEY: must have no characters but those of ASCII"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_settings_do_not_change_once_they_are_read(name: str) -> None:
     with pytest.raises(FrozenInstanceError):

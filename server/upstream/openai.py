@@ -6,24 +6,23 @@ import re
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from http.client import HTTPException, HTTPResponse
 from typing import Any
 
-import httpx2
-import openai
 import orjson
 
 from server import errors
 from server.upstream import Call, Health, Reply
-from server.upstream.lanes import UNTOLD, Lane, Lanes
+from server.upstream.connections import Connection, Connections, Unanswered, chunks
 from server.upstream.reading import streamed, whole
-from server.upstream.renamed import may_pass, refused_parameter, renamed, retry_after
+from server.upstream.renamed import Refusal, may_pass, renamed
 
 log = logging.getLogger("server.upstream")
 
+OPENAI_URL = "https://api.openai.com/v1"
 OPENAI_MODEL = "gpt-6-luna"
 _OPENAI_URL = re.compile(r"https?://api\.openai\.com(?:[:/]|$)", re.IGNORECASE)
 RETRIES = 2
-CONNECT_SECONDS = 10.0
 MODELS_SECONDS = 10.0
 HEALTH_SECONDS = 1.8
 HEALTH_TTL_SECONDS = 10.0
@@ -51,7 +50,8 @@ class OpenAIUpstream:
         self._models_ttl = models_ttl_seconds
         self.retry_seconds = retry_seconds
         self.clock = clock
-        self._lanes = Lanes(key or "none", base_url or None)
+        headers = {"Authorization": f"Bearer {key or 'none'}", "Content-Type": "application/json"}
+        self._connections = Connections(base_url or OPENAI_URL, headers)
         self._refused: dict[str, frozenset[str]] = {}
         """The parameters that each model refused."""
         self._models: list[dict[str, Any]] = []
@@ -65,7 +65,7 @@ class OpenAIUpstream:
         self._health_lock = threading.Lock()
 
     def open(self, call: Call) -> "_OpenAIWriting":
-        return _OpenAIWriting(self, self._lanes, call)
+        return _OpenAIWriting(self, self._connections, call)
 
     def models(self) -> list[dict[str, Any]]:
         """As the protocol says. Kept for a while, and served stale while the upstream fails or another caller asks."""
@@ -129,9 +129,15 @@ class OpenAIUpstream:
         if not self._is_configured:
             raise errors.NotConfigured
         try:
-            with self._lanes.lent() as lane:
-                response = lane.sdk.get("/models", cast_to=httpx2.Response, options={"timeout": _timeout(seconds)})
-                return [each for each in orjson.loads(response.content)["data"] if _is_model(each)]
+            with self._connections.lent() as connection:
+                response = connection.ask("GET", "/models", None, seconds)
+                try:
+                    body = b"".join(chunks(response))
+                finally:
+                    connection.end(response)
+            if response.status >= 300:
+                raise Refusal(response, body)
+            return [each for each in orjson.loads(body)["data"] if _is_model(each)]
         except Exception as problem:  # noqa: BLE001 - the boundary: each becomes one of ours
             raise _told(problem) from None
 
@@ -151,7 +157,7 @@ class OpenAIUpstream:
 
     def dropped(self, call: Call, problem: Exception) -> str | None:
         """The parameter of `call` that its model, as `problem` says, does not take; it is sent no more from now on."""
-        name = refused_parameter(problem)
+        name = problem.parameter() if isinstance(problem, Refusal) else None
         if name is None or name in KEPT_PARAMETERS or name not in call.parameters.keys() | OWN_PARAMETERS:
             return None
         self._refused[call.model] = self._refused.get(call.model, frozenset()) | {name}
@@ -166,28 +172,28 @@ class OpenAIUpstream:
 class _OpenAIWriting:
     """One reply on its way."""
 
-    def __init__(self, upstream: OpenAIUpstream, lanes: Lanes, call: Call) -> None:
+    def __init__(self, upstream: OpenAIUpstream, connections: Connections, call: Call) -> None:
         self._upstream = upstream
-        self._lanes = lanes
+        self._connections = connections
         self._call = call
         self._deadline = upstream.clock() + call.seconds
         self._cut = threading.Event()
-        self._lane: Lane | None = None
+        self._connection: Connection | None = None
         self._guard = threading.Lock()
-        """Held while `_lane` changes, so that no connection is cut that was lent to another call meanwhile."""
+        """Held while `_connection` changes, so that no connection is cut that was lent to another call meanwhile."""
 
     def __iter__(self) -> Generator[str | Reply, None, None]:
         if not self._upstream.is_configured:
             raise errors.NotConfigured
         try:
-            with self._lanes.lent() as lane:
-                self._take(lane)
+            with self._connections.lent() as connection:
+                self._take(connection)
                 try:
-                    response = self._sent(lane)
+                    response = self._sent(connection)
                     try:
                         yield from self._read(response)
                     finally:
-                        response.close()
+                        connection.end(response)
                 finally:
                     self._take(None)
         except Exception as problem:  # noqa: BLE001 - the boundary: each becomes one of ours
@@ -198,23 +204,23 @@ class _OpenAIWriting:
     def cut(self) -> None:
         self._cut.set()
         with self._guard:
-            if self._lane is not None:
-                self._lane.cut()
+            if self._connection is not None:
+                self._connection.cut()
 
-    def _take(self, lane: Lane | None) -> None:
+    def _take(self, connection: Connection | None) -> None:
         with self._guard:
-            self._lane = lane
+            self._connection = connection
 
-    def _read(self, response: httpx2.Response) -> Iterator[str | Reply]:
-        chunks = self._in_time(response)
-        for piece in streamed(chunks) if self._call.streamed else whole(b"".join(chunks)):
+    def _read(self, response: HTTPResponse) -> Iterator[str | Reply]:
+        body = self._in_time(response)
+        for piece in streamed(body) if self._call.streamed else whole(b"".join(body)):
             if self._cut.is_set():
                 raise errors.UpstreamCut
             yield piece
 
-    def _in_time(self, response: httpx2.Response) -> Iterator[bytes]:
+    def _in_time(self, response: HTTPResponse) -> Iterator[bytes]:
         """The body as it comes. A read timeout alone would let a slow server drip for ever."""
-        for chunk in response.iter_bytes():
+        for chunk in chunks(response):
             if self._left() <= 0:
                 raise errors.UpstreamTimedOut
             yield chunk
@@ -222,8 +228,11 @@ class _OpenAIWriting:
     def _left(self) -> float:
         return self._deadline - self._upstream.clock()
 
-    def _sent(self, lane: Lane) -> httpx2.Response:
-        """The response, its body unread. Tries again as long as there is time and nothing was received."""
+    def _sent(self, connection: Connection) -> HTTPResponse:
+        """The response, its body unread. Tries again as long as there is time and nothing was received.
+
+        A connection that breaks in the middle of the body has been paid for.
+        """
         retries, dropped = 0, set[str]()
         while True:
             if self._cut.is_set():
@@ -232,23 +241,21 @@ class _OpenAIWriting:
             if left <= 0:
                 raise errors.UpstreamTimedOut
             try:
-                # Unread also for a plain reply: only so is a connection that breaks in the middle of the body, which
-                # has been paid for, told from one that breaks before it.
-                return lane.sdk.post(
-                    lane.completions_url,
-                    content=self._upstream.body(self._call),
-                    options={"timeout": _timeout(left), "headers": UNTOLD},
-                    cast_to=httpx2.Response,
-                    stream=True,
-                    stream_cls=openai.Stream[object],
-                )  # type: ignore[return-value]
-            except (openai.APIError, httpx2.TransportError) as problem:
+                response = connection.ask("POST", "/chat/completions", self._upstream.body(self._call), left)
+                if response.status < 300:
+                    return response
+                try:
+                    raise Refusal(response, b"".join(self._in_time(response)))
+                finally:
+                    connection.end(response)
+            except (Refusal, Unanswered, OSError, HTTPException) as problem:
                 name = self._upstream.dropped(self._call, problem)
                 if name and name not in dropped:
                     dropped.add(name)
                     continue
                 pause = self._upstream.retry_seconds * 2**retries * random.uniform(0.75, 1.25)
-                pause = max(pause, retry_after(problem, self._upstream.clock()))
+                if isinstance(problem, Refusal):
+                    pause = max(pause, problem.retry_after(self._upstream.clock()))
                 if retries == RETRIES or pause >= self._left() or not may_pass(problem) or self._cut.is_set():
                     raise
                 retries += 1
@@ -259,12 +266,9 @@ def _is_model(entry: Any) -> bool:
     return isinstance(entry, dict) and isinstance(entry.get("id"), str)
 
 
-def _timeout(seconds: float) -> httpx2.Timeout:
-    return httpx2.Timeout(seconds, connect=min(CONNECT_SECONDS, seconds))
-
-
 def _told(problem: Exception) -> errors.ServerError:
     """The problem as one of ours, told to the operator by its class and status alone."""
     failure = renamed(problem)
-    log.warning("upstream: %s (%s %s)", failure.code, type(problem).__name__, getattr(problem, "status_code", "-"))
+    kind = type(problem.__cause__ or problem).__name__
+    log.warning("upstream: %s (%s %s)", failure.code, kind, getattr(problem, "status", "-"))
     return failure

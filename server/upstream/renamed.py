@@ -1,26 +1,20 @@
-"""The one boundary where the SDK's and its transport's exceptions become ours. No text of theirs goes through."""
+"""The one boundary where what comes of the upstream becomes ours. No text of theirs goes through."""
 
 import json
 import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from http.client import HTTPException, HTTPResponse
 from typing import Any
 
-import httpx2
-import openai
+import orjson
 
 from server import errors
+from server.upstream.connections import Unanswered
 
 BILLING_CODES = ("insufficient_quota", "credit_balance_exhausted", "billing_hard_limit_reached", "billing_not_active")
 
-_UNREADABLE = (
-    httpx2.DecodingError,
-    openai.APIResponseValidationError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-)
+_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)
 """What comes of a reply that is not of the shape that it should be."""
 
 _UNKNOWN_LIMIT = re.compile(
@@ -40,20 +34,60 @@ _STATUS: dict[int, type[errors.ServerError]] = {
 }
 
 
+class Refusal(Exception):
+    """An answer that is no reply, by its status."""
+
+    def __init__(self, response: HTTPResponse, body: bytes) -> None:
+        super().__init__()
+        self.status = response.status
+        self._wait = response.getheader("Retry-After", "")
+        try:
+            told = orjson.loads(body)
+        except ValueError:
+            told = body.decode(errors="replace")
+        self._told = told.get("error", told) if isinstance(told, Mapping) else told
+        self.code = self._field("code")
+
+    def _field(self, name: str) -> str | None:
+        value = self._told.get(name) if isinstance(self._told, Mapping) else None
+        return value if isinstance(value, str) else None
+
+    def parameter(self) -> str | None:
+        """The parameter that the upstream does not take at all; None where it refuses for another reason."""
+        if self.status not in (400, 422):
+            return None
+        if self.code in ("unsupported_parameter", "unsupported_value"):
+            return self._field("param")
+        # Servers that know only max_tokens refuse the newer name in words of their own.
+        is_unknown = _UNKNOWN_LIMIT.search(str(self._told)) or _FORBIDDEN_LIMIT in json.dumps(self._told)
+        return "max_completion_tokens" if is_unknown else None
+
+    def retry_after(self, now: float) -> float:
+        """The seconds that the upstream asks us to wait, in numbers or as a date; 0 where it does not say."""
+        try:
+            seconds = float(self._wait)
+        except ValueError:
+            try:
+                seconds = parsedate_to_datetime(self._wait).timestamp() - now
+            except (ValueError, OverflowError):
+                return 0.0
+        return max(0.0, seconds)  # The order matters: nan is not more than 0.
+
+
 def renamed(problem: Exception) -> errors.ServerError:
-    """Our failure for whatever came out of the SDK, its transport, or the reading of a reply."""
+    """Our failure for whatever came out of a connection, or of the reading of a reply."""
     if isinstance(problem, errors.ServerError):
         return problem
-    if isinstance(problem, openai.APITimeoutError | httpx2.TimeoutException):
-        return errors.UpstreamTimedOut()
-    if isinstance(problem, openai.APIConnectionError):
+    if isinstance(problem, Refusal):
+        return _by_code(problem.code, problem.status)
+    if isinstance(problem, Unanswered):
         return errors.UpstreamUnreachable()
-    if isinstance(problem, openai.APIStatusError):
-        return _by_code(problem.code, problem.status_code)
+    if isinstance(problem, TimeoutError):
+        return errors.UpstreamTimedOut()
+    if isinstance(problem, OSError | HTTPException):
+        return errors.UpstreamCut()
     if isinstance(problem, _UNREADABLE):
         return errors.UpstreamBadReply()
-    if isinstance(problem, httpx2.HTTPError | httpx2.StreamError | OSError):
-        return errors.UpstreamCut()
     return errors.UpstreamFailed()
 
 
@@ -66,42 +100,14 @@ def renamed_body(error: Any) -> errors.ServerError:
 
 
 def may_pass(problem: Exception) -> bool:
-    """Whether the same call may work a moment later: connection errors, 408, 409, 429 and 5xx, but no billing error.
+    """Whether the same call may work a moment later: broken connections, 408, 409, 429 and 5xx, but no billing error.
 
-    A bare transport error comes of a connection that broke in the middle of an error's body.
+    Not where the time was over in which an answer was to come.
     """
-    if isinstance(problem, openai.APITimeoutError):
-        return isinstance(problem.__cause__, httpx2.ConnectTimeout)
-    if isinstance(problem, openai.APIStatusError):
-        status = problem.status_code
+    if isinstance(problem, Refusal):
+        status = problem.status
         return (status in (408, 409, 429) or status >= 500) and not _is_billing(problem.code)
-    return isinstance(problem, openai.APIConnectionError | httpx2.NetworkError | httpx2.ProtocolError)
-
-
-def refused_parameter(problem: Exception) -> str | None:
-    """The parameter that the upstream does not take at all; None where it refuses for another reason."""
-    if not isinstance(problem, openai.BadRequestError | openai.UnprocessableEntityError):
-        return None
-    if problem.code in ("unsupported_parameter", "unsupported_value") and isinstance(problem.param, str):
-        return problem.param
-    # Servers that know only max_tokens refuse the newer name in words of their own.
-    is_unknown = _UNKNOWN_LIMIT.search(problem.message) or _FORBIDDEN_LIMIT in json.dumps(problem.body)
-    return "max_completion_tokens" if is_unknown else None
-
-
-def retry_after(problem: Exception, now: float) -> float:
-    """The seconds that the upstream asks us to wait, in numbers or as a date; 0 where it does not say."""
-    if not isinstance(problem, openai.APIStatusError):
-        return 0.0
-    text = problem.response.headers.get("retry-after", "")
-    try:
-        seconds = float(text)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(text).timestamp() - now
-        except (ValueError, OverflowError):
-            return 0.0
-    return max(0.0, seconds)  # The order matters: nan is not more than 0.
+    return not isinstance(problem, TimeoutError)
 
 
 def _is_billing(code: str | None) -> bool:
@@ -121,4 +127,6 @@ def _by_code(code: str | None, status: int) -> errors.ServerError:
         return errors.UpstreamRateLimited()
     if status in _STATUS:
         return _STATUS[status]()
+    if 300 <= status < 400:  # Sent elsewhere: what stands at this address is no upstream.
+        return errors.UpstreamUnreachable()
     return errors.UpstreamRefused() if 400 <= status < 500 else errors.UpstreamFailed()

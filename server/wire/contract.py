@@ -23,6 +23,7 @@ from openapi_core.deserializing.styles.exceptions import EmptyQueryParameterValu
 from openapi_core.templating.media_types.exceptions import MediaTypeNotFound
 from openapi_core.templating.paths.datatypes import PathOperationServer
 from openapi_core.templating.paths.finders import APICallPathFinder
+from openapi_core.validation.request import V31RequestBodyValidator
 from openapi_core.validation.request.exceptions import MissingRequiredParameter, MissingRequiredRequestBody
 from openapi_core.validation.schemas.exceptions import InvalidSchemaValue
 from werkzeug.exceptions import RequestEntityTooLarge
@@ -55,13 +56,14 @@ class Contract:
         # the same places up at every request, so they are kept.
         spec = SchemaPath.from_dict({**document, "servers": [{"url": "/"}]}, resolved_cache_maxsize=10_000)
         schemas = _Schemas(document.get("components", {}))
-        self._judge = V31RequestValidator(
-            spec,
-            schema_validators_factory=schemas,  # type: ignore[arg-type]
-            schema_casters_factory=SchemaCastersFactory(schemas, oas31_types_caster),  # type: ignore[arg-type]
-            path_finder_cls=_KeptPathFinder,
-            extra_media_type_deserializers={"application/json": _json},
-        )
+        rules: dict[str, Any] = {
+            "schema_validators_factory": schemas,
+            "schema_casters_factory": SchemaCastersFactory(schemas, oas31_types_caster),  # type: ignore[arg-type]
+            "path_finder_cls": _KeptPathFinder,
+            "extra_media_type_deserializers": {"application/json": _json},
+        }
+        self._judge = V31RequestValidator(spec, **rules)
+        self._judge_of_bodies = V31RequestBodyValidator(spec, **rules)
         self._operations = {
             operation["operationId"]: (method, path, operation)
             for path, item in document["paths"].items()
@@ -85,6 +87,9 @@ class Contract:
             each["name"]: each["schema"]["type"] for each in operation.get("parameters", []) if each["in"] == "query"
         }
         has_body = "requestBody" in operation
+        # Looking for parameters where there are none costs the judge more than the body.
+        has_more = {"parameters", "security"} & {*self.document, *self.document["paths"][path], *operation}
+        judge = self._judge if has_more else self._judge_of_bodies
 
         def bind(view: View) -> View:
             @wraps(view)
@@ -92,7 +97,8 @@ class Contract:
                 _require_utf8(request.query_string)
                 for name, kind in query.items():
                     given[name] = _parameter(name, kind)
-                self._check(_Received(request, path))
+                for problem in judge.iter_errors(_Received(request, path)):
+                    raise _refusal(problem)
                 if has_body:
                     given["body"] = orjson.loads(request.get_data() or b"null")
                 return view(**given)
@@ -108,10 +114,6 @@ class Contract:
         """Raises LookupError that names each operation without a view."""
         if self._unserved:
             raise LookupError(f"the document promises, nobody serves: {', '.join(sorted(self._unserved))}")
-
-    def _check(self, received: "_Received") -> None:
-        for problem in self._judge.iter_errors(received):
-            raise _refusal(problem)
 
 
 class _Received:

@@ -1,0 +1,191 @@
+"""Connections to the upstream, each lent to one call at a time.
+
+A pool's own bookkeeping grows with the connections that it holds; a stack of them does not, and whoever has one lent
+knows which socket to close.
+"""
+
+import socket
+import ssl
+import threading
+import time
+from base64 import b64encode
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead
+from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import certifi
+
+CONNECT_SECONDS = 10.0
+KEPT_SECONDS = 60.0
+"""How long a connection may be idle; after that, something on the way may have forgotten it without a word."""
+CHUNK_BYTES = 65_536
+
+
+class Unanswered(Exception):
+    """The connection could not be made, or it broke before an answer began; the cause tells how."""
+
+
+class Connection:
+    """One to the upstream, made when it is needed, and anew when the other side has closed it."""
+
+    def __init__(self, base_url: str, headers: Mapping[str, str], tls: ssl.SSLContext) -> None:
+        """`headers` go with every request. Raises Unanswered where a proxy is set that speaks no plain HTTP."""
+        url = urlsplit(base_url.rstrip("/"))
+        proxy = _proxy(url)
+        self._http = _through(proxy, url, tls) if proxy else _to(url.hostname, url.port, url.scheme, tls)
+        is_told_whole = proxy is not None and url.scheme == "http"
+        self._prefix = url.geturl() if is_told_whole else url.path
+        self._headers = {**headers, **(_credentials(proxy) if proxy and is_told_whole else {})}
+        self._socket: socket.socket | None = None
+        self._idle_since = 0.0
+        self._is_cut = False
+
+    def ask(self, method: str, path: str, body: bytes | None, seconds: float) -> HTTPResponse:
+        """The answer, its body unread; `end` is to be called with it.
+
+        Raises Unanswered, and TimeoutError where nothing was heard for `seconds`.
+        """
+        is_open = False
+        try:
+            self._open(min(CONNECT_SECONDS, seconds))
+            is_open = True
+            self._http.sock.settimeout(seconds)
+            self._http.request(method, self._prefix + path, body, self._headers)
+            return self._http.getresponse()
+        except (OSError, HTTPException, UnicodeError) as problem:
+            self._http.close()
+            if is_open and isinstance(problem, TimeoutError):
+                raise
+            raise Unanswered from problem
+
+    def end(self, response: HTTPResponse) -> None:
+        """Let go of an answer. Where it was not read to its end, the connection is of no further use."""
+        is_read = response.isclosed() or response.length == 0
+        response.close()
+        if not is_read:
+            self._http.close()
+        self._idle_since = time.monotonic()
+
+    def cut(self) -> None:
+        """Close the connection under whoever uses it, from any thread; one that is being made, as soon as it is."""
+        self._is_cut = True
+        if self._socket is not None:
+            # Not its own method: under TLS, that would let another thread's words out unencrypted for an instant.
+            with suppress(OSError):  # The other side was quicker.
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+    def mend(self) -> None:
+        """To be called before the next use."""
+        self._is_cut = False
+
+    def _open(self, seconds: float) -> None:
+        if self._http.sock is not None and self._is_stale():
+            self._http.close()
+        if self._http.sock is None:
+            self._http.timeout = seconds
+            self._http.connect()
+            self._socket = self._http.sock
+        if self._is_cut:
+            raise ConnectionAbortedError
+
+    def _is_stale(self) -> bool:
+        """Whether it was idle for too long, or there is something to be heard on it: by itself, that is its end."""
+        if time.monotonic() - self._idle_since > KEPT_SECONDS:
+            return True
+        self._http.sock.settimeout(0.0)
+        try:
+            socket.socket.recv(self._http.sock, 1, socket.MSG_PEEK)  # Not its own method: TLS lets nobody peek.
+        except OSError as problem:
+            return not isinstance(problem, BlockingIOError)
+        return True
+
+
+class Connections:
+    """As many as calls were ever in flight at once; the one given back last is lent first, while it is warm."""
+
+    def __init__(self, base_url: str, headers: Mapping[str, str]) -> None:
+        self._base_url = base_url
+        self._headers = headers
+        self._idle: list[Connection] = []
+        self._making = threading.Lock()
+
+    @contextmanager
+    def lent(self) -> Iterator[Connection]:
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            with self._making:
+                connection = Connection(self._base_url, self._headers, self._tls)
+        connection.mend()
+        try:
+            yield connection
+        finally:
+            self._idle.append(connection)
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext:
+        """Shared, since reading the certificates costs more than all the rest."""
+        tls = ssl.create_default_context()
+        tls.load_verify_locations(certifi.where())  # Some systems have none of their own.
+        return tls
+
+
+class _InOnePiece(HTTPConnection):
+    """Sends a request's head together with its body: one after the other, they would wake the other side twice."""
+
+    _body = b""
+
+    def endheaders(self, message_body: Any = None, *, encode_chunked: bool = False) -> None:
+        self._body = message_body or b""
+        super().endheaders()
+
+    def send(self, data: Any) -> None:
+        super().send(data + self._body)
+        self._body = b""
+
+
+class _InOnePieceOverTLS(_InOnePiece, HTTPSConnection):
+    pass
+
+
+def chunks(response: HTTPResponse) -> Generator[bytes, None, None]:
+    """The body as it comes. Raises OSError and HTTPException, IncompleteRead where it ends too early."""
+    while chunk := response.read1(CHUNK_BYTES):
+        yield chunk
+    if response.length:
+        raise IncompleteRead(b"", response.length)
+
+
+def _to(host: str | None, port: int | None, scheme: str, tls: ssl.SSLContext) -> HTTPConnection:
+    return _InOnePieceOverTLS(host or "", port, context=tls) if scheme == "https" else _InOnePiece(host or "", port)
+
+
+def _proxy(url: SplitResult) -> SplitResult | None:
+    """The proxy on the way, by the variables that programs share, such as HTTPS_PROXY and NO_PROXY."""
+    known = {} if proxy_bypass(url.netloc.rpartition("@")[2]) else getproxies()
+    found = known.get(url.scheme) or known.get("all")
+    if not found:
+        return None
+    proxy = urlsplit(found if "://" in found else f"http://{found}")
+    if proxy.scheme != "http":
+        raise Unanswered
+    return proxy
+
+
+def _through(proxy: SplitResult, url: SplitResult, tls: ssl.SSLContext) -> HTTPConnection:
+    """For HTTPS a tunnel through the proxy; plain HTTP is asked of the proxy itself."""
+    http = _to(proxy.hostname, proxy.port or 80, url.scheme, tls)
+    if url.scheme == "https":
+        http.set_tunnel(url.hostname or "", url.port, _credentials(proxy))
+    return http
+
+
+def _credentials(proxy: SplitResult) -> dict[str, str]:
+    if proxy.username is None:
+        return {}
+    secret = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": f"Basic {b64encode(secret.encode()).decode()}"}

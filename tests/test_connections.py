@@ -1,0 +1,203 @@
+"""The way to the upstream: connections that last, and proxies in between."""
+
+import socket
+import subprocess
+import sys
+import threading
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from http.client import IncompleteRead
+from typing import Any
+
+import pytest
+
+from server.upstream.connections import KEPT_SECONDS, Connection, Connections, Unanswered, chunks
+from tests.misbehaving import (
+    PATIENCE_SECONDS,
+    Misbehaving,
+    Script,
+    breaks_off,
+    good,
+    says,
+    streams,
+    streams_and_breaks,
+)
+
+BEARER = {"Authorization": "Bearer sk-the-operators-own"}
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+@pytest.fixture
+def server() -> Iterator[Misbehaving]:
+    server = Misbehaving()
+    yield server
+    server.close()
+
+
+class Proxy:
+    """Takes whoever asks for it by CONNECT to `port`, whatever the address says."""
+
+    def __init__(self, port: int) -> None:
+        self.heads: list[str] = []
+        """What it was asked, a text for each connection."""
+        self._port = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                wire, _ = self._listener.accept()
+                head = b""
+                while not head.endswith(b"\r\n\r\n"):
+                    head += wire.recv(1)
+                self.heads.append(head.decode())
+                beyond = socket.create_connection(("127.0.0.1", self._port))
+                wire.sendall(b"HTTP/1.1 200 Connected\r\n\r\n")
+                for one, other in ((wire, beyond), (beyond, wire)):
+                    threading.Thread(target=self._relay, args=(one, other), daemon=True).start()
+
+    @staticmethod
+    def _relay(one: socket.socket, other: socket.socket) -> None:
+        with suppress(OSError):
+            while data := one.recv(65_536):
+                other.sendall(data)
+            other.shutdown(socket.SHUT_WR)
+
+
+def asked(connection: Connection, body: bytes = b"{}") -> bytes:
+    response = connection.ask("POST", "/chat/completions", body, PATIENCE_SECONDS)
+    try:
+        return b"".join(chunks(response))
+    finally:
+        connection.end(response)
+
+
+def test_a_request_comes_with_its_key_and_its_body_as_it_is(server: Misbehaving) -> None:
+    server.follow(says(b"ok"))
+    with Connections(server.url, BEARER).lent() as connection:
+        assert asked(connection, '{"a": "\u2028"}'.encode()) == b"ok"
+    (heard,) = server.heard
+    assert heard.path == "/v1/chat/completions"
+    assert heard.content == '{"a": "\u2028"}'.encode()
+    assert heard.headers["authorization"] == BEARER["Authorization"]
+
+
+def test_a_request_goes_out_in_one_piece(at_once: Callable[..., Any]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def first_of_it() -> bytes:
+            wire, _ = listener.accept()
+            with wire:
+                return wire.recv(65_536)
+
+        heard = at_once(first_of_it)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        with Connections(url, BEARER).lent() as connection, pytest.raises(Unanswered):
+            asked(connection, b"the body")
+    assert heard.result(PATIENCE_SECONDS).endswith(b"\r\n\r\nthe body")
+
+
+@pytest.mark.parametrize("script", [good, streams(b"a", b"b")], ids=["of known length", "in chunks"])
+def test_a_connection_whose_answer_was_read_to_its_end_carries_the_next(server: Misbehaving, script: Script) -> None:
+    server.follow(script)
+    with Connections(server.url, {}).lent() as connection:
+        asked(connection)
+        asked(connection)
+    assert server.connections == 1
+
+
+def test_a_connection_whose_answer_was_left_in_the_middle_carries_no_other(server: Misbehaving) -> None:
+    server.follow(streams_and_breaks(b"a"), good)
+    with Connections(server.url, {}).lent() as connection:
+        response = connection.ask("POST", "/chat/completions", b"{}", PATIENCE_SECONDS)
+        assert next(chunks(response)) == b"a"
+        connection.end(response)
+        asked(connection)
+    assert [heard.connection for heard in server.heard] == [0, 1]
+
+
+def test_a_connection_that_was_idle_for_long_is_made_anew(server: Misbehaving, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("server.upstream.connections.time.monotonic", lambda: now)
+    server.follow(good)
+    with Connections(server.url, {}).lent() as connection:
+        asked(connection)
+        now += KEPT_SECONDS
+        asked(connection)
+        now += KEPT_SECONDS + 1
+        asked(connection)
+    assert [heard.connection for heard in server.heard] == [0, 0, 1]
+
+
+def test_plain_http_is_asked_of_the_proxy(server: Misbehaving, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.follow(good)
+    monkeypatch.setenv("HTTP_PROXY", f"http://me:p%40ss@127.0.0.1:{server.port}")
+    with Connections("http://models.example:8080/v1/", BEARER).lent() as connection:
+        asked(connection)
+    (heard,) = server.heard
+    assert heard.path == "http://models.example:8080/v1/chat/completions"
+    assert heard.headers["host"] == "models.example:8080"
+    assert heard.headers["proxy-authorization"] == f"Basic {b64encode(b'me:p@ss').decode()}"
+
+
+@pytest.mark.usefixtures("trusting")
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "ALL_PROXY", "https_proxy"])
+def test_tls_goes_through_a_tunnel_and_the_proxy_sees_no_key(
+    tls_server: Misbehaving, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    tls_server.follow(good)
+    proxy = Proxy(tls_server.port)
+    monkeypatch.setenv(variable, f"me:pass@{proxy.address}")
+    with Connections(tls_server.url, BEARER).lent() as connection:
+        asked(connection)
+        asked(connection)
+    proxy.close()
+    (head,) = proxy.heads
+    assert head.startswith(f"CONNECT 127.0.0.1:{tls_server.port} ")
+    assert f"Proxy-Authorization: Basic {b64encode(b'me:pass').decode()}" in head
+    assert "Bearer" not in head
+    assert [heard.path for heard in tls_server.heard] == ["/v1/chat/completions"] * 2
+    assert "proxy-authorization" not in tls_server.heard[0].headers
+
+
+def test_a_proxy_is_not_asked_for_what_is_excepted(server: Misbehaving, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.follow(good)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", f"127.0.0.1:{server.port}")
+    with Connections(server.url, {}).lent() as connection:
+        asked(connection)
+    assert server.heard[0].path == "/v1/chat/completions"
+
+
+def test_a_proxy_of_a_kind_that_is_not_spoken_is_no_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "socks5://127.0.0.1:9")
+    with pytest.raises(Unanswered), Connections("http://models.example/v1", {}).lent():
+        pass
+
+
+def test_an_answer_that_ends_before_its_end_is_told_from_a_whole_one(server: Misbehaving) -> None:
+    server.follow(breaks_off(b"half"))
+    with Connections(server.url, {}).lent() as connection, pytest.raises(IncompleteRead):
+        asked(connection)
+
+
+def test_all_this_holds_under_gevent_too() -> None:
+    """As it is served: what is done to sockets here goes past gevent's own methods in two places."""
+    options = ["-q", "-p", "no:cacheprovider", "-k", "not gevent", __file__]
+    command = [sys.executable, "-m", "gevent.monkey", "--module", "pytest", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout
