@@ -14,12 +14,18 @@ FAR = 1500
 """A file's number beyond what select() knows."""
 
 
-@pytest.fixture
-def line() -> Iterator[tuple[socket.socket, socket.socket]]:
+def over_tcp() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        callers = socket.create_connection(listener.getsockname())
+        return listener.accept()[0], callers
+
+
+@pytest.fixture(params=[over_tcp, socket.socketpair], ids=["TCP", "a socket file"])
+def line(request: pytest.FixtureRequest) -> Iterator[tuple[socket.socket, socket.socket]]:
     """The server's end of a connection, with a number as in a crowd, and the caller's."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2 * FAR), hard))
-    near, callers = socket.socketpair()
+    near, callers = request.param()
     ours = socket.socket(fileno=fcntl.fcntl(near.fileno(), fcntl.F_DUPFD, FAR))
     near.close()
     with ours, callers:
@@ -40,6 +46,18 @@ def test_a_caller_who_waits_or_sends_is_there_and_one_who_left_is_not(
     callers.close()
     assert not is_there()
     ours.close()
+    assert not is_there()
+
+
+def test_a_caller_is_told_to_be_there_also_where_the_system_does_not_tell_states(
+    app: Flask, line: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(socket, "TCP_INFO", raising=False)
+    ours, callers = line
+    with app.test_request_context("/query", environ_base={"gunicorn.socket": ours}):
+        is_there = caller.presence()
+    assert is_there()
+    callers.close()
     assert not is_there()
 
 

@@ -16,6 +16,9 @@ CHATGPT_DEADLINE_SECONDS = 40.0
 CHATGPT_CHARACTERS = 95_000
 """ChatGPT's Actions refuse answers of 100,000 characters."""
 
+ESTABLISHED = b"\x01"
+"""The first byte of Linux's `struct tcp_info`, its state, while both sides may speak."""
+
 
 def is_chatgpt() -> bool:
     return "openai-conversation-id" in request.headers or "ChatGPT-User" in request.headers.get("User-Agent", "")
@@ -46,15 +49,23 @@ def presence() -> Callable[[], bool]:
 
     def is_there() -> bool:
         try:
-            # Not select(): it knows only the first 1,024 files of a process.
-            poll = select.poll()
-            poll.register(connection, select.POLLIN)
-            # Readable without a byte to read is the end of the line; a byte would be the caller's next request.
-            return not poll.poll(0) or bool(connection.recv(1, socket.MSG_PEEK))
-        except (OSError, ValueError):
-            return False
+            # Asked at the end of every run, and with gevent a tenth of a request cheaper than to poll.
+            return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == ESTABLISHED
+        except (AttributeError, OSError):  # Not Linux, or not TCP.
+            return _is_silent_or_speaks(connection)
 
     return is_there
+
+
+def _is_silent_or_speaks(connection: socket.socket) -> bool:
+    try:
+        # Not select(): it knows only the first 1,024 files of a process.
+        poll = select.poll()
+        poll.register(connection, select.POLLIN)
+        # Readable without a byte to read is the end of the line; a byte would be the caller's next request.
+        return not poll.poll(0) or bool(connection.recv(1, socket.MSG_PEEK))
+    except (OSError, ValueError):
+        return False
 
 
 def request_id(in_body: str | None) -> str | None:
