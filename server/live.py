@@ -50,7 +50,7 @@ class LiveRun:
         self.name = name
         self.run = run
         self.streamed = streamed
-        self.changed = threading.Condition()
+        self.changed = threading.Condition(threading.Lock())
         """Held while the run ends, so that who waits either counts as waiting or sees the end."""
         self.is_begun = False
         """Whether the store has it."""

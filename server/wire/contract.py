@@ -87,9 +87,11 @@ class Contract:
             each["name"]: each["schema"]["type"] for each in operation.get("parameters", []) if each["in"] == "query"
         }
         has_body = "requestBody" in operation
-        # Looking for parameters where there are none costs the judge more than the body.
+        # Looking for parameters where there are none costs the judge more than the body. The judge of bodies takes
+        # every body for required.
         has_more = {"parameters", "security"} & {*self.document, *self.document["paths"][path], *operation}
-        judge = self._judge if has_more else self._judge_of_bodies
+        may_lack_body = has_body and not operation["requestBody"].get("required")
+        judge = self._judge if has_more or may_lack_body else self._judge_of_bodies
 
         def bind(view: View) -> View:
             @wraps(view)
