@@ -139,8 +139,9 @@ class Held:
             live.cut()
 
     def flush(self) -> None:
-        """Tell the store what was written since the last time."""
-        list(self._flushers.map(self._flush, [live for live in self.all() if live.is_unflushed()]))
+        """Tell a store that will remember what was written since the last time."""
+        if self._store.is_durable:
+            list(self._flushers.map(self._flush, [live for live in self.all() if live.is_unflushed()]))
 
     def renew(self) -> None:
         """Renew the lease on all of the runs."""

@@ -355,9 +355,10 @@ class TestReading:
         with pytest.raises(errors.NotFound):
             runner.read("run_nobody", 0, 1, lambda: True)
 
-    def test_what_was_written_is_told_to_the_store_while_the_run_goes_on(
+    def test_what_was_written_is_told_to_a_durable_store_while_the_run_goes_on(
         self, runner: Runner, told: Told, store: MemoryStore
     ) -> None:
+        store.is_durable = True
         run = begun(runner, "slow")
         told.say("slow", "abc")
         next(reading(runner, run))

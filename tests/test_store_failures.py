@@ -27,6 +27,8 @@ LOOK = Reply(None, None, "tool_calls", (ToolCall("call_1", "look", "{}"),))
 class Failing(MemoryStore):
     """A store that fails when it is told to: before a call does anything, or after it did all."""
 
+    is_durable = True
+
     def __init__(self, clock: Clock) -> None:
         super().__init__(1000, clock)
         self.is_down = False
@@ -354,3 +356,17 @@ def test_a_run_that_could_not_be_said_to_require_action_fails(runner: Runner, st
     runner.tick()
     assert store.run(run.id).status == "failed"
     assert ended(runner, begun(runner, "next")).text == "re: next"
+
+
+def test_a_store_that_ends_with_the_process_is_told_no_text_before_the_end(
+    runner: Runner, store: Failing, told: Told
+) -> None:
+    store.is_durable = False
+    run = begun(runner, "slow")
+    reading = runner.read(run.id, 0, PATIENCE_SECONDS, lambda: True)
+    told.say("slow", "paid ")
+    next(reading)
+    runner.tick()
+    assert "append" not in store.asked
+    told.end("slow", "for")
+    assert ended(runner, run).text == "paid for"

@@ -51,6 +51,9 @@ class Store(Protocol):
     then on it is as if it had never been.
     """
 
+    is_durable: bool
+    """Whether it outlives this process, and so does what was appended to it."""
+
     def conversation(self, name: str) -> Conversation | None: ...
 
     def create(self, name: str, seconds: float | None, metadata: Mapping[str, Any]) -> Conversation:

@@ -16,6 +16,8 @@ from server.store.memory.kept import Kept
 class MemoryStore:
     """A Store for one process. One lock: every call is a few dictionary steps, far below the cost of a switch."""
 
+    is_durable = False
+
     def __init__(self, max_conversations: int, clock: Callable[[], float] = time.time) -> None:
         self._most = max_conversations
         self._clock = clock

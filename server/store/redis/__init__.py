@@ -35,6 +35,8 @@ class RedisStore:
     Raises ValueError where `url` cannot be read. Whether a Redis is there shows at the first call.
     """
 
+    is_durable = True
+
     def __init__(self, url: str, lease_seconds: float, clock: Callable[[], float] = time.time) -> None:
         self._redis = RedisClient(url)
         self._listener = RedisListener(self._redis)

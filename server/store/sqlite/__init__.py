@@ -43,6 +43,8 @@ class SqliteStore:
     It holds nothing until the first call. Raises ValueError where the file cannot be used, and says what to do.
     """
 
+    is_durable = True
+
     def __init__(self, path: str, lease_seconds: float, clock: Callable[[], float] = time.time) -> None:
         file = Path(path).absolute()
         try:
