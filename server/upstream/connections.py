@@ -32,10 +32,10 @@ class Unanswered(Exception):
 class Connection:
     """One to the upstream, made when it is needed, and anew when the other side has closed it."""
 
-    def __init__(self, base_url: str, headers: Mapping[str, str], tls: ssl.SSLContext) -> None:
-        """`headers` go with every request. Raises Unanswered where a proxy is set that speaks no plain HTTP."""
-        url = urlsplit(base_url.rstrip("/"))
-        proxy = _proxy(url)
+    def __init__(
+        self, url: SplitResult, proxy: SplitResult | None, headers: Mapping[str, str], tls: ssl.SSLContext
+    ) -> None:
+        """`headers` go with every request."""
         self._http = _through(proxy, url, tls) if proxy else _to(url.hostname, url.port, url.scheme, tls)
         is_told_whole = proxy is not None and url.scheme == "http"
         self._prefix = url.geturl() if is_told_whole else url.path
@@ -108,18 +108,19 @@ class Connections:
     """As many as calls were ever in flight at once; the one given back last is lent first, while it is warm."""
 
     def __init__(self, base_url: str, headers: Mapping[str, str]) -> None:
-        self._base_url = base_url
+        self._url = urlsplit(base_url.rstrip("/"))
         self._headers = headers
         self._idle: list[Connection] = []
         self._making = threading.Lock()
 
     @contextmanager
     def lent(self) -> Iterator[Connection]:
+        """Raises Unanswered where a proxy is set that is not spoken to in plain HTTP."""
         try:
             connection = self._idle.pop()
         except IndexError:
             with self._making:
-                connection = Connection(self._base_url, self._headers, self._tls)
+                connection = Connection(self._url, self._proxy, self._headers, self._tls)
         connection.mend()
         try:
             yield connection
@@ -132,6 +133,18 @@ class Connections:
         tls = ssl.create_default_context()
         tls.load_verify_locations(certifi.where())  # Some systems have none of their own.
         return tls
+
+    @cached_property
+    def _proxy(self) -> SplitResult | None:
+        """The proxy on the way, by the variables that programs share, such as HTTPS_PROXY and NO_PROXY."""
+        known = {} if proxy_bypass(self._url.netloc.rpartition("@")[2]) else getproxies()
+        found = known.get(self._url.scheme) or known.get("all")
+        if not found:
+            return None
+        proxy = urlsplit(found if "://" in found else f"http://{found}")
+        if proxy.scheme != "http":
+            raise Unanswered
+        return proxy
 
 
 class _InOnePiece(HTTPConnection):
@@ -162,18 +175,6 @@ def chunks(response: HTTPResponse) -> Generator[bytes, None, None]:
 
 def _to(host: str | None, port: int | None, scheme: str, tls: ssl.SSLContext) -> HTTPConnection:
     return _InOnePieceOverTLS(host or "", port, context=tls) if scheme == "https" else _InOnePiece(host or "", port)
-
-
-def _proxy(url: SplitResult) -> SplitResult | None:
-    """The proxy on the way, by the variables that programs share, such as HTTPS_PROXY and NO_PROXY."""
-    known = {} if proxy_bypass(url.netloc.rpartition("@")[2]) else getproxies()
-    found = known.get(url.scheme) or known.get("all")
-    if not found:
-        return None
-    proxy = urlsplit(found if "://" in found else f"http://{found}")
-    if proxy.scheme != "http":
-        raise Unanswered
-    return proxy
 
 
 def _through(proxy: SplitResult, url: SplitResult, tls: ssl.SSLContext) -> HTTPConnection:
