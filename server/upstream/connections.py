@@ -33,11 +33,11 @@ class Connection:
     """One to the upstream, made when it is needed, and anew when the other side has closed it."""
 
     def __init__(
-        self, url: SplitResult, proxy: SplitResult | None, headers: Mapping[str, str], tls: ssl.SSLContext
+        self, url: SplitResult, proxy: SplitResult | None, headers: Mapping[str, str], tls: ssl.SSLContext | None
     ) -> None:
-        """`headers` go with every request."""
-        self._http = _through(proxy, url, tls) if proxy else _to(url.hostname, url.port, url.scheme, tls)
-        is_told_whole = proxy is not None and url.scheme == "http"
+        """`headers` go with every request; `tls` is None for plain HTTP."""
+        self._http = _through(proxy, url, tls) if proxy else _to(url.hostname, url.port, tls)
+        is_told_whole = proxy is not None and tls is None
         self._prefix = url.geturl() if is_told_whole else url.path
         self._headers = {**headers, **(_credentials(proxy) if proxy and is_told_whole else {})}
         self._socket: socket.socket | None = None
@@ -128,8 +128,10 @@ class Connections:
             self._idle.append(connection)
 
     @cached_property
-    def _tls(self) -> ssl.SSLContext:
+    def _tls(self) -> ssl.SSLContext | None:
         """Shared, since reading the certificates costs more than all the rest."""
+        if self._url.scheme != "https":
+            return None
         tls = ssl.create_default_context()
         tls.load_verify_locations(certifi.where())  # Some systems have none of their own.
         return tls
@@ -173,14 +175,14 @@ def chunks(response: HTTPResponse) -> Generator[bytes, None, None]:
         raise IncompleteRead(b"", response.length)
 
 
-def _to(host: str | None, port: int | None, scheme: str, tls: ssl.SSLContext) -> HTTPConnection:
-    return _InOnePieceOverTLS(host or "", port, context=tls) if scheme == "https" else _InOnePiece(host or "", port)
+def _to(host: str | None, port: int | None, tls: ssl.SSLContext | None) -> HTTPConnection:
+    return _InOnePiece(host or "", port) if tls is None else _InOnePieceOverTLS(host or "", port, context=tls)
 
 
-def _through(proxy: SplitResult, url: SplitResult, tls: ssl.SSLContext) -> HTTPConnection:
+def _through(proxy: SplitResult, url: SplitResult, tls: ssl.SSLContext | None) -> HTTPConnection:
     """For HTTPS a tunnel through the proxy; plain HTTP is asked of the proxy itself."""
-    http = _to(proxy.hostname, proxy.port or 80, url.scheme, tls)
-    if url.scheme == "https":
+    http = _to(proxy.hostname, proxy.port or 80, tls)
+    if tls is not None:
         http.set_tunnel(url.hostname or "", url.port, _credentials(proxy))
     return http
 
