@@ -1,6 +1,7 @@
 """The way to the upstream: connections that last, and proxies in between."""
 
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -12,9 +13,13 @@ from typing import Any
 
 import pytest
 
+from server.errors import UpstreamFailed
+from server.upstream import Call
 from server.upstream.connections import KEPT_SECONDS, Connection, Connections, Unanswered, chunks
+from server.upstream.openai import OpenAIUpstream
 from tests.misbehaving import (
     PATIENCE_SECONDS,
+    Exchange,
     Misbehaving,
     Script,
     breaks_off,
@@ -130,6 +135,20 @@ def test_a_connection_whose_answer_was_left_in_the_middle_carries_no_other(serve
     assert [heard.connection for heard in server.heard] == [0, 1]
 
 
+def test_an_answer_that_another_is_to_follow_is_the_last_on_its_connection(server: Misbehaving) -> None:
+    def hints(exchange: Exchange) -> None:
+        exchange.begin(103, Link="</style.css>")
+        exchange.await_close()
+
+    server.follow(hints, good)
+    upstream = OpenAIUpstream("key", server.url, retry_seconds=0.0)
+    call = Call("gpt-test", b"[]", PATIENCE_SECONDS)
+    with pytest.raises(UpstreamFailed):
+        list(upstream.open(call))
+    assert next(iter(upstream.open(call))) == "Hello"
+    assert [heard.connection for heard in server.heard] == [0, 1]
+
+
 def test_a_connection_that_was_idle_for_long_is_made_anew(server: Misbehaving, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr("server.upstream.connections.time.monotonic", lambda: now)
@@ -172,6 +191,25 @@ def test_tls_goes_through_a_tunnel_and_the_proxy_sees_no_key(
     assert "Bearer" not in head
     assert [heard.path for heard in tls_server.heard] == ["/v1/chat/completions"] * 2
     assert "proxy-authorization" not in tls_server.heard[0].headers
+
+
+@pytest.mark.usefixtures("trusting")
+def test_what_could_not_be_sent_does_not_go_to_the_proxy_later(
+    tls_server: Misbehaving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*_: object) -> None:
+        raise BrokenPipeError
+
+    tls_server.follow(good)
+    proxy = Proxy(tls_server.port)
+    monkeypatch.setenv("HTTPS_PROXY", proxy.address)
+    with Connections(tls_server.url, BEARER).lent() as connection:
+        with monkeypatch.context() as broken, pytest.raises(Unanswered):
+            broken.setattr(ssl.SSLSocket, "sendall", breaks)
+            asked(connection, b"what could not be sent")
+        asked(connection)
+    proxy.close()
+    assert [heard.content for heard in tls_server.heard] == [b"{}"]
 
 
 def test_a_proxy_is_not_asked_for_what_is_excepted(server: Misbehaving, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,8 +63,11 @@ class Connection:
             raise Unanswered from problem
 
     def end(self, response: HTTPResponse) -> None:
-        """Let go of an answer. Where it was not read to its end, the connection is of no further use."""
-        is_read = response.isclosed() or response.length == 0
+        """Let go of an answer. Where it was not read to its end, the connection is of no further use.
+
+        Nor is it after one that another is to follow, such as 103 (RFC 9110, 15.2): http.client knows of 100 alone.
+        """
+        is_read = response.status >= 200 and (response.isclosed() or response.length == 0)
         response.close()
         if not is_read:
             self._http.close()
@@ -159,8 +162,8 @@ class _InOnePiece(HTTPConnection):
         super().endheaders()
 
     def send(self, data: Any) -> None:
-        super().send(data + self._body)
-        self._body = b""
+        body, self._body = self._body, b""
+        super().send(data + body)
 
 
 class _InOnePieceOverTLS(_InOnePiece, HTTPSConnection):

@@ -135,7 +135,7 @@ class OpenAIUpstream:
                     body = b"".join(chunks(response))
                 finally:
                     connection.end(response)
-            if response.status >= 300:
+            if not 200 <= response.status < 300:
                 raise Refusal(response, body)
             return [each for each in orjson.loads(body)["data"] if _is_model(each)]
         except Exception as problem:  # noqa: BLE001 - the boundary: each becomes one of ours
@@ -242,7 +242,7 @@ class _OpenAIWriting:
                 raise errors.UpstreamTimedOut
             try:
                 response = connection.ask("POST", "/chat/completions", self._upstream.body(self._call), left)
-                if response.status < 300:
+                if 200 <= response.status < 300:
                     return response
                 try:
                     raise Refusal(response, b"".join(self._in_time(response)))
