@@ -43,7 +43,8 @@ class Held:
 
     def forget(self, live: LiveRun) -> None:
         with self._lock:
-            self._open.pop(live.run.id, None)
+            if self._open.get(live.run.id) is live:  # else it goes on, with outputs of tools, as another
+                del self._open[live.run.id]
             if not self._open:
                 self._idle.notify_all()
 
@@ -103,8 +104,8 @@ class Held:
     def end_at_last(self, live: LiveRun) -> None:
         """Write the end that the store could not be told when it came, if there is one.
 
-        A run that requires action there is not ended: what was lost was the answer to its pause, or the question
-        whether it goes on, and it still waits for outputs.
+        A run that requires action there, or did so since, is not ended: what was lost was the answer to its pause, or
+        the question whether it goes on.
         """
         with live.changed:
             if live.unwritten is None or not self.is_reachable:
@@ -114,8 +115,8 @@ class Held:
             except errors.StoreUnavailable:
                 self.is_reachable = False
                 return
-            if kept.status == "requires_action":
-                live.pause(kept)
+            if kept.status == "requires_action" or (kept.is_open and len(kept.steps) > len(live.run.steps)):
+                live.pause(replace(kept, status="requires_action"))
             else:
                 self._write_end(live, *live.unwritten)
 

@@ -180,7 +180,7 @@ class Runner:
         return live.run
 
     def clear(self, name: str) -> None:
-        """Forget the conversation's history, after cancelling each of its open runs, of which nothing is kept."""
+        """Forget the conversation's history, after cancelling each of its open runs; nothing of them is kept."""
         self._let_go(self._store.clear(name))
 
     def delete(self, name: str) -> None:
@@ -193,16 +193,16 @@ class Runner:
         Who waits for a run of another process, or reads it, may go on as long; then StoreUnavailable is raised there.
         """
         self.is_closing = True
-        left = self._held.wait_until_none(seconds)
-        self._followed.wait_until_none(left)
+        self._followed.wait_until_none(self._held.wait_until_none(seconds))
         self._ticker.stop()
         self._followed.give_up()
         self._turns.stop()
         self._held.try_store()
         for live in self._held.all():
             self._held.end_at_last(live)
-            self._end(live, "interrupted", failure=failure_of(errors.RunInterrupted()))
-            live.cut()
+            if live.run.is_moving:
+                self._end(live, "interrupted", failure=failure_of(errors.RunInterrupted()))
+                live.cut()
 
     def tick(self) -> None:
         """What is to be done now and then: text and leases told to the store, and runs ended whose time is over."""

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self, get_args, get_origin
+from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class Settings:
             if value is not None and not least <= value <= most:
                 raise ValueError(f"{name.upper()}: must be between {least:g} and {most:g}")
         for name in ("openai_base_url", "llm_server_url"):
-            if not re.fullmatch(r"(https?://[^\s/?#]+[^\s?#]*)?", getattr(self, name), re.IGNORECASE):
+            if not _is_address(getattr(self, name)):
                 raise ValueError(f"{name.upper()}: must be an address such as http://localhost:11434/v1")
         if not self.openai_api_key.isascii() or not self.openai_api_key.isprintable():
             raise ValueError("OPENAI_API_KEY: must have no characters but those of ASCII")
@@ -190,6 +191,15 @@ def _parse(text: str, kind: Any) -> Any:
         return one(text)
     except ValueError:
         raise ValueError(f"must be {'a whole number' if one is int else 'a number'}") from None
+
+
+def _is_address(text: str) -> bool:
+    """Whether it is empty, or where a server for HTTP may be found."""
+    try:
+        port = urlsplit(text).port
+    except ValueError:
+        return False
+    return not text or (port != 0 and re.fullmatch(r"https?://[^\s/?#:][^\s?#]*", text, re.IGNORECASE) is not None)
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -52,7 +52,7 @@ def test_a_caller_who_waits_or_sends_is_there_and_one_who_left_is_not(
 def test_a_caller_is_told_to_be_there_also_where_the_system_does_not_tell_states(
     app: Flask, line: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(socket, "TCP_INFO", raising=False)
+    monkeypatch.setattr("sys.platform", "another")
     ours, callers = line
     with app.test_request_context("/query", environ_base={"gunicorn.socket": ours}):
         is_there = caller.presence()

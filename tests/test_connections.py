@@ -15,7 +15,7 @@ import pytest
 
 from server.errors import UpstreamFailed
 from server.upstream import Call
-from server.upstream.connections import KEPT_SECONDS, Connection, Connections, Unanswered, chunks
+from server.upstream.connections import KEPT_SECONDS, Connection, Connections, Unanswered
 from server.upstream.openai import OpenAIUpstream
 from tests.misbehaving import (
     PATIENCE_SECONDS,
@@ -86,7 +86,7 @@ class Proxy:
 def asked(connection: Connection, body: bytes = b"{}") -> bytes:
     response = connection.ask("POST", "/chat/completions", body, PATIENCE_SECONDS)
     try:
-        return b"".join(chunks(response))
+        return b"".join(connection.read(response))
     finally:
         connection.end(response)
 
@@ -129,24 +129,90 @@ def test_a_connection_whose_answer_was_left_in_the_middle_carries_no_other(serve
     server.follow(streams_and_breaks(b"a"), good)
     with Connections(server.url, {}).lent() as connection:
         response = connection.ask("POST", "/chat/completions", b"{}", PATIENCE_SECONDS)
-        assert next(chunks(response)) == b"a"
+        assert next(connection.read(response)) == b"a"
         connection.end(response)
         asked(connection)
     assert [heard.connection for heard in server.heard] == [0, 1]
 
 
-def test_an_answer_that_another_is_to_follow_is_the_last_on_its_connection(server: Misbehaving) -> None:
+def test_answers_that_another_is_to_follow_are_passed_over(server: Misbehaving) -> None:
     def hints(exchange: Exchange) -> None:
+        exchange.begin(100)
         exchange.begin(103, Link="</style.css>")
+        exchange.begin(102)
+        good(exchange)
+
+    server.follow(hints)
+    with Connections(server.url, {}).lent() as connection:
+        assert [b"Hello" in asked(connection) for _ in range(2)] == [True, True]
+    assert server.connections == 1
+
+
+def test_chunks_that_make_no_sense_are_the_last_on_their_connection(server: Misbehaving) -> None:
+    def breaks(exchange: Exchange) -> None:
+        exchange.begin_stream()
+        exchange.send(b"zz\r\n")
         exchange.await_close()
 
-    server.follow(hints, good)
-    upstream = OpenAIUpstream("key", server.url, retry_seconds=0.0)
-    call = Call("gpt-test", b"[]", PATIENCE_SECONDS)
-    with pytest.raises(UpstreamFailed):
-        list(upstream.open(call))
-    assert next(iter(upstream.open(call))) == "Hello"
+    server.follow(breaks, good)
+    with Connections(server.url, {}).lent() as connection:
+        with pytest.raises(IncompleteRead):
+            asked(connection)
+        assert b"Hello" in asked(connection)
     assert [heard.connection for heard in server.heard] == [0, 1]
+
+
+@pytest.mark.usefixtures("trusting")
+def test_what_an_answer_over_tls_has_beyond_its_end_is_not_taken_for_the_next(tls_server: Misbehaving) -> None:
+    def twice(exchange: Exchange) -> None:
+        # More than is buffered, and no more than is encrypted together.
+        exchange.send(
+            b"".join(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (n, b"a" * n) for n in (9000, 5000))
+        )
+        exchange.is_whole = True
+
+    tls_server.follow(twice, says(b"b"))
+    with Connections(tls_server.url, {}).lent() as connection:
+        assert asked(connection) == b"a" * 9000
+        assert asked(connection) == b"b"
+
+
+def head_of(*fields: bytes) -> Script:
+    """A reply whose head breaks off after `fields`."""
+    return lambda exchange: exchange.send(b"\r\n".join((b"HTTP/1.1 200 OK", *fields, b"")))
+
+
+def head_and_reset(exchange: Exchange) -> None:
+    head_of()(exchange)
+    exchange.reset()
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        head_of(),
+        head_and_reset,
+        head_of(b"Content-Length: 9"),
+        head_of(*[b"X-A: b"] * 101, b""),
+        head_of(b"X-A: " + b"a" * 70_000),
+    ],
+    ids=["after the status", "reset", "after a field", "too many fields", "too long a field"],
+)
+def test_a_reply_whose_head_breaks_has_been_paid_for_and_is_not_asked_for_again(
+    server: Misbehaving, script: Script
+) -> None:
+    server.follow(script, good)
+    upstream = OpenAIUpstream("key", server.url, retry_seconds=0.0)
+    with pytest.raises(UpstreamFailed):
+        list(upstream.open(Call("gpt-test", b"[]", PATIENCE_SECONDS)))
+    assert len(server.heard) == 1
+    assert next(iter(upstream.open(Call("gpt-test", b"[]", PATIENCE_SECONDS)))) == "Hello"
+
+
+def test_an_address_of_ipv6_is_told_from_its_port() -> None:
+    for url, port in (("http://[::1]/v1", 80), ("https://[::1]/v1", 443), ("http://[fd00::abcd]:8000", 8000)):
+        with Connections(url, {}).lent() as connection:
+            assert (connection._http.host, connection._http.port) == (url.split("[")[1].split("]")[0], port)
 
 
 def test_a_connection_that_was_idle_for_long_is_made_anew(server: Misbehaving, monkeypatch: pytest.MonkeyPatch) -> None:

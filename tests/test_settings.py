@@ -185,7 +185,17 @@ def test_the_key_is_not_in_what_settings_show_of_themselves() -> None:
 
 @pytest.mark.parametrize("name", ["openai_base_url", "llm_server_url"])
 @pytest.mark.parametrize(
-    "text", ["localhost:11434/v1", "ftp://host/v1", "http://", "https:///v1", "http://a b/v1", "x"]
+    "text",
+    [
+        "localhost:11434/v1",
+        "ftp://host/v1",
+        "http://",
+        "https:///v1",
+        "http://a b/v1",
+        "http://h:99999",
+        "http://h:0",
+        "x",
+    ],
 )
 def test_an_address_of_the_upstream_is_one(name: str, text: str) -> None:
     said = f"{name.upper()}: must be an address such as http://localhost:11434/v1"

@@ -85,9 +85,9 @@ def ended(runner: Runner, run: Run) -> Run:
     return runner.wait(run.id, PATIENCE_SECONDS, lambda: True)
 
 
-def with_outputs(run: Run) -> Run:
+def with_outputs(run: Run, output: str = "seen") -> Run:
     (step,) = run.steps
-    return replace(run, steps=(replace(step, calls=tuple(replace(each, output="seen") for each in step.calls)),))
+    return replace(run, steps=(replace(step, calls=tuple(replace(each, output=output) for each in step.calls)),))
 
 
 def requiring_action(runner: Runner, told: Told) -> Run:
@@ -343,6 +343,33 @@ def test_a_run_that_requires_action_still_does_though_the_answer_to_that_was_los
     (run,) = store.runs("ada", None, 9)
     assert ended(runner, run).status == "requires_action"
     assert ended(runner, runner.resume(with_outputs(run), streamed=True)).text == "re: seen"
+
+
+def test_a_stop_leaves_a_run_waiting_for_outputs_though_the_answer_to_that_was_lost(
+    runner: Runner, store: Failing, told: Told
+) -> None:
+    store.fails_after = {"pause"}
+    with pytest.raises(errors.StoreUnavailable):
+        requiring_action(runner, told)
+    runner.shut_down(0)
+    (run,) = store.runs("ada", None, 9)
+    assert run.status == "requires_action"
+
+
+def test_a_run_that_goes_on_with_outputs_is_not_ended_by_who_lost_the_answer_to_its_pause(
+    runner: Runner, store: Failing, told: Told, upstream: ScriptedUpstream, clock: Clock
+) -> None:
+    store.fails_after = {"pause"}
+    with pytest.raises(errors.StoreUnavailable):
+        requiring_action(runner, told)
+    (run,) = store.runs("ada", None, 9)
+    other = Runner(store, upstream, Limits(), clock)
+    other.resume(with_outputs(run, "slower"), streamed=True)
+    told.await_call("slower")
+    runner.tick()
+    told.end("slower", "seen")
+    assert ended(other, run).text == "seen"
+    assert store.run(run.id).status == "completed"
 
 
 def test_a_run_that_could_not_be_said_to_require_action_fails(runner: Runner, store: Failing, told: Told) -> None:

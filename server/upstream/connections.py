@@ -12,6 +12,7 @@ from base64 import b64encode
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property
+from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -23,10 +24,16 @@ CONNECT_SECONDS = 10.0
 KEPT_SECONDS = 60.0
 """How long a connection may be idle; after that, something on the way may have forgotten it without a word."""
 CHUNK_BYTES = 65_536
+BREAKS = (OSError, HTTPException, UnicodeError)
+"""What a connection breaks with; UnicodeError for the name of a host that is none."""
 
 
 class Unanswered(Exception):
     """The connection could not be made, or it broke before an answer began; the cause tells how."""
+
+
+class BrokenAnswer(Exception):
+    """The connection broke after a status between 200 and 299: what was asked for has been done."""
 
 
 class Connection:
@@ -42,34 +49,40 @@ class Connection:
         self._headers = {**headers, **(_credentials(proxy) if proxy and is_told_whole else {})}
         self._socket: socket.socket | None = None
         self._idle_since = 0.0
+        self._is_whole = False
+        """Whether the last answer was read to its end."""
         self._is_cut = False
 
     def ask(self, method: str, path: str, body: bytes | None, seconds: float) -> HTTPResponse:
         """The answer, its body unread; `end` is to be called with it.
 
-        Raises Unanswered, and TimeoutError where nothing was heard for `seconds`.
+        Raises Unanswered, BrokenAnswer, and TimeoutError where nothing was heard for `seconds`.
         """
-        is_open = False
+        self._is_whole = is_open = False
         try:
             self._open(min(CONNECT_SECONDS, seconds))
             is_open = True
             self._http.sock.settimeout(seconds)
             self._http.request(method, self._prefix + path, body, self._headers)
             return self._http.getresponse()
-        except (OSError, HTTPException, UnicodeError) as problem:
+        except BaseException as problem:
             self._http.close()
-            if is_open and isinstance(problem, TimeoutError):
+            if (is_open and isinstance(problem, TimeoutError)) or not isinstance(problem, BREAKS):
                 raise
             raise Unanswered from problem
 
-    def end(self, response: HTTPResponse) -> None:
-        """Let go of an answer. Where it was not read to its end, the connection is of no further use.
+    def read(self, response: HTTPResponse) -> Generator[bytes, None, None]:
+        """The body as it comes. Raises OSError and HTTPException, IncompleteRead where it ends too early."""
+        while chunk := response.read1(CHUNK_BYTES):
+            yield chunk
+        if response.length:
+            raise IncompleteRead(b"", response.length)
+        self._is_whole = True
 
-        Nor is it after one that another is to follow, such as 103 (RFC 9110, 15.2): http.client knows of 100 alone.
-        """
-        is_read = response.status >= 200 and (response.isclosed() or response.length == 0)
+    def end(self, response: HTTPResponse) -> None:
+        """Let go of an answer. Where it was not read to its end, the connection is of no further use."""
         response.close()
-        if not is_read:
+        if not self._is_whole:
             self._http.close()
         self._idle_since = time.monotonic()
 
@@ -99,9 +112,12 @@ class Connection:
         """Whether it was idle for too long, or there is something to be heard on it: by itself, that is its end."""
         if time.monotonic() - self._idle_since > KEPT_SECONDS:
             return True
-        self._http.sock.settimeout(0.0)
+        wire = self._http.sock
+        if isinstance(wire, ssl.SSLSocket) and wire.pending():
+            return True
+        wire.settimeout(0.0)
         try:
-            socket.socket.recv(self._http.sock, 1, socket.MSG_PEEK)  # Not its own method: TLS lets nobody peek.
+            socket.socket.recv(wire, 1, socket.MSG_PEEK)  # Not its own method: TLS lets nobody peek.
         except OSError as problem:
             return not isinstance(problem, BlockingIOError)
         return True
@@ -152,9 +168,25 @@ class Connections:
         return proxy
 
 
+class _Answer(HTTPResponse):
+    def begin(self) -> None:
+        try:
+            super().begin()
+        except BREAKS as problem:
+            if self.status in range(200, 300):
+                raise BrokenAnswer from problem
+            raise
+
+    def _read_status(self) -> tuple[str, int, str]:
+        # Of the answers that another is to follow (RFC 9110, 15.2), http.client skips 100 alone.
+        version, status, reason = super()._read_status()  # type: ignore[misc]
+        return version, HTTPStatus.CONTINUE if status < 200 else status, reason
+
+
 class _InOnePiece(HTTPConnection):
     """Sends a request's head together with its body: one after the other, they would wake the other side twice."""
 
+    response_class = _Answer
     _body = b""
 
     def endheaders(self, message_body: Any = None, *, encode_chunked: bool = False) -> None:
@@ -170,23 +202,18 @@ class _InOnePieceOverTLS(_InOnePiece, HTTPSConnection):
     pass
 
 
-def chunks(response: HTTPResponse) -> Generator[bytes, None, None]:
-    """The body as it comes. Raises OSError and HTTPException, IncompleteRead where it ends too early."""
-    while chunk := response.read1(CHUNK_BYTES):
-        yield chunk
-    if response.length:
-        raise IncompleteRead(b"", response.length)
-
-
 def _to(host: str | None, port: int | None, tls: ssl.SSLContext | None) -> HTTPConnection:
-    return _InOnePiece(host or "", port) if tls is None else _InOnePieceOverTLS(host or "", port, context=tls)
+    # Without a port, http.client would look for one in the address, and find it in that of IPv6.
+    if tls is None:
+        return _InOnePiece(host or "", port or 80)
+    return _InOnePieceOverTLS(host or "", port or 443, context=tls)
 
 
 def _through(proxy: SplitResult, url: SplitResult, tls: ssl.SSLContext | None) -> HTTPConnection:
     """For HTTPS a tunnel through the proxy; plain HTTP is asked of the proxy itself."""
     http = _to(proxy.hostname, proxy.port or 80, tls)
     if tls is not None:
-        http.set_tunnel(url.hostname or "", url.port, _credentials(proxy))
+        http.set_tunnel(url.hostname or "", url.port or 443, _credentials(proxy))
     return http
 
 

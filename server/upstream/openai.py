@@ -13,7 +13,7 @@ import orjson
 
 from server import errors
 from server.upstream import Call, Health, Reply
-from server.upstream.connections import Connection, Connections, Unanswered, chunks
+from server.upstream.connections import Connection, Connections, Unanswered
 from server.upstream.reading import streamed, whole
 from server.upstream.renamed import Refusal, may_pass, renamed
 
@@ -132,10 +132,10 @@ class OpenAIUpstream:
             with self._connections.lent() as connection:
                 response = connection.ask("GET", "/models", None, seconds)
                 try:
-                    body = b"".join(chunks(response))
+                    body = b"".join(connection.read(response))
                 finally:
                     connection.end(response)
-            if not 200 <= response.status < 300:
+            if response.status >= 300:
                 raise Refusal(response, body)
             return [each for each in orjson.loads(body)["data"] if _is_model(each)]
         except Exception as problem:  # noqa: BLE001 - the boundary: each becomes one of ours
@@ -191,7 +191,7 @@ class _OpenAIWriting:
                 try:
                     response = self._sent(connection)
                     try:
-                        yield from self._read(response)
+                        yield from self._read(self._in_time(connection, response))
                     finally:
                         connection.end(response)
                 finally:
@@ -211,16 +211,15 @@ class _OpenAIWriting:
         with self._guard:
             self._connection = connection
 
-    def _read(self, response: HTTPResponse) -> Iterator[str | Reply]:
-        body = self._in_time(response)
+    def _read(self, body: Iterator[bytes]) -> Iterator[str | Reply]:
         for piece in streamed(body) if self._call.streamed else whole(b"".join(body)):
             if self._cut.is_set():
                 raise errors.UpstreamCut
             yield piece
 
-    def _in_time(self, response: HTTPResponse) -> Iterator[bytes]:
+    def _in_time(self, connection: Connection, response: HTTPResponse) -> Iterator[bytes]:
         """The body as it comes. A read timeout alone would let a slow server drip for ever."""
-        for chunk in chunks(response):
+        for chunk in connection.read(response):
             if self._left() <= 0:
                 raise errors.UpstreamTimedOut
             yield chunk
@@ -242,10 +241,10 @@ class _OpenAIWriting:
                 raise errors.UpstreamTimedOut
             try:
                 response = connection.ask("POST", "/chat/completions", self._upstream.body(self._call), left)
-                if 200 <= response.status < 300:
+                if response.status < 300:
                     return response
                 try:
-                    raise Refusal(response, b"".join(self._in_time(response)))
+                    raise Refusal(response, b"".join(self._in_time(connection, response)))
                 finally:
                     connection.end(response)
             except (Refusal, Unanswered, OSError, HTTPException) as problem:

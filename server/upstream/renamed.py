@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from server import errors
-from server.upstream.connections import Unanswered
+from server.upstream.connections import BrokenAnswer, Unanswered
 
 BILLING_CODES = ("insufficient_quota", "credit_balance_exhausted", "billing_hard_limit_reached", "billing_not_active")
 
@@ -84,7 +84,7 @@ def renamed(problem: Exception) -> errors.ServerError:
         return errors.UpstreamUnreachable()
     if isinstance(problem, TimeoutError):
         return errors.UpstreamTimedOut()
-    if isinstance(problem, OSError | HTTPException):
+    if isinstance(problem, OSError | HTTPException | BrokenAnswer):
         return errors.UpstreamCut()
     if isinstance(problem, _UNREADABLE):
         return errors.UpstreamBadReply()
