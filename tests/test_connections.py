@@ -1,15 +1,13 @@
 """The way to the upstream: connections that last, and proxies in between."""
 
 import socket
-import ssl
 import subprocess
 import sys
 import threading
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from http.client import IncompleteRead
-from typing import Any
 
 import pytest
 
@@ -99,21 +97,6 @@ def test_a_request_comes_with_its_key_and_its_body_as_it_is(server: Misbehaving)
     assert heard.path == "/v1/chat/completions"
     assert heard.content == '{"a": "\u2028"}'.encode()
     assert heard.headers["authorization"] == BEARER["Authorization"]
-
-
-def test_a_request_goes_out_in_one_piece(at_once: Callable[..., Any]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def first_of_it() -> bytes:
-            wire, _ = listener.accept()
-            with wire:
-                return wire.recv(65_536)
-
-        heard = at_once(first_of_it)
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-        with Connections(url, BEARER).lent() as connection, pytest.raises(Unanswered):
-            asked(connection, b"the body")
-    assert heard.result(PATIENCE_SECONDS).endswith(b"\r\n\r\nthe body")
 
 
 @pytest.mark.parametrize("script", [good, streams(b"a", b"b")], ids=["of known length", "in chunks"])
@@ -257,25 +240,6 @@ def test_tls_goes_through_a_tunnel_and_the_proxy_sees_no_key(
     assert "Bearer" not in head
     assert [heard.path for heard in tls_server.heard] == ["/v1/chat/completions"] * 2
     assert "proxy-authorization" not in tls_server.heard[0].headers
-
-
-@pytest.mark.usefixtures("trusting")
-def test_what_could_not_be_sent_does_not_go_to_the_proxy_later(
-    tls_server: Misbehaving, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def breaks(*_: object) -> None:
-        raise BrokenPipeError
-
-    tls_server.follow(good)
-    proxy = Proxy(tls_server.port)
-    monkeypatch.setenv("HTTPS_PROXY", proxy.address)
-    with Connections(tls_server.url, BEARER).lent() as connection:
-        with monkeypatch.context() as broken, pytest.raises(Unanswered):
-            broken.setattr(ssl.SSLSocket, "sendall", breaks)
-            asked(connection, b"what could not be sent")
-        asked(connection)
-    proxy.close()
-    assert [heard.content for heard in tls_server.heard] == [b"{}"]
 
 
 def test_a_proxy_is_not_asked_for_what_is_excepted(server: Misbehaving, monkeypatch: pytest.MonkeyPatch) -> None:

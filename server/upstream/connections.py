@@ -14,7 +14,6 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead
-from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -169,6 +168,8 @@ class Connections:
 
 
 class _Answer(HTTPResponse):
+    """Tells a head that broke after the upstream has done what was asked."""
+
     def begin(self) -> None:
         try:
             super().begin()
@@ -183,30 +184,14 @@ class _Answer(HTTPResponse):
         return version, HTTPStatus.CONTINUE if status < 200 else status, reason
 
 
-class _InOnePiece(HTTPConnection):
-    """Sends a request's head together with its body: one after the other, they would wake the other side twice."""
-
-    response_class = _Answer
-    _body = b""
-
-    def endheaders(self, message_body: Any = None, *, encode_chunked: bool = False) -> None:
-        self._body = message_body or b""
-        super().endheaders()
-
-    def send(self, data: Any) -> None:
-        body, self._body = self._body, b""
-        super().send(data + body)
-
-
-class _InOnePieceOverTLS(_InOnePiece, HTTPSConnection):
-    pass
-
-
 def _to(host: str | None, port: int | None, tls: ssl.SSLContext | None) -> HTTPConnection:
     # Without a port, http.client would look for one in the address, and find it in that of IPv6.
     if tls is None:
-        return _InOnePiece(host or "", port or 80)
-    return _InOnePieceOverTLS(host or "", port or 443, context=tls)
+        http = HTTPConnection(host or "", port or 80)
+    else:
+        http = HTTPSConnection(host or "", port or 443, context=tls)
+    http.response_class = _Answer
+    return http
 
 
 def _through(proxy: SplitResult, url: SplitResult, tls: ssl.SSLContext | None) -> HTTPConnection:
