@@ -645,6 +645,12 @@ class TestSimpleDoor:
         assert (answer.status_code, answer.json["error"]["type"]) == (504, "server_error")
         assert answer.json["error"]["code"] == "upstream_timed_out"
 
+    def test_a_thread_whose_run_waits_for_outputs_is_told_so_at_once(self, client: FlaskClient, told: Told) -> None:
+        told.say("look", LOOK)  # type: ignore[arg-type]
+        run = ran(client, thread(client, "look"), tools=[TOOL])
+        answer = post(client, "/chat", message="Hi", thread_id=run["thread_id"])
+        assert (answer.status_code, answer.json["error"]["code"]) == (409, "requires_action")
+
     def test_an_idempotency_key_is_exact(self, client: FlaskClient, upstream: ScriptedUpstream) -> None:
         thread_id = thread(client)
         body = {"message": "Hi", "thread_id": thread_id}

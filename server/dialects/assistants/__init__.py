@@ -8,7 +8,7 @@ from flask import Blueprint, Response, request
 from server.conversations import Conversations
 from server.dialects.assistants import made, runs, threads
 from server.dialects.assistants.faults import failure_body, named
-from server.errors import NotFound
+from server.errors import ActionRequired, NotFound
 from server.model import new_id, rfc3339
 from server.wire import caller
 from server.wire.contract import Contract
@@ -48,6 +48,9 @@ def blueprint(
         draft = assistants.draft(
             thread_id or new_id("thread"), {}, question=body["message"], request_id=caller.request_id(None)
         )
+        # Nobody knows when the outputs come, and until then nothing could be said here.
+        if thread_id is not None and conversations.runs(thread_id, "requires_action", 1):
+            raise ActionRequired
         with named("thread"):
             run = conversations.answer(draft, caller.presence(), create=thread_id is None)
         return {"message": run.text, "thread_id": run.conversation, "role": "assistant", "created_at": int(run.created)}
