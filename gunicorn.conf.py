@@ -12,12 +12,14 @@ import os  # noqa: E402
 import re  # noqa: E402
 import resource  # noqa: E402
 import secrets  # noqa: E402
+import socket  # noqa: E402
 import sys  # noqa: E402
 from contextlib import suppress  # noqa: E402
 from types import FrameType  # noqa: E402
 from typing import Any  # noqa: E402
 
 from dotenv import dotenv_values  # noqa: E402
+from gevent.server import StreamServer  # noqa: E402
 from gunicorn import util  # noqa: E402
 from gunicorn.http import errors as unreadable  # noqa: E402
 from gunicorn.http import message  # noqa: E402
@@ -41,6 +43,9 @@ limit_request_line = 8190
 # Longer than open replies may take: gunicorn's own end is a kill.
 graceful_timeout = int(settings.graceful_seconds) + 10
 control_socket_disable = True
+# Of a burst, a few are taken in at a time and begun before the next, rather than each a step after the other: half of
+# them are done sooner, and none later.
+StreamServer.max_accept = 16
 
 # Each call in flight has a connection on either side, and many systems begin with 1,024 for a process.
 _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -99,6 +104,13 @@ class Worker(GeventWorker):
         self.waits: dict[Idle, gevent.Greenlet] = {}
         self.stopping: gevent.Greenlet | None = None
         self.quitting = False
+
+    def patch(self) -> None:
+        """Also let the system keep connections until there is something to be read of them, where it can."""
+        super().patch()
+        for listener in self.sockets:
+            if listener.family != socket.AF_UNIX and hasattr(socket, "TCP_DEFER_ACCEPT"):
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
 
     def timeout_ctx(self) -> Idle:
         return Idle(self)

@@ -6,30 +6,49 @@ were whole, and how many were not. With `"stream": true` each reply is read as a
 `"client": "name"` all go to one conversation.
 """
 
-import asyncio
 import json
+import selectors
+import socket
 import statistics
 import sys
 import time
 from typing import Any
 
 
-class Worker:
-    def __init__(self, plan: dict[str, Any], number: int) -> None:
+class Caller:
+    """One connection, which asks its share of the questions one after another."""
+
+    def __init__(self, plan: dict[str, Any], number: int, share: int) -> None:
         self.plan = plan
         self.number = number
+        self.share = share
         self.times: list[float] = []
         self.faults = 0
+        self.received = bytearray()
+        self.began = 0.0
+        self.socket = socket.create_connection(("127.0.0.1", plan["port"]))
 
-    async def run(self, share: int) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.plan["port"])
-        for n in range(share):
-            began = time.perf_counter()
-            writer.write(self.request(n))
-            good = await (self.read_stream(reader) if self.plan.get("stream") else self.read_reply(reader))
-            self.times.append(time.perf_counter() - began)
-            self.faults += not good
-        writer.close()
+    def ask(self) -> None:
+        question = self.request(len(self.times))
+        self.received.clear()
+        self.began = time.perf_counter()
+        self.socket.sendall(question)
+
+    def hear(self) -> None:
+        """Take in what has come, and ask the next question where that was the answer's end."""
+        data = self.socket.recv(65_536)
+        if not data:
+            raise ConnectionError("the server has closed a connection")
+        self.received += data
+        is_good = self.is_good_stream() if self.plan.get("stream") else self.is_good_reply()
+        if is_good is None:
+            return
+        self.times.append(time.perf_counter() - self.began)
+        self.faults += not is_good
+        if len(self.times) < self.share:
+            self.ask()
+        else:
+            self.socket.close()
 
     def request(self, n: int) -> bytes:
         tag = f"{self.plan.get('tag', '')}-{self.number}-{n}"
@@ -43,38 +62,45 @@ class Worker:
         )
         return head.encode() + body
 
-    async def read_reply(self, reader: asyncio.StreamReader) -> bool:
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
-        body = await reader.readexactly(length)
+    def is_good_reply(self) -> bool | None:
+        """None while more is to come."""
+        head, has_head, body = self.received.partition(b"\r\n\r\n")
+        if not has_head or len(body) < int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0]):
+            return None
         return head.startswith(b"HTTP/1.1 200") and b'"response"' in body
 
-    async def read_stream(self, reader: asyncio.StreamReader) -> bool:
-        head = await reader.readuntil(b"\r\n\r\n")
-        has_end = False
-        while True:
-            size = int(await reader.readline(), 16)
-            data = await reader.readexactly(size + 2)
-            has_end = has_end or b'"END"' in data or b"[DONE]" in data
-            if not size:
-                return has_end and head.startswith(b"HTTP/1.1 200")
+    def is_good_stream(self) -> bool | None:
+        """None while more is to come."""
+        if not self.received.endswith(b"\r\n0\r\n\r\n"):
+            return None
+        has_end = b'"END"' in self.received or b"[DONE]" in self.received
+        return has_end and self.received.startswith(b"HTTP/1.1 200")
 
 
-async def main(plan: dict[str, Any]) -> dict[str, Any]:
+def main(plan: dict[str, Any]) -> dict[str, Any]:
     share, rest = divmod(plan["requests"], plan["concurrency"])
-    workers = [Worker(plan, number) for number in range(plan["concurrency"])]
+    callers = [Caller(plan, number, share + (number < rest)) for number in range(plan["concurrency"])]
     began = time.perf_counter()
-    await asyncio.gather(*(each.run(share + (each.number < rest)) for each in workers))
+    with selectors.DefaultSelector() as selector:
+        for caller in callers:
+            selector.register(caller.socket, selectors.EVENT_READ, caller)
+            caller.ask()
+        while selector.get_map():
+            for key, _ in selector.select():
+                key.data.hear()
+                if key.data.socket.fileno() < 0:
+                    selector.unregister(key.fileobj)
     seconds = time.perf_counter() - began
-    times = sorted(time for each in workers for time in each.times)
+    times = sorted(time for caller in callers for time in caller.times)
+    faults = sum(caller.faults for caller in callers)
     return {
         "per_second": len(times) / seconds,
         "p50_ms": statistics.median(times) * 1000,
         "p99_ms": times[int(len(times) * 0.99)] * 1000,
-        "answered": len(times) - sum(each.faults for each in workers),
-        "faults": sum(each.faults for each in workers),
+        "answered": len(times) - faults,
+        "faults": faults,
     }
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(main(json.loads(sys.argv[1])))))
+    print(json.dumps(main(json.loads(sys.argv[1]))))

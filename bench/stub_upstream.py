@@ -8,6 +8,7 @@
 import asyncio
 import json
 import sys
+from functools import cache
 from typing import Any
 
 REPLY = "A reply of a usual length, so that a turn weighs what a turn weighs: about a hundred and twenty characters."
@@ -69,7 +70,7 @@ class Connection(asyncio.Protocol):
         if b"/chat/completions" in line:
             counts["calls"] += 1
             if b'"stream":true' in body or b'"stream": true' in body:
-                self.streaming = asyncio.ensure_future(self.stream())
+                self.stream()
             elif behaviour["delay"]:
                 asyncio.get_running_loop().call_later(behaviour["delay"], self.transport.write, PLAIN)
             else:
@@ -83,27 +84,36 @@ class Connection(asyncio.Protocol):
         else:
             self.transport.write(answer(json.dumps(MODELS).encode()))
 
-    async def stream(self) -> None:
-        self.transport.write(
-            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-        )
-        chunks = behaviour["chunks"]
-        start = asyncio.get_running_loop().time()
+    def stream(self) -> None:
+        self.transport.write(STREAM)
+        loop, chunks = asyncio.get_running_loop(), behaviour["chunks"]
+        began = loop.time()
         for n in range(chunks):
-            due = start + behaviour["stream_seconds"] * (n + 1) / chunks
-            await asyncio.sleep(max(0.0, due - asyncio.get_running_loop().time()))
-            self.frame({"choices": [{"index": 0, "delta": {"content": f"piece {n} "}, "finish_reason": None}]})
-        self.frame({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
-        self.frame({"choices": [], "usage": USAGE})
-        self.chunk(b"data: [DONE]\n\n")
-        self.transport.write(b"0\r\n\r\n")
+            loop.call_at(began + behaviour["stream_seconds"] * (n + 1) / chunks, self.transport.write, piece(n))
+        loop.call_at(began + behaviour["stream_seconds"], self.transport.write, END)
 
-    def frame(self, fields: dict[str, Any]) -> None:
-        whole = {"id": "chatcmpl-stub", "object": "chat.completion.chunk", "created": 1, "model": "stub", **fields}
-        self.chunk(b"data: " + json.dumps(whole).encode() + b"\n\n")
 
-    def chunk(self, data: bytes) -> None:
-        self.transport.write(b"%x\r\n%s\r\n" % (len(data), data))
+def frame(fields: dict[str, Any]) -> bytes:
+    whole = {"id": "chatcmpl-stub", "object": "chat.completion.chunk", "created": 1, "model": "stub", **fields}
+    return chunk(b"data: " + json.dumps(whole).encode() + b"\n\n")
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+@cache
+def piece(n: int) -> bytes:
+    return frame({"choices": [{"index": 0, "delta": {"content": f"piece {n} "}, "finish_reason": None}]})
+
+
+STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+END = (
+    frame({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    + frame({"choices": [], "usage": USAGE})
+    + chunk(b"data: [DONE]\n\n")
+    + chunk(b"")
+)
 
 
 async def main(port: int) -> None:

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
@@ -11,6 +10,7 @@ from server.held import failure_of
 from server.live import LiveRun
 from server.model import Conversation, Message, Run, Step, Usage
 from server.store import Store
+from server.threads import Threads
 from server.upstream import Call, Upstream
 
 log = logging.getLogger("server.runs")
@@ -54,11 +54,15 @@ class Author:
         self._end = end
         self._pause = pause
         self._done = done
-        self._threads = ThreadPoolExecutor(limits.max_concurrent_runs, "writer")
+        self._threads = Threads("writer", self._write)
 
     def begin(self, live: LiveRun, conversation: Conversation) -> None:
         """Have the reply to `live` written, with the conversation as it is at the run's start."""
-        self._threads.submit(self._write, live, conversation)
+        try:
+            self._threads.begin(live, conversation)
+        except RuntimeError as problem:
+            self._fail(live, problem)
+            self._done()
 
     def _write(self, live: LiveRun, conversation: Conversation) -> None:
         """From a run's turn to its end. Nothing escapes."""
@@ -66,11 +70,14 @@ class Author:
             self._have_written(live, conversation)
         except errors.ServerError as problem:
             self._end(live, "failed", None, failure=failure_of(problem))
-        except Exception:
-            log.exception("a run failed for a reason that has no name")
-            self._end(live, "failed", None, failure=failure_of(errors.InternalError()))
+        except Exception as problem:  # noqa: BLE001 - It is logged, and the run ends with it.
+            self._fail(live, problem)
         finally:
             self._done()
+
+    def _fail(self, live: LiveRun, problem: Exception) -> None:
+        log.error("a run failed for a reason that has no name", exc_info=problem)
+        self._end(live, "failed", None, failure=failure_of(errors.InternalError()))
 
     def _have_written(self, live: LiveRun, conversation: Conversation) -> None:
         """Where the model cannot read so much, the older half is left out, and again, until it can."""

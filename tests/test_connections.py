@@ -13,6 +13,7 @@ import pytest
 
 from server.errors import UpstreamFailed
 from server.upstream import Call
+from server.upstream.addresses import KNOWN_SECONDS
 from server.upstream.connections import KEPT_SECONDS, Connection, Connections, Unanswered
 from server.upstream.openai import OpenAIUpstream
 from tests.misbehaving import (
@@ -209,6 +210,76 @@ def test_a_connection_that_was_idle_for_long_is_made_anew(server: Misbehaving, m
         now += KEPT_SECONDS + 1
         asked(connection)
     assert [heard.connection for heard in server.heard] == [0, 0, 1]
+
+
+class Names:
+    """Answers where a host is, in the place of `socket.getaddrinfo`."""
+
+    def __init__(self, *ports: int) -> None:
+        self.ports = ports
+        """Of the addresses that are answered, all of 127.0.0.1."""
+        self.asked = 0
+
+    def __call__(self, host: str, port: int, type: int) -> list[tuple[object, ...]]:
+        self.asked += 1
+        return [(socket.AF_INET, type, 0, "", ("127.0.0.1", each)) for each in self.ports]
+
+
+@pytest.fixture
+def names(server: Misbehaving, monkeypatch: pytest.MonkeyPatch) -> Names:
+    names = Names(server.port)
+    monkeypatch.setattr("server.upstream.addresses.socket.getaddrinfo", names)
+    return names
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """Held, so that nobody else gets it, and not listened to."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+def test_a_name_is_asked_for_once_in_ten_seconds(
+    server: Misbehaving, names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("server.upstream.addresses.time.monotonic", lambda: now)
+    server.follow(good)
+    connections = Connections("http://models.example/v1", {})
+    with connections.lent() as one, connections.lent() as other:
+        asked(one)
+        now += KNOWN_SECONDS
+        asked(other)
+        assert names.asked == 1
+    now += 0.1
+    with connections.lent(), connections.lent(), connections.lent() as third:
+        asked(third)
+    assert names.asked == 2
+    assert [heard.connection for heard in server.heard] == [0, 1, 2]
+
+
+def test_of_several_addresses_the_first_that_answers_is_taken(
+    server: Misbehaving, names: Names, closed_port: int
+) -> None:
+    server.follow(good)
+    names.ports = (closed_port, server.port)
+    with Connections("http://models.example/v1", {}).lent() as connection:
+        asked(connection)
+    assert len(server.heard) == 1
+
+
+def test_a_name_whose_addresses_do_not_answer_is_asked_for_anew(
+    server: Misbehaving, names: Names, closed_port: int
+) -> None:
+    server.follow(good)
+    names.ports = (closed_port,)
+    with Connections("http://models.example/v1", {}).lent() as connection:
+        with pytest.raises(Unanswered):
+            asked(connection)
+        names.ports = (server.port,)
+        asked(connection)
+    assert names.asked == 2
 
 
 def test_plain_http_is_asked_of_the_proxy(server: Misbehaving, monkeypatch: pytest.MonkeyPatch) -> None:

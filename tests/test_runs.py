@@ -609,6 +609,24 @@ def test_a_failure_without_a_name_ends_the_run_and_is_logged(
     assert "no name" in caplog.text
 
 
+def test_a_run_that_gets_no_thread_fails_and_the_next_is_written(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "writer":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        failed = asked(runner, "unlucky")
+    assert failed.failure is not None
+    assert failed.failure.code == "internal_error"
+    assert asked(runner, "next").text == "re: next"
+
+
 def test_settings_go_with_every_call(store: MemoryStore, told: Told) -> None:
     upstream = ScriptedUpstream(told)
     runner = Runner(store, upstream, Limits(system_prompt="be brief", parameters={"temperature": 0.5}))

@@ -119,6 +119,15 @@ def raw(served: Served, request: bytes) -> tuple[int, bytes]:
 
 
 class TestRawRequests:
+    def test_who_connects_and_speaks_later_is_heard(self, demo: Served) -> None:
+        with socket.create_connection(("127.0.0.1", demo.port), timeout=20) as line:
+            for _ in range(20):  # More than are taken in at a time.
+                assert demo.ask("GET", "/healthz")[0] == 200
+            line.sendall(b"GET /healthz HTTP/1.1\r\n")
+            assert demo.ask("GET", "/healthz")[0] == 200
+            line.sendall(b"Host: x\r\n\r\n")
+            assert line.recv(65_536).startswith(b"HTTP/1.1 200")
+
     def test_an_address_may_hold_korean_as_it_was_typed(self, demo: Served) -> None:
         demo.query("가나", "안녕")
         status, answer = raw(demo, "GET /history?client_name=가나 HTTP/1.1\r\nHost: x\r\n\r\n".encode())

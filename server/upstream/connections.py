@@ -19,6 +19,8 @@ from urllib.request import getproxies, proxy_bypass
 
 import certifi
 
+from server.upstream.addresses import Addresses
+
 CONNECT_SECONDS = 10.0
 KEPT_SECONDS = 60.0
 """How long a connection may be idle; after that, something on the way may have forgotten it without a word."""
@@ -39,10 +41,16 @@ class Connection:
     """One to the upstream, made when it is needed, and anew when the other side has closed it."""
 
     def __init__(
-        self, url: SplitResult, proxy: SplitResult | None, headers: Mapping[str, str], tls: ssl.SSLContext | None
+        self,
+        url: SplitResult,
+        proxy: SplitResult | None,
+        headers: Mapping[str, str],
+        tls: ssl.SSLContext | None,
+        addresses: Addresses,
     ) -> None:
         """`headers` go with every request; `tls` is None for plain HTTP."""
         self._http = _through(proxy, url, tls) if proxy else _to(url.hostname, url.port, tls)
+        self._http._create_connection = addresses.connect  # type: ignore[attr-defined]
         is_told_whole = proxy is not None and tls is None
         self._prefix = url.geturl() if is_told_whole else url.path
         self._headers = {**headers, **(_credentials(proxy) if proxy and is_told_whole else {})}
@@ -128,6 +136,7 @@ class Connections:
     def __init__(self, base_url: str, headers: Mapping[str, str]) -> None:
         self._url = urlsplit(base_url.rstrip("/"))
         self._headers = headers
+        self._addresses = Addresses()
         self._idle: list[Connection] = []
         self._making = threading.Lock()
 
@@ -138,7 +147,7 @@ class Connections:
             connection = self._idle.pop()
         except IndexError:
             with self._making:
-                connection = Connection(self._url, self._proxy, self._headers, self._tls)
+                connection = Connection(self._url, self._proxy, self._headers, self._tls, self._addresses)
         connection.mend()
         try:
             yield connection
