@@ -87,7 +87,7 @@ class Author:
         shortened: int | None = None
         before = len(live.text())
         while True:
-            history = self._store.messages(conversation.name, place, count)
+            history = self._store.messages(conversation.name, place, count) if place < count else ()
             if place:  # Else nothing was left out, and a reply without its question was said so.
                 history = replay.whole_turns(history)
             try:
