@@ -102,7 +102,8 @@ def streams(stub_port: int) -> None:
             with serving(kind, stub_port) as server:
                 load(server.port, concurrency=50, requests=50, stream=True, tag="warm")
                 plan = {"concurrency": 1000, "requests": 1000, "stream": True, "tag": f"s{number}"}
-                results.append(checked(server, stub_port, **plan))
+                # The yardstick's own connections may time out, which the table tells.
+                results.append(checked(server, stub_port, **plan) if kind == "ours" else load(server.port, **plan))
         p50 = statistics.median(each["p50_ms"] for each in results) / 1000
         faults = sum(each["faults"] for each in results)
         rows.append([kind, f"{p50:.2f}", f"{p50 / 2.0:.2f} ×", str(faults)])
