@@ -89,8 +89,8 @@ class Connection(asyncio.Protocol):
         loop, chunks = asyncio.get_running_loop(), behaviour["chunks"]
         began = loop.time()
         for n in range(chunks):
-            loop.call_at(began + behaviour["stream_seconds"] * (n + 1) / chunks, self.transport.write, piece(n))
-        loop.call_at(began + behaviour["stream_seconds"], self.transport.write, END)
+            last = END if n == chunks - 1 else b""
+            loop.call_at(began + behaviour["stream_seconds"] * (n + 1) / chunks, self.transport.write, piece(n) + last)
 
 
 def frame(fields: dict[str, Any]) -> bytes:
