@@ -41,16 +41,20 @@ class Unending:
 def served_with_open_runs() -> Iterator[tuple[Served, dict[str, list[str]]]]:
     """The server, and by their names the ids that can be had of it."""
     with over_http(Unending()) as url, serve(OPENAI_BASE_URL=url, MAX_WAITING_RUNS=str(MANY)) as served:
+        # Its first run waits for outputs, and is not among those that can be cancelled: a question behind it is refused
+        # at once, where it would have to wait behind one that is written.
+        busy, asked = (made(served, "/threads", messages=[{"role": "user", "content": "look"}]) for _ in range(2))
+        first = made(served, f"/threads/{busy}/runs", tools=[TOOL])
         for number in range(MANY):
-            question = {"client_name": "busy", "input": f"wait {number}"}
+            question = {"client_name": busy, "input": f"wait {number}"}
             assert served.ask("POST", "/query", question, Prefer="wait=0")[0] == 202
-        asked = made(served, "/threads", messages=[{"role": "user", "content": "look"}])
         answered = made(served, "/threads", messages=[{"role": "user", "content": str(n)} for n in range(MANY)])
         run = made(served, f"/threads/{answered}/runs")
         yield (
             served,
             {
-                "CANCELLABLE": ids(served, "busy", "runs"),
+                "BUSY": [busy],
+                "CANCELLABLE": [each for each in ids(served, busy, "runs") if each != first],
                 "ASKED": [asked],
                 "ASKED_RUN": [made(served, f"/threads/{asked}/runs", tools=[TOOL])],
                 "ANSWERED": [answered],
