@@ -109,7 +109,7 @@ class Worker(GeventWorker):
         """Also let the system keep connections until there is something to be read of them, where it can."""
         super().patch()
         for listener in self.sockets:
-            if listener.family != socket.AF_UNIX and hasattr(socket, "TCP_DEFER_ACCEPT"):
+            with suppress(OSError, AttributeError):  # Not every system can, nor every kind of socket.
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
 
     def timeout_ctx(self) -> Idle:

@@ -37,9 +37,8 @@ class Caller:
     def hear(self) -> None:
         """Take in what has come, and ask the next question where that was the answer's end."""
         data = self.socket.recv(65_536)
-        if not data:  # What this connection was still to ask remains without an answer.
-            self.socket.close()
-            return
+        if not data:
+            raise ConnectionResetError
         self.received += data
         is_good = self.is_good_stream() if self.plan.get("stream") else self.is_good_reply()
         if is_good is None:
@@ -88,11 +87,16 @@ def main(plan: dict[str, Any]) -> dict[str, Any]:
             caller.ask()
         while selector.get_map():
             for key, _ in selector.select():
-                key.data.hear()
+                try:
+                    key.data.hear()
+                except ConnectionError:  # What it was still to ask remains without an answer.
+                    key.data.socket.close()
                 if key.data.socket.fileno() < 0:
                     selector.unregister(key.fileobj)
     seconds = time.perf_counter() - began
     times = sorted(time for caller in callers for time in caller.times)
+    if not times:
+        raise SystemExit("nothing was answered")
     answered = sum(caller.good for caller in callers)
     return {
         "per_second": len(times) / seconds,

@@ -1,9 +1,11 @@
 """The way to the upstream: connections that last, and proxies in between."""
 
+import gc
 import socket
 import subprocess
 import sys
 import threading
+import weakref
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,7 +15,7 @@ import pytest
 
 from server.errors import UpstreamFailed
 from server.upstream import Call
-from server.upstream.addresses import KNOWN_SECONDS
+from server.upstream.addresses import KNOWN_SECONDS, Addresses
 from server.upstream.connections import KEPT_SECONDS, Connection, Connections, Unanswered
 from server.upstream.openai import OpenAIUpstream
 from tests.misbehaving import (
@@ -27,6 +29,8 @@ from tests.misbehaving import (
     streams,
     streams_and_breaks,
 )
+
+UNKNOWN_FAMILY = 44
 
 BEARER = {"Authorization": "Bearer sk-the-operators-own"}
 
@@ -267,6 +271,33 @@ def test_of_several_addresses_the_first_that_answers_is_taken(
     with Connections("http://models.example/v1", {}).lent() as connection:
         asked(connection)
     assert len(server.heard) == 1
+
+
+def test_an_address_of_a_family_that_the_system_lacks_is_passed_over(
+    server: Misbehaving, names: Names, closed_port: int
+) -> None:
+    server.follow(good)
+    names.ports = (closed_port, server.port)
+    answer = names("", 0, socket.SOCK_STREAM)
+    answer[0] = (UNKNOWN_FAMILY, *answer[0][1:])
+    with Connections("http://models.example/v1", {}).lent() as connection, pytest.MonkeyPatch.context() as patched:
+        patched.setattr("server.upstream.addresses.socket.getaddrinfo", lambda *_, **__: answer)
+        asked(connection)
+    assert len(server.heard) == 1
+
+
+def test_a_connection_that_fails_keeps_nothing_of_its_call(closed_port: int) -> None:
+    def failed() -> "weakref.ref[Addresses]":
+        held = Addresses()
+        with suppress(OSError):
+            held.connect(("127.0.0.1", closed_port), PATIENCE_SECONDS)
+        return weakref.ref(held)
+
+    gc.disable()
+    try:
+        assert failed()() is None
+    finally:
+        gc.enable()
 
 
 def test_a_name_whose_addresses_do_not_answer_is_asked_for_anew(

@@ -259,12 +259,13 @@ def test_a_queued_run_is_written_once_though_the_store_failed_when_its_turn_came
 def test_a_reply_that_could_not_read_its_history_fails_and_is_listed(
     runner: Runner, store: Failing, told: Told
 ) -> None:
+    ended(runner, begun(runner, "first"))
     store.fails_after = {"messages"}
     run = ended(runner, begun(runner, "why?"))
     assert run.failure is not None
     assert (run.status, run.failure.code) == ("failed", "store_unavailable")
     assert [each.id for each in store.runs("ada", "failed", 9)] == [run.id]
-    assert told.calls == []
+    assert told.calls == ["first"]
 
 
 def test_a_stop_writes_down_what_is_still_unwritten(runner: Runner, store: Failing, told: Told) -> None:

@@ -1,4 +1,4 @@
-"""Where hosts are: a burst of connections would otherwise wait for a thousand answers of the same name server."""
+"""Where hosts are, known for a while: a question to a name server takes a real thread, and holds its caller up."""
 
 import socket
 import time
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 KNOWN_SECONDS = 10.0
 """How long an answer is believed."""
 
-Found = Sequence[tuple[int, int, int, str, tuple[str | int, ...] | tuple[int, bytes]]]
+Address = tuple[str | int, ...] | tuple[int, bytes]
+Found = Sequence[tuple[int, int, int, str, Address]]
 """As `socket.getaddrinfo` gives it."""
 
 
@@ -23,26 +24,31 @@ class Addresses:
         It stands in for `socket.create_connection`, whose arguments it has.
         """
         problem = OSError()
-        for family, kind, protocol, _, address in self._find(place):
-            wire = socket.socket(family, kind, protocol)
-            try:
-                wire.settimeout(seconds)
-                wire.connect(address)
-                return wire
-            except OSError as refused:
-                wire.close()
-                problem = refused
-            except BaseException:
-                wire.close()
-                raise
-        # It may have moved.
-        self._known.pop(place, None)
-        raise problem
+        try:
+            for family, kind, protocol, _, address in self._find(place):
+                try:
+                    return _connected(socket.socket(family, kind, protocol), address, seconds)
+                except OSError as refused:
+                    problem = refused
+            # It may have moved.
+            self._known.pop(place, None)
+            raise problem
+        finally:
+            del problem  # It holds this frame, and with it the whole call, for as long as this frame holds it.
 
     def _find(self, place: tuple[str, int]) -> Found:
-        now = time.monotonic()
         since, found = self._known.get(place, (0.0, []))
-        if not found or now - since > KNOWN_SECONDS:
+        if not found or time.monotonic() - since > KNOWN_SECONDS:
             found = socket.getaddrinfo(*place, type=socket.SOCK_STREAM)
-            self._known[place] = now, found
+            self._known[place] = time.monotonic(), found
         return found
+
+
+def _connected(wire: socket.socket, address: Address, seconds: float) -> socket.socket:
+    try:
+        wire.settimeout(seconds)
+        wire.connect(address)
+    except BaseException:
+        wire.close()
+        raise
+    return wire
