@@ -30,7 +30,8 @@ from tests.misbehaving import (
     streams_and_breaks,
 )
 
-UNKNOWN_FAMILY = 44
+UNKNOWN_FAMILY = 9999
+"""Of addresses; no system has one of that number."""
 
 BEARER = {"Authorization": "Bearer sk-the-operators-own"}
 
