@@ -9,13 +9,16 @@ import weakref
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import suppress
-from http.client import IncompleteRead
+from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from server.errors import UpstreamFailed
 from server.upstream import Call
 from server.upstream.addresses import KNOWN_SECONDS, Addresses
+from server.upstream.answers import Answer, Broken
 from server.upstream.connections import KEPT_SECONDS, Connection, Connections, Unanswered
 from server.upstream.openai import OpenAIUpstream
 from tests.misbehaving import (
@@ -145,7 +148,7 @@ def test_chunks_that_make_no_sense_are_the_last_on_their_connection(server: Misb
 
     server.follow(breaks, good)
     with Connections(server.url, {}).lent() as connection:
-        with pytest.raises(IncompleteRead):
+        with pytest.raises(Broken):
             asked(connection)
         assert b"Hello" in asked(connection)
     assert [heard.connection for heard in server.heard] == [0, 1]
@@ -164,6 +167,87 @@ def test_what_an_answer_over_tls_has_beyond_its_end_is_not_taken_for_the_next(tl
     with Connections(tls_server.url, {}).lent() as connection:
         assert asked(connection) == b"a" * 9000
         assert asked(connection) == b"b"
+
+
+def test_what_stands_before_chunks_that_make_no_sense_is_given_out(server: Misbehaving) -> None:
+    def breaks(exchange: Exchange) -> None:
+        exchange.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\nzz\r\n")
+        exchange.await_close()
+
+    server.follow(breaks)
+    heard = []
+    with Connections(server.url, {}).lent() as connection:
+        response = connection.ask("POST", "/chat/completions", b"{}", PATIENCE_SECONDS)
+        with pytest.raises(Broken):
+            for chunk in connection.read(response):
+                heard.append(chunk)
+        connection.end(response)
+    assert heard == [b"ab"]
+
+
+def test_an_answer_that_does_not_tell_its_end_ends_with_its_connection(server: Misbehaving) -> None:
+    def untold(exchange: Exchange) -> None:
+        exchange.begin(200)
+        exchange.send(b"half ")
+        exchange.send(b"and half")
+
+    server.follow(untold, says(b"b"))
+    with Connections(server.url, {}).lent() as connection:
+        assert asked(connection) == b"half and half"
+        assert asked(connection) == b"b"
+    assert [heard.connection for heard in server.heard] == [0, 1]
+
+
+@pytest.mark.parametrize("beyond", [b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx", b"x", b"\r\n\r\nx"])
+def test_what_comes_with_an_answer_beyond_its_end_is_not_taken_for_the_next(server: Misbehaving, beyond: bytes) -> None:
+    def more(exchange: Exchange) -> None:
+        exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na" + beyond)
+        exchange.await_close()
+
+    server.follow(more, says(b"b"))
+    with Connections(server.url, {}).lent() as connection:
+        assert asked(connection) == b"a"
+        assert asked(connection) == b"b"
+    assert [heard.connection for heard in server.heard] == [0, 1]
+
+
+def test_a_connection_that_the_answer_says_is_over_carries_no_other(server: Misbehaving) -> None:
+    server.follow(says(b"a", Connection="close"), says(b"b"))
+    with Connections(server.url, {}).lent() as connection:
+        assert asked(connection) == b"a"
+        assert asked(connection) == b"b"
+    assert [heard.connection for heard in server.heard] == [0, 1]
+
+
+def test_a_status_counts_for_the_request_that_it_answers_and_no_other(server: Misbehaving) -> None:
+    def begins(exchange: Exchange) -> None:
+        exchange.send(b"HTTP/1.1 ")
+
+    server.follow(good, begins, good)
+    upstream = OpenAIUpstream("key", server.url, retry_seconds=0.0)
+    for _ in range(2):
+        assert next(iter(upstream.open(Call("gpt-test", b"[]", PATIENCE_SECONDS)))) == "Hello"
+    assert len(server.heard) == 3
+
+
+WHOLE = (
+    b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+    b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 3\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"3\r\nabc\r\nA;x=y\r\n0123456789\r\n0\r\nX-After: b\r\n\r\n"
+)
+
+
+@given(st.lists(st.integers(1, len(WHOLE) - 1), unique=True))
+def test_an_answer_is_the_same_however_it_is_cut_into_packets(cuts: list[int]) -> None:
+    places = [0, *sorted(cuts), len(WHOLE)]
+    answer = Answer()
+    for start, stop in pairwise(places):
+        assert not answer.is_whole
+        answer.hear(WHOLE[start:stop])
+    answer.close()
+    assert (answer.status, answer.headers["retry-after"], "link" in answer.headers) == (429, "3", False)
+    assert b"".join(answer.body) == b"abc0123456789"
+    assert (answer.is_whole, answer.is_last) == (True, False)
 
 
 def head_of(*fields: bytes) -> Script:
@@ -198,10 +282,28 @@ def test_a_reply_whose_head_breaks_has_been_paid_for_and_is_not_asked_for_again(
     assert next(iter(upstream.open(Call("gpt-test", b"[]", PATIENCE_SECONDS)))) == "Hello"
 
 
-def test_an_address_of_ipv6_is_told_from_its_port() -> None:
-    for url, port in (("http://[::1]/v1", 80), ("https://[::1]/v1", 443), ("http://[fd00::abcd]:8000", 8000)):
-        with Connections(url, {}).lent() as connection:
-            assert (connection._http.host, connection._http.port) == (url.split("[")[1].split("]")[0], port)
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("http://[::1]/v1", ("::1", 80)),
+        ("https://[::1]/v1", ("::1", 443)),
+        ("http://[fd00::abcd]:8000", ("fd00::abcd", 8000)),
+        ("https://models.example", ("models.example", 443)),
+    ],
+)
+def test_the_port_is_the_one_of_the_address_or_its_schemes(
+    url: str, place: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_for: list[tuple[str, int]] = []
+
+    def asks(host: str, port: int, **_: object) -> None:
+        asked_for.append((host, port))
+        raise OSError
+
+    monkeypatch.setattr("server.upstream.addresses.socket.getaddrinfo", asks)
+    with Connections(url, {}).lent() as connection, pytest.raises(Unanswered):
+        asked(connection)
+    assert asked_for == [place]
 
 
 def test_a_connection_that_was_idle_for_long_is_made_anew(server: Misbehaving, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,6 +456,20 @@ def test_a_proxy_is_not_asked_for_what_is_excepted(server: Misbehaving, monkeypa
     assert server.heard[0].path == "/v1/chat/completions"
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n", b"HTTP/1.1 200 Yes\r\n\r\nand more", b"no HTTP\r\n", b""],
+)
+def test_a_proxy_that_does_not_connect_is_no_way(
+    server: Misbehaving, monkeypatch: pytest.MonkeyPatch, answer: bytes
+) -> None:
+    server.follow(lambda exchange: exchange.send(answer))
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{server.port}")
+    with Connections("https://models.example/v1", BEARER).lent() as connection, pytest.raises(Unanswered):
+        asked(connection)
+    assert [heard.path for heard in server.heard] == ["models.example:443"]
+
+
 def test_a_proxy_of_a_kind_that_is_not_spoken_is_no_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "socks5://127.0.0.1:9")
     with pytest.raises(Unanswered), Connections("http://models.example/v1", {}).lent():
@@ -362,7 +478,7 @@ def test_a_proxy_of_a_kind_that_is_not_spoken_is_no_way(monkeypatch: pytest.Monk
 
 def test_an_answer_that_ends_before_its_end_is_told_from_a_whole_one(server: Misbehaving) -> None:
     server.follow(breaks_off(b"half"))
-    with Connections(server.url, {}).lent() as connection, pytest.raises(IncompleteRead):
+    with Connections(server.url, {}).lent() as connection, pytest.raises(Broken):
         asked(connection)
 
 

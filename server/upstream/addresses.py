@@ -18,11 +18,8 @@ class Addresses:
     def __init__(self) -> None:
         self._known: dict[tuple[str, int], tuple[float, Found]] = {}
 
-    def connect(self, place: tuple[str, int], seconds: float, source: None = None) -> socket.socket:
-        """A connection to the first address of `place` that takes one within `seconds`. Raises OSError, UnicodeError.
-
-        It stands in for `socket.create_connection`, whose arguments it has.
-        """
+    def connect(self, place: tuple[str, int], seconds: float) -> socket.socket:
+        """A connection to the first address of `place` that takes one in `seconds`. Raises OSError, UnicodeError."""
         problem = OSError()
         try:
             for family, kind, protocol, _, address in self._find(place):

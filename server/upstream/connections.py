@@ -12,20 +12,19 @@ from base64 import b64encode
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property
-from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import certifi
 
 from server.upstream.addresses import Addresses
+from server.upstream.answers import Answer, Broken
 
 CONNECT_SECONDS = 10.0
 KEPT_SECONDS = 60.0
 """How long a connection may be idle; after that, something on the way may have forgotten it without a word."""
-CHUNK_BYTES = 65_536
-BREAKS = (OSError, HTTPException, UnicodeError)
+CHUNK_BYTES = 16_384
+BREAKS = (OSError, UnicodeError)
 """What a connection breaks with; UnicodeError for the name of a host that is none."""
 
 
@@ -49,77 +48,117 @@ class Connection:
         addresses: Addresses,
     ) -> None:
         """`headers` go with every request; `tls` is None for plain HTTP."""
-        self._http = _through(proxy, url, tls) if proxy else _to(url.hostname, url.port, tls)
-        self._http._create_connection = addresses.connect  # type: ignore[attr-defined]
-        is_told_whole = proxy is not None and tls is None
-        self._prefix = url.geturl() if is_told_whole else url.path
-        self._headers = {**headers, **(_credentials(proxy) if proxy and is_told_whole else {})}
+        self._url = url
+        self._proxy = proxy
+        self._tls = tls
+        self._addresses = addresses
+        self._headers = headers
         self._socket: socket.socket | None = None
         self._idle_since = 0.0
-        self._is_whole = False
-        """Whether the last answer was read to its end."""
         self._is_cut = False
 
-    def ask(self, method: str, path: str, body: bytes | None, seconds: float) -> HTTPResponse:
+    def ask(self, method: str, path: str, body: bytes, seconds: float) -> Answer:
         """The answer, its body unread; `end` is to be called with it.
 
         Raises Unanswered, BrokenAnswer, and TimeoutError where nothing was heard for `seconds`.
         """
-        self._is_whole = is_open = False
+        answer = Answer()
+        is_open = False
         try:
-            self._open(min(CONNECT_SECONDS, seconds))
+            wire = self._open(min(CONNECT_SECONDS, seconds))
             is_open = True
-            self._http.sock.settimeout(seconds)
-            self._http.request(method, self._prefix + path, body, self._headers)
-            return self._http.getresponse()
+            wire.settimeout(seconds)
+            wire.sendall(self._request(method, path, body))
+            while not answer.has_head:
+                answer.hear(wire.recv(CHUNK_BYTES))
+            return answer
         except BaseException as problem:
-            self._http.close()
-            if (is_open and isinstance(problem, TimeoutError)) or not isinstance(problem, BREAKS):
+            self._close()
+            answer.close()
+            if not isinstance(problem, BREAKS):
+                raise
+            if answer.status in range(200, 300):
+                raise BrokenAnswer from problem
+            if is_open and isinstance(problem, TimeoutError):
                 raise
             raise Unanswered from problem
 
-    def read(self, response: HTTPResponse) -> Generator[bytes, None, None]:
-        """The body as it comes. Raises OSError and HTTPException, IncompleteRead where it ends too early."""
-        while chunk := response.read1(CHUNK_BYTES):
-            yield chunk
-        if response.length:
-            raise IncompleteRead(b"", response.length)
-        self._is_whole = True
+    def read(self, answer: Answer) -> Generator[bytes, None, None]:
+        """The body as it comes. Raises OSError, also where it ends too early."""
+        while True:
+            while answer.body:
+                yield answer.body.pop(0)
+            if answer.is_whole:
+                return
+            if answer.is_broken or self._socket is None:
+                raise Broken
+            answer.hear(self._socket.recv(CHUNK_BYTES))
 
-    def end(self, response: HTTPResponse) -> None:
-        """Let go of an answer. Where it was not read to its end, the connection is of no further use."""
-        response.close()
-        if not self._is_whole:
-            self._http.close()
+    def end(self, answer: Answer) -> None:
+        """Let go of an answer. Where it was not heard to its end, the connection is of no further use."""
+        answer.close()
+        if answer.is_last or not answer.is_whole:
+            self._close()
         self._idle_since = time.monotonic()
 
     def cut(self) -> None:
         """Close the connection under whoever uses it, from any thread; one that is being made, as soon as it is."""
         self._is_cut = True
-        if self._socket is not None:
+        wire = self._socket
+        if wire is not None:
             # Not its own method: under TLS, that would let another thread's words out unencrypted for an instant.
             with suppress(OSError):  # The other side was quicker.
-                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+                socket.socket.shutdown(wire, socket.SHUT_RDWR)
 
     def mend(self) -> None:
         """To be called before the next use."""
         self._is_cut = False
 
-    def _open(self, seconds: float) -> None:
-        if self._http.sock is not None and self._is_stale():
-            self._http.close()
-        if self._http.sock is None:
-            self._http.timeout = seconds
-            self._http.connect()
-            self._socket = self._http.sock
+    def _request(self, method: str, path: str, body: bytes) -> bytes:
+        """In one piece, which is one call of the system."""
+        prefix, fields = self._same_in_all
+        length = f"Content-Length: {len(body)}\r\n" if body else ""
+        return f"{method} {prefix}{path} HTTP/1.1\r\n{fields}{length}\r\n".encode("ascii") + body
+
+    @cached_property
+    def _same_in_all(self) -> tuple[str, str]:
+        """What stands before the path of every request, and the fields of its head. Raises UnicodeError."""
+        host = self._url.netloc.rpartition("@")[2].encode("idna").decode()
+        if self._proxy is None or self._tls is not None:
+            return self._url.path, _fields({"Host": host, **self._headers})
+        return self._url.geturl(), _fields({"Host": host, **self._headers, **_credentials(self._proxy)})
+
+    def _open(self, seconds: float) -> socket.socket:
+        if self._socket is not None and self._is_stale(self._socket):
+            self._close()
+        if self._socket is None:
+            self._socket = self._connected(seconds)
         if self._is_cut:
             raise ConnectionAbortedError
+        return self._socket
 
-    def _is_stale(self) -> bool:
+    def _connected(self, seconds: float) -> socket.socket:
+        wire = self._addresses.connect(_address(self._proxy or self._url), seconds)
+        try:
+            wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._tls is None:
+                return wire
+            if self._proxy is not None:
+                _dig_tunnel(wire, self._url, self._proxy)
+            return self._tls.wrap_socket(wire, server_hostname=self._url.hostname)
+        except BaseException:
+            wire.close()
+            raise
+
+    def _close(self) -> None:
+        wire, self._socket = self._socket, None
+        if wire is not None:
+            wire.close()
+
+    def _is_stale(self, wire: socket.socket) -> bool:
         """Whether it was idle for too long, or there is something to be heard on it: by itself, that is its end."""
         if time.monotonic() - self._idle_since > KEPT_SECONDS:
             return True
-        wire = self._http.sock
         if isinstance(wire, ssl.SSLSocket) and wire.pending():
             return True
         wire.settimeout(0.0)
@@ -176,39 +215,28 @@ class Connections:
         return proxy
 
 
-class _Answer(HTTPResponse):
-    """Tells a head that broke after the upstream has done what was asked."""
-
-    def begin(self) -> None:
-        try:
-            super().begin()
-        except BREAKS as problem:
-            if self.status in range(200, 300):
-                raise BrokenAnswer from problem
-            raise
-
-    def _read_status(self) -> tuple[str, int, str]:
-        # Of the answers that another is to follow (RFC 9110, 15.2), http.client skips 100 alone.
-        version, status, reason = super()._read_status()  # type: ignore[misc]
-        return version, HTTPStatus.CONTINUE if status < 200 else status, reason
-
-
-def _to(host: str | None, port: int | None, tls: ssl.SSLContext | None) -> HTTPConnection:
-    # Without a port, http.client would look for one in the address, and find it in that of IPv6.
-    if tls is None:
-        http = HTTPConnection(host or "", port or 80)
-    else:
-        http = HTTPSConnection(host or "", port or 443, context=tls)
-    http.response_class = _Answer
-    return http
+def _dig_tunnel(wire: socket.socket, url: SplitResult, proxy: SplitResult) -> None:
+    """Have the proxy connect to `url` (RFC 9110, 9.3.6). Raises OSError where it does not."""
+    host, port = _address(url)
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    head = f"CONNECT {place} HTTP/1.1\r\n{_fields({'Host': place, **_credentials(proxy)})}\r\n"
+    wire.sendall(head.encode("ascii"))
+    answer = Answer()
+    try:
+        while not answer.has_head:
+            answer.hear(wire.recv(CHUNK_BYTES))
+    finally:
+        answer.close()
+    if answer.status not in range(200, 300) or answer.body:
+        raise ConnectionRefusedError
 
 
-def _through(proxy: SplitResult, url: SplitResult, tls: ssl.SSLContext | None) -> HTTPConnection:
-    """For HTTPS a tunnel through the proxy; plain HTTP is asked of the proxy itself."""
-    http = _to(proxy.hostname, proxy.port or 80, tls)
-    if tls is not None:
-        http.set_tunnel(url.hostname or "", url.port or 443, _credentials(proxy))
-    return http
+def _address(url: SplitResult) -> tuple[str, int]:
+    return url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
+
+
+def _fields(headers: Mapping[str, str]) -> str:
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.items())
 
 
 def _credentials(proxy: SplitResult) -> dict[str, str]:

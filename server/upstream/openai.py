@@ -6,13 +6,13 @@ import re
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from http.client import HTTPException, HTTPResponse
 from typing import Any
 
 import orjson
 
 from server import errors
 from server.upstream import Call, Health, Reply
+from server.upstream.answers import Answer
 from server.upstream.connections import Connection, Connections, Unanswered
 from server.upstream.reading import streamed, whole
 from server.upstream.renamed import Refusal, may_pass, renamed
@@ -51,7 +51,7 @@ class OpenAIUpstream:
         self.retry_seconds = retry_seconds
         self.clock = clock
         headers = {"Authorization": f"Bearer {key or 'none'}", "Content-Type": "application/json"}
-        self._connections = Connections(base_url or OPENAI_URL, headers)
+        self._connections = Connections(base_url or OPENAI_URL, headers | {"Accept-Encoding": "identity"})
         self._refused: dict[str, frozenset[str]] = {}
         """The parameters that each model refused."""
         self._models: list[dict[str, Any]] = []
@@ -130,7 +130,7 @@ class OpenAIUpstream:
             raise errors.NotConfigured
         try:
             with self._connections.lent() as connection:
-                response = connection.ask("GET", "/models", None, seconds)
+                response = connection.ask("GET", "/models", b"", seconds)
                 try:
                     body = b"".join(connection.read(response))
                 finally:
@@ -217,7 +217,7 @@ class _OpenAIWriting:
                 raise errors.UpstreamCut
             yield piece
 
-    def _in_time(self, connection: Connection, response: HTTPResponse) -> Iterator[bytes]:
+    def _in_time(self, connection: Connection, response: Answer) -> Iterator[bytes]:
         """The body as it comes. A read timeout alone would let a slow server drip for ever."""
         for chunk in connection.read(response):
             if self._left() <= 0:
@@ -227,7 +227,7 @@ class _OpenAIWriting:
     def _left(self) -> float:
         return self._deadline - self._upstream.clock()
 
-    def _sent(self, connection: Connection) -> HTTPResponse:
+    def _sent(self, connection: Connection) -> Answer:
         """The response, its body unread. Tries again as long as there is time and nothing was received.
 
         A connection that breaks in the middle of the body has been paid for.
@@ -247,7 +247,7 @@ class _OpenAIWriting:
                     raise Refusal(response, b"".join(self._in_time(connection, response)))
                 finally:
                     connection.end(response)
-            except (Refusal, Unanswered, OSError, HTTPException) as problem:
+            except (Refusal, Unanswered, OSError) as problem:
                 name = self._upstream.dropped(self._call, problem)
                 if name and name not in dropped:
                     dropped.add(name)

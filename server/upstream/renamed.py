@@ -4,12 +4,12 @@ import json
 import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from http.client import HTTPException, HTTPResponse
 from typing import Any
 
 import orjson
 
 from server import errors
+from server.upstream.answers import Answer
 from server.upstream.connections import BrokenAnswer, Unanswered
 
 BILLING_CODES = ("insufficient_quota", "credit_balance_exhausted", "billing_hard_limit_reached", "billing_not_active")
@@ -37,10 +37,10 @@ _STATUS: dict[int, type[errors.ServerError]] = {
 class Refusal(Exception):
     """An answer that is no reply, by its status."""
 
-    def __init__(self, response: HTTPResponse, body: bytes) -> None:
+    def __init__(self, response: Answer, body: bytes) -> None:
         super().__init__()
         self.status = response.status
-        self._wait = response.getheader("Retry-After", "")
+        self._wait = response.headers.get("retry-after", "")
         try:
             told = orjson.loads(body)
         except ValueError:
@@ -84,7 +84,7 @@ def renamed(problem: Exception) -> errors.ServerError:
         return errors.UpstreamUnreachable()
     if isinstance(problem, TimeoutError):
         return errors.UpstreamTimedOut()
-    if isinstance(problem, OSError | HTTPException | BrokenAnswer):
+    if isinstance(problem, OSError | BrokenAnswer):
         return errors.UpstreamCut()
     if isinstance(problem, _UNREADABLE):
         return errors.UpstreamBadReply()
