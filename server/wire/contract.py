@@ -124,7 +124,7 @@ class _Received:
     Told by its route, so that the address that it came to never matters.
     """
 
-    host_url = "/"
+    host_url = ""
 
     def __init__(self, received: Request, path: str) -> None:
         self.path = self.path_pattern = path

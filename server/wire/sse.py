@@ -34,8 +34,9 @@ class Words:
 def is_wanted() -> bool:
     """Whether the caller asks for an event stream rather than for JSON."""
     accepted = request.headers.get("Accept", "")
-    if "text/event-stream" not in accepted:
-        return False
+    # Most ask for nothing else, and to weigh what they ask for takes long.
+    if "text/event-stream" not in accepted or accepted == "text/event-stream":
+        return accepted == "text/event-stream"
     return request.accept_mimetypes.best_match(["application/json", "text/event-stream"]) == "text/event-stream"
 
 
