@@ -53,8 +53,8 @@ wanted_files = 65_536 if most_files == resource.RLIM_INFINITY else min(most_file
 resource.setrlimit(resource.RLIMIT_NOFILE, (wanted_files, most_files))
 
 logging.basicConfig(stream=sys.stdout, level=settings.log_level.upper(), format="%(message)s")
-# What that format does not say is not looked up: under gevent, a thread without a name is given one, which takes long.
-logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+# No format here says it, and under gevent it takes long: a thread without a name is given one.
+logging.logThreads = False
 
 
 # curl sends what was typed, and who types Korean into an address sends UTF-8 without percent signs. The contract

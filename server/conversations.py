@@ -18,9 +18,6 @@ from server.runs import Runner
 from server.store import Store, Terms
 from server.upstream import Upstream
 
-SILENCE_SECONDS = 15.0
-"""How long a reader hears nothing before it is told that the reply is still being written."""
-
 RENEWAL_SECONDS = 1.0
 """How old the use of a conversation is that a read renews: many reads at once cost one write."""
 
@@ -120,7 +117,7 @@ class Conversations:
         """The id of the run that answers `draft`, and its text as it is written, as `read` gives it."""
         run = self.begin(draft, streamed=True, create=create)
         try:
-            return run.id, self._runner.read(run.id, 0, SILENCE_SECONDS, is_there)
+            return run.id, self._runner.read(run.id, 0, is_there)
         except errors.NotFound:  # It was begun a moment ago, so that it was cleared away in between.
             raise errors.RunCancelled from None
 
@@ -152,13 +149,13 @@ class Conversations:
         return self._store.note(self._store.run(run_id).conversation, run_id, details)
 
     def read(self, run_id: str, position: int, is_there: Callable[[], bool]) -> Reading:
-        """A run's text from character `position` on, then the run, ended; None after each silence.
+        """A run's text from character `position` on, then the run, ended; None for each silence.
 
         Leaving off cancels nothing. Raises NotFound and InvalidPosition, as `Runner.read` does.
         """
         with suppress(errors.StoreUnavailable, errors.NotFound):  # What is written here can be read without the store.
             self._renewed(self._store.run(run_id).conversation)
-        return self._runner.read(run_id, position, SILENCE_SECONDS, is_there)
+        return self._runner.read(run_id, position, is_there)
 
     def cancel(self, run_id: str) -> Run:
         """End a run. What was written is kept, in the history too. Raises NotFound."""

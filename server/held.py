@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from server import errors
-from server.live import LiveRun, told
+from server.followed import told
+from server.live import LiveRun
 from server.model import Conversation, Failure, Run, Status
 from server.store import Store
 

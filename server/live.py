@@ -1,17 +1,14 @@
 """A run while it is written, here or elsewhere: its text so far, and the requests that wait for it or read it."""
 
 import threading
-import time
-import weakref
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
 
 from server.errors import (
     ActionRequired,
     InvalidPosition,
-    NotFound,
     RunCancelled,
     ServerError,
     StoreUnavailable,
@@ -23,8 +20,8 @@ from server.model import Run
 from server.store import Store
 from server.upstream import Reply, Writing
 
-LAST_LOOK_SECONDS = 0.05
-"""How often a process that is to end looks whether anybody still follows the run of another."""
+SILENCE_SECONDS = 15.0
+"""How long a reader hears nothing before it is told that the reply is still being written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +34,7 @@ class Piece:
 
 
 Reading = Generator[Piece | Run | None, None, None]
-"""A run's text in pieces as it is written, then the run, ended or requiring action; None after each silence.
+"""A run's text in pieces as it is written, then the run, ended or requiring action; None for each silence.
 
 To be closed when left.
 """
@@ -67,6 +64,10 @@ class LiveRun:
         self._flushed = 0
         """How many characters the store was told, and below, how many bytes of UTF-8 they are."""
         self._flushed_bytes = 0
+        self._silences = 0
+        """How often nobody had written anything for a while."""
+        self._quiet = (-1, 0.0)
+        """The length at which it was found last, and since when it is so long."""
         self._writing: Writing | None = None
         self._company: list[Callable[[], bool]] = []
         """For each request that waits or reads: whether its caller is still there."""
@@ -97,6 +98,20 @@ class LiveRun:
 
     def is_unflushed(self) -> bool:
         return self._flushed < self._length
+
+    def note_silence(self, now: float) -> None:
+        """Tell all who read where nothing was written for SILENCE_SECONDS. To be called now and then.
+
+        A clock of each reader's own would be set anew for each piece, which costs more than to read it.
+        """
+        length, since = self._quiet
+        if length != self._length:
+            self._quiet = self._length, now
+        elif now - since >= SILENCE_SECONDS:
+            self._quiet = length, now
+            with self.changed:
+                self._silences += 1
+                self.changed.notify_all()
 
     def flush(self, store: Store) -> bool:
         """Tell the store what was written since the last time. False where the run has ended there, or is gone."""
@@ -177,16 +192,18 @@ class LiveRun:
         if position > self._length and self.run.status in ("completed", "cancelled"):
             raise InvalidPosition
 
-    def read(self, position: int, silence: float, is_there: Callable[[], bool]) -> Reading:
+    def read(self, position: int, is_there: Callable[[], bool]) -> Reading:
         """As `Runner.read`."""
+        silences = self._silences
         self.attend(is_there)
         try:
             while True:
                 with self.changed:
-                    text = self._next_text(position, silence)
+                    text = self._next_text(position, silences)
                     run = self.run
                     if not text:
                         self._check_reach()
+                        silences = self._silences
                 if text:
                     position += len(text)
                     yield Piece(text, position)
@@ -200,11 +217,14 @@ class LiveRun:
             with self.changed:
                 self._company.remove(is_there)
 
-    def _next_text(self, position: int, silence: float) -> str:
+    def _next_text(self, position: int, silences: int) -> str:
+        """Waits until there is some, or a further silence, or an end."""
         self.changed.wait_for(
-            lambda: not self.run.is_moving or self._length > position or self.is_out_of_reach, silence
+            lambda: (
+                self._length > position or not self.run.is_moving or self._silences > silences or self.is_out_of_reach
+            )
         )
-        return self.text(position) if self._length > position else ""
+        return self.text(position)
 
     def _check_reach(self) -> None:
         if self.run.is_open and self.is_out_of_reach:
@@ -224,65 +244,3 @@ def problem_of(run: Run) -> ServerError | None:
     if run.status == "cancelled":
         return RunCancelled()
     return ActionRequired() if run.status == "requires_action" else None
-
-
-def told(store: Store, run: Run) -> Run:
-    """How the store has `run` now."""
-    try:
-        return store.run(run.id)
-    except NotFound:  # It was cleared away, and clearing cancels.
-        return run.ending("cancelled", run.created)
-
-
-class Followed:
-    """Runs that other processes write, each taken in from the store once for all who wait for it or read it here."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._lock = threading.Lock()
-        self._runs: weakref.WeakValueDictionary[str, LiveRun] = weakref.WeakValueDictionary()
-        """The open ones. They are forgotten with the last who holds them."""
-
-    def live(self, run_id: str) -> LiveRun:
-        """The run, kept up with while it is held. Raises NotFound."""
-        with self._lock:
-            live = self._runs.get(run_id)
-        if live is not None and live.run.is_moving:
-            return live
-        run = self._store.run(run_id)
-        live = LiveRun(run.conversation, run, streamed=False)
-        if not run.is_moving:
-            return live
-        with self._lock:
-            known = self._runs.setdefault(run_id, live)
-            if not known.run.is_moving:  # It required action, and goes on now.
-                known = self._runs[run_id] = live
-            return known
-
-    def ids(self) -> Collection[str]:
-        with self._lock:
-            return [run_id for run_id, live in self._runs.items() if live.run.is_moving]
-
-    def wait_until_none(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
-        while self.ids() and time.monotonic() < until:
-            time.sleep(LAST_LOOK_SECONDS)
-
-    def give_up(self) -> None:
-        """Let nobody wait any longer: this process will not hear of the runs any more."""
-        for run_id in self.ids():
-            with self._lock:
-                live = self._runs.get(run_id)
-            if live is not None:
-                live.catch_up(None)
-
-    def catch_up(self, run_ids: Collection[str]) -> None:
-        """Take in what the store knows of those of the runs that are followed."""
-        for run_id in run_ids:
-            with self._lock:
-                live = self._runs.get(run_id)
-            if live is not None:
-                try:
-                    live.catch_up(told(self._store, live.run))
-                except StoreUnavailable:
-                    live.catch_up(None)

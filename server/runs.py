@@ -10,8 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from server import errors
+from server.followed import Followed
 from server.held import Held, failure_of
-from server.live import Followed, LiveRun, Reading
+from server.live import LiveRun, Reading
 from server.model import Run, Status, Step
 from server.store import PLAIN, Begun, Store, Terms
 from server.ticker import Ticker
@@ -137,18 +138,17 @@ class Runner:
         self._collect(run, is_there)
         return run
 
-    def read(self, run_id: str, position: int, silence: float, is_there: Callable[[], bool]) -> Reading:
-        """The run's text from character `position` on as it is written, then the run, ended.
+    def read(self, run_id: str, position: int, is_there: Callable[[], bool]) -> Reading:
+        """The run's text from character `position` on as it is written, then the run, ended; None for each silence.
 
-        None is yielded after each `silence` seconds without text; `is_there` is as for `wait`. Raises NotFound and
-        InvalidPosition at once; InvalidPosition out of the iteration where an open run ends well short of `position`,
-        and StoreUnavailable where only the store could tell how the run ended.
+        `is_there` is as for `wait`. Raises NotFound and InvalidPosition at once; InvalidPosition out of the iteration
+        where an open run ends well short of `position`, and StoreUnavailable as `wait`.
         """
         self._ticker.start()
         live = self._held.get(run_id) or self._followed.live(run_id)
         if not live.run.is_open:
             live.check(position)
-        return self._collected(live.read(position, silence, is_there), is_there)
+        return self._collected(live.read(position, is_there), is_there)
 
     def cancel(self, run_id: str) -> Run:
         """End a run, keeping what was written; one that has ended stays as it is. Raises NotFound, StoreUnavailable.
@@ -205,13 +205,16 @@ class Runner:
                 live.cut()
 
     def tick(self) -> None:
-        """What is to be done now and then: text and leases told to the store, and runs ended whose time is over."""
+        """What is to be done now and then: silences and leases told, text too, and runs ended whose time is over."""
         self._held.try_store()
+        now = self._clock()
+        self._followed.note_silence(now)
         for live in self._held.all():
+            live.note_silence(now)
             if live.unwritten is not None:
                 self._held.end_at_last(live)
                 self._leave(live)
-            elif self._clock() - live.run.resumed > self._limits.run_timeout_seconds:
+            elif now - live.run.resumed > self._limits.run_timeout_seconds:
                 self._end(live, "failed", failure=failure_of(errors.RunTimedOut()))
                 live.cut()
         self._held.flush()
@@ -226,9 +229,8 @@ class Runner:
 
     def hear(self, run_ids: Collection[str]) -> None:
         """Take in what other processes did to runs of this one, and to those that it follows."""
-        for run_id in run_ids:
-            live = self._held.get(run_id)
-            if live is not None and live.is_begun:
+        for live in filter(None, map(self._held.get, run_ids)):
+            if live.is_begun:
                 self._held.look_up(live)
         self._followed.catch_up(run_ids)
         self._leave_ended()
@@ -262,10 +264,8 @@ class Runner:
                 self._store.collect(run.conversation, run.id)
 
     def _let_go(self, run_ids: Collection[str]) -> None:
-        for run_id in run_ids:
-            live = self._held.get(run_id)
-            if live is not None:
-                self._cancel(live)
+        for live in filter(None, map(self._held.get, run_ids)):
+            self._cancel(live)
 
     def _cancel(self, live: LiveRun) -> None:
         self._end(live, "cancelled")

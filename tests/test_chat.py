@@ -11,7 +11,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from server import conversations, errors
+from server import errors, live
 from server.model import Options, Run, ToolCall, Usage
 from server.runs import Runner
 from server.settings import Settings
@@ -498,7 +498,7 @@ class TestARunThatWaitsForTools:
 
     @pytest.fixture
     def run(self, app: Flask, told: Told, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-        monkeypatch.setattr(conversations, "SILENCE_SECONDS", 3600.0)  # Nobody may wait for silence to be told.
+        monkeypatch.setattr(live, "SILENCE_SECONDS", 3600.0)  # Nobody may wait for silence to be told.
         tools = [{"type": "function", "function": {"name": "weather"}}]
         runner = app.extensions["runner"]
         options = Options(parameters={"tools": tools})

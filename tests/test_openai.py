@@ -15,11 +15,15 @@ from typing import Any
 import pytest
 
 from server import errors
-from server.model import Usage
+from server.live import Piece
+from server.model import Run, Usage
+from server.runs import Runner
+from server.store.memory import MemoryStore
 from server.upstream import Call, Reply
 from server.upstream.connections import BrokenAnswer, Connections, Unanswered
 from server.upstream.openai import OpenAIUpstream
 from server.upstream.renamed import renamed
+from server.writing import Limits
 from tests.misbehaving import (
     COUNTS,
     DONE,
@@ -500,8 +504,11 @@ def test_a_server_that_is_not_there_is_unreachable(server: Misbehaving, upstream
     assert type(failure(upstream)) is errors.UpstreamUnreachable
 
 
-@either
-@pytest.mark.parametrize("script", [silent, streams_and_waits(piece("Hel"))], ids=["silent", "silent midway"])
+@pytest.mark.parametrize(
+    ("streamed", "script"),
+    [(False, silent), (True, silent), (False, streams_and_waits(piece("Hel")))],
+    ids=["plain", "streamed", "plain, midway"],
+)
 def test_silence_ends_with_the_time_of_the_call(
     server: Misbehaving, clock: Clock, script: Script, streamed: bool
 ) -> None:
@@ -515,30 +522,45 @@ def test_silence_ends_with_the_time_of_the_call(
     assert len(server.heard) == 2
 
 
-@either
-def test_a_reply_that_drips_ends_with_the_time_of_the_call(server: Misbehaving, clock: Clock, streamed: bool) -> None:
-    taken = threading.Event()
-
-    def drips(exchange: Exchange) -> None:
-        exchange.begin_stream()
+def drips(exchange: Exchange) -> None:
+    exchange.begin_stream()
+    while True:
         exchange.chunk(b": ping\n\n")
-        assert taken.wait(PATIENCE_SECONDS)
-        exchange.chunk(b": ping\n\n")
-        exchange.await_close()
 
+
+def test_a_plain_reply_that_drips_ends_with_the_time_of_the_call(server: Misbehaving, clock: Clock) -> None:
     server.follow(drips)
     upstream = OpenAIUpstream(KEY, server.url, clock=clock)
-    writing = upstream.open(call(streamed=streamed, seconds=60))
+    writing = upstream.open(call(seconds=60))
 
     def hour_passes() -> None:
-        if server.heard:
-            clock.now += 3600
-            taken.set()
+        clock.now += 3600 if server.heard else 0
 
     clock.on_look = hour_passes
     with pytest.raises(errors.UpstreamTimedOut):
         list(writing)
     server.await_left(0)
+
+
+@pytest.mark.parametrize(
+    ("script", "text"), [(streams_and_waits(piece("Hel")), "Hel"), (drips, "")], ids=["silent midway", "dripping"]
+)
+def test_a_stream_without_an_end_is_cut_when_the_time_of_its_run_is_over(
+    server: Misbehaving, clock: Clock, script: Script, text: str
+) -> None:
+    server.follow(script, answers)
+    runner = Runner(MemoryStore(10, clock), OpenAIUpstream(KEY, server.url, default_model="m"), Limits(), clock)
+    run = runner.begin(Run("why?", conversation="ada"), streamed=True)
+    reading = runner.read(run.id, 0, lambda: True)
+    server.await_heard(1)
+    if text:
+        assert next(reading) == Piece(text, len(text))
+    clock.now += 601
+    runner.tick()
+    last = runner.wait(run.id, PATIENCE_SECONDS, lambda: True)
+    assert (last.status, last.text, last.failure.code) == ("failed", text, "run_timed_out")
+    server.await_left(0)
+    runner.shut_down(0)
 
 
 def test_a_call_without_time_left_costs_nothing(server: Misbehaving, clock: Clock) -> None:

@@ -128,7 +128,7 @@ def test_a_run_is_cancelled_from_another_process_with_what_the_store_was_told(
     here: Process, there: Process, told: Told, upstream: ScriptedUpstream, at_once: AtOnce
 ) -> None:
     run = here.begun("slow")
-    reading = here.runner.read(run.id, 0, PATIENCE_SECONDS, lambda: True)
+    reading = here.runner.read(run.id, 0, lambda: True)
     told.say("slow", "be")
     assert next(reading) == Piece("be", 2)
     here.runner.tick()
@@ -289,7 +289,7 @@ def test_a_process_that_stops_lets_nobody_wait_for_a_run_of_another(
     run = here.begun("slow")
     told.await_call("slow")
     waiting = at_once(there.ended, run)
-    reading = at_once(next, there.runner.read(run.id, 0, PATIENCE_SECONDS, lambda: True))
+    reading = at_once(next, there.runner.read(run.id, 0, lambda: True))
     assert eventually(lambda: there.runner._followed.ids())
     there.runner.shut_down(0)
     for each in (waiting, reading):

@@ -7,8 +7,8 @@ from typing import Any
 import orjson
 import pytest
 
-from server import errors
-from server.live import Piece, Reading
+from server import errors, live
+from server.live import SILENCE_SECONDS, Piece, Reading
 from server.model import Conversation, Run
 from server.runs import Runner
 from server.store import PLAIN, Begun, Terms
@@ -56,8 +56,8 @@ def asked(runner: Runner, question: str, name: str = "ada") -> Run:
     return ended(runner, begun(runner, question, name))
 
 
-def reading(runner: Runner, run: Run, position: int = 0, silence: float = PATIENCE_SECONDS) -> Reading:
-    return runner.read(run.id, position, silence, lambda: True)
+def reading(runner: Runner, run: Run, position: int = 0) -> Reading:
+    return runner.read(run.id, position, lambda: True)
 
 
 def contents(store: MemoryStore, name: str = "ada") -> list[str]:
@@ -316,11 +316,14 @@ class TestReading:
         told.end("slow")
         assert {reader.result() for reader in readers} == {"".join(f"{n} " for n in range(200))}
 
-    def test_a_position_beyond_what_an_open_run_has_waits(self, runner: Runner, told: Told) -> None:
+    def test_a_position_beyond_what_an_open_run_has_waits(
+        self, runner: Runner, told: Told, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         run = begun(runner, "slow")
         told.say("slow", "abc")
         next(reading(runner, run))
-        beyond = reading(runner, run, 5, silence=0.01)
+        monkeypatch.setattr(live, "SILENCE_SECONDS", 0.0)
+        beyond = reading(runner, run, 5)
         assert next(beyond) is None
         told.end("slow", "defg")
         assert [each for each in beyond if isinstance(each, Piece)] == [Piece("fg", 7)]
@@ -347,13 +350,28 @@ class TestReading:
         assert last.failure is not None
         assert last.failure.code == "run_interrupted"
 
-    def test_silence_is_told(self, runner: Runner, told: Told) -> None:
-        quiet = reading(runner, begun(runner, "slow"), silence=0.01)
-        assert [next(quiet), next(quiet)] == [None, None]
+    def test_silence_is_told_when_it_has_lasted_and_again(
+        self, runner: Runner, told: Told, clock: Clock, at_once: AtOnce
+    ) -> None:
+        run = begun(runner, "slow")
+        reader = reading(runner, run)
+        first = at_once(next, reader)
+        runner.tick()
+        clock.now += SILENCE_SECONDS - 1
+        runner.tick()
+        told.say("slow", "half")
+        assert first.result() == Piece("half", 4)
+        for _ in range(2):
+            runner.tick()
+            clock.now += SILENCE_SECONDS
+            runner.tick()
+            assert next(reader) is None
+        told.end("slow", " whole")
+        assert [each for each in reader if isinstance(each, Piece)] == [Piece(" whole", 10)]
 
     def test_an_unknown_run_is_not_found(self, runner: Runner) -> None:
         with pytest.raises(errors.NotFound):
-            runner.read("run_nobody", 0, 1, lambda: True)
+            runner.read("run_nobody", 0, lambda: True)
 
     def test_what_was_written_is_told_to_a_durable_store_while_the_run_goes_on(
         self, runner: Runner, told: Told, store: MemoryStore
@@ -410,10 +428,11 @@ class TestNothingIsPaidTwice:
     def test_a_caller_who_gave_up_has_not_collected_the_reply(self, runner: Runner, told: Told) -> None:
         run = begun(runner, "slow")
         assert runner.wait(run.id, 0, lambda: True).is_open
-        reader = reading(runner, run, silence=0)
+        reader = reading(runner, run)
+        told.say("slow", "la")
         next(reader)
         reader.close()
-        told.end("slow", "late")
+        told.end("slow", "te")
         assert runner.wait(run.id, PATIENCE_SECONDS, lambda: False).text == "late"
         assert begun(runner, "slow").text == "late"
         assert told.calls == ["slow"]

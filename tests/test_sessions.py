@@ -12,7 +12,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from server import conversations, errors
+from server import errors, live
 from server.app import create_app
 from server.model import Usage
 from server.settings import Settings
@@ -447,7 +447,7 @@ class TestStream:
     def test_silence_is_broken_by_a_comment(
         self, client: FlaskClient, session_id: str, told: Told, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(conversations, "SILENCE_SECONDS", 0.01)
+        monkeypatch.setattr(live, "SILENCE_SECONDS", 0.0)
         told_frames = stream(client, session_id, "slow").iter_encoded()
         next(told_frames)
         assert next(told_frames) == sse.COMMENT

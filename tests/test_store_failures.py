@@ -166,7 +166,7 @@ def test_a_reply_whose_end_was_written_though_the_answer_was_lost_stands_once(
 
 def test_a_reader_gets_all_the_text_and_then_the_failure(runner: Runner, store: Failing, told: Told) -> None:
     run = begun(runner, "slow")
-    reading = runner.read(run.id, 0, PATIENCE_SECONDS, lambda: True)
+    reading = runner.read(run.id, 0, lambda: True)
     told.say("slow", "paid ")
     assert next(reading) == Piece("paid ", 5)
     store.is_down = True
@@ -176,7 +176,7 @@ def test_a_reader_gets_all_the_text_and_then_the_failure(runner: Runner, store: 
         next(reading)
     store.is_down = False
     runner.tick()
-    *_, last = runner.read(run.id, 5, PATIENCE_SECONDS, lambda: True)
+    *_, last = runner.read(run.id, 5, lambda: True)
     assert isinstance(last, Run)
     assert last.text == "paid for"
 
@@ -223,7 +223,7 @@ def test_text_is_kept_once_though_the_store_failed_after_it_was_told(
     runner: Runner, store: Failing, told: Told
 ) -> None:
     run = begun(runner, "slow")
-    reading = runner.read(run.id, 0, PATIENCE_SECONDS, lambda: True)
+    reading = runner.read(run.id, 0, lambda: True)
     told.say("slow", "왜 ")
     next(reading)
     store.fails_after = {"append"}
@@ -391,7 +391,7 @@ def test_a_store_that_ends_with_the_process_is_told_no_text_before_the_end(
 ) -> None:
     store.is_durable = False
     run = begun(runner, "slow")
-    reading = runner.read(run.id, 0, PATIENCE_SECONDS, lambda: True)
+    reading = runner.read(run.id, 0, lambda: True)
     told.say("slow", "paid ")
     next(reading)
     runner.tick()

@@ -11,7 +11,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from server import conversations, errors
+from server import errors, live
 from server.live import LiveRun, Piece
 from server.model import Run
 from server.store.memory import MemoryStore
@@ -183,7 +183,7 @@ def test_the_same_open_question_is_joined_as_json_and_as_a_stream(
 
 
 def test_silence_is_broken_by_a_comment(client: FlaskClient, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conversations, "SILENCE_SECONDS", 0.01)
+    monkeypatch.setattr(live, "SILENCE_SECONDS", 0.0)
     frames = stream(client, "slow").iter_encoded()
     next(frames)
     assert next(frames) == next(frames) == sse.COMMENT
@@ -252,8 +252,8 @@ class TestAStreamGivesItsSourceBack:
         assert source.closed
 
     def test_a_reader_that_is_closed_no_longer_counts_as_company(self) -> None:
-        live = LiveRun("ada", Run("why?"), streamed=True)
-        reading = live.read(0, 0.0, lambda: True)
+        live = LiveRun("ada", Run("why?", text="half"), streamed=True)
+        reading = live.read(0, lambda: True)
         response = sse.event_stream("run_1", 0, reading)
         body = response.iter_encoded()
         next(body)
@@ -264,7 +264,7 @@ class TestAStreamGivesItsSourceBack:
 
     def test_never_read(self) -> None:
         live = LiveRun("ada", Run("why?"), streamed=True)
-        reading = live.read(0, 0.0, lambda: True)
+        reading = live.read(0, lambda: True)
         sse.event_stream("run_1", 0, reading).close()
         assert not live.has_company()
         assert list(reading) == []

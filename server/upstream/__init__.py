@@ -17,7 +17,7 @@ class Call:
     messages: bytes
     """A JSON list, as `replay.messages` builds it."""
     seconds: float
-    """How long the whole call may take."""
+    """How long the whole call may take; of a stream, until it begins: who reads it cuts it when its time is over."""
     streamed: bool = False
     """Whether the text is wanted as it is written, or at once when it is whole, which costs less."""
     parameters: Mapping[str, Any] = field(default_factory=dict)

@@ -83,8 +83,14 @@ class Connection:
                 raise
             raise Unanswered from problem
 
-    def read(self, answer: Answer) -> Generator[bytes, None, None]:
-        """The body as it comes. Raises OSError, also where it ends too early."""
+    def read(self, answer: Answer, is_timed: bool = True) -> Generator[bytes, None, None]:
+        """The body as it comes. Raises OSError, also where it ends too early.
+
+        It `is_timed` as the request was, or waited for as long as it takes: a clock that is set for each of a hundred
+        pieces costs as much as their reading.
+        """
+        if not is_timed and self._socket is not None:
+            self._socket.settimeout(None)
         while True:
             while answer.body:
                 yield answer.body.pop(0)

@@ -191,7 +191,7 @@ class _OpenAIWriting:
                 try:
                     response = self._sent(connection)
                     try:
-                        yield from self._read(self._in_time(connection, response))
+                        yield from self._read(connection, response)
                     finally:
                         connection.end(response)
                 finally:
@@ -211,8 +211,12 @@ class _OpenAIWriting:
         with self._guard:
             self._connection = connection
 
-    def _read(self, body: Iterator[bytes]) -> Iterator[str | Reply]:
-        for piece in streamed(body) if self._call.streamed else whole(b"".join(body)):
+    def _read(self, connection: Connection, response: Answer) -> Iterator[str | Reply]:
+        if self._call.streamed:
+            pieces = streamed(connection.read(response, is_timed=False))
+        else:
+            pieces = whole(b"".join(self._in_time(connection, response)))
+        for piece in pieces:
             if self._cut.is_set():
                 raise errors.UpstreamCut
             yield piece
