@@ -1,6 +1,11 @@
 # Every command that a person needs.
 PYTHON ?= python3
 BIN := .venv/bin
+# How many files of tests are run beside each other: many of them wait.
+BESIDE ?= $$((2 * $$(getconf _NPROCESSORS_ONLN)))
+
+# With it, each start of a server would compile the server anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 run: .venv/run ## Start on port 10000; without a key, the demonstration
 	@if $(BIN)/python -c '$(NOTHING_SET)'; then \
@@ -15,7 +20,7 @@ run: .venv/run ## Start on port 10000; without a key, the demonstration
 	exec $(BIN)/python run.py
 
 test: .venv/dev redis chromium tests/node/node_modules ## Run all the tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses $(BESIDE) --dist loadfile --no-loadscope-reorder
 
 check: .venv/dev ## Format, lint and types
 	@$(BIN)/ruff format --check .

@@ -103,8 +103,8 @@ def read_documents(settings: Settings) -> dict[str, dict[str, Any]]:
     for name, path in DOCUMENTS.items():
         document = documents[name] = orjson.loads(path.read_bytes())
         schemas = document.get("components", {}).get("schemas", {})
-        if "Input" in schemas:
-            schemas["Input"]["maxLength"] = settings.max_input_chars
+        for bounded in schemas.keys() & {"Input", "SystemPrompt"}:
+            schemas[bounded]["maxLength"] = settings.max_input_chars
     return documents
 
 

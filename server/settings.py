@@ -100,7 +100,7 @@ class Settings:
     """Conversations that the memory store holds."""
 
     max_input_chars: int = 100_000
-    """The longest question, in characters."""
+    """The longest question, and the longest system prompt that comes with one, in characters."""
 
     max_body_bytes: int = 1_048_576
     """The largest request body."""

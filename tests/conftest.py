@@ -3,6 +3,7 @@
 Every JSON answer in any test is held to the document of the dialect that gave it.
 """
 
+import gc
 import shutil
 import ssl
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from flask import Flask, Response, request
 from flask.testing import FlaskClient
+from werkzeug.routing import Rule
 
 from server.app import create_app
 from server.settings import Settings
@@ -25,6 +27,43 @@ from tests.documents import hold_to_document
 from tests.misbehaving import Misbehaving
 from tests.serving import Served, serve
 from tests.told import Told
+
+LONGEST = (
+    "test_schemathesis",
+    "test_workers",
+    "test_serving",
+    "test_chaos",
+    "test_redis",
+    "test_stateful",
+    "test_docs",
+)
+"""The files that take longest. Those who run files beside each other begin with them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
+def pytest_collection_finish() -> None:
+    # What was imported stays until the end, and is not to be walked through again and again.
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def addresses_made_once() -> Iterator[None]:
+    """Each test makes an app, and to compile the builders of its 51 addresses took a third of all time."""
+    with pytest.MonkeyPatch.context() as patched:
+        made: dict[tuple[str, bool], Any] = {}
+        make = Rule._compile_builder
+
+        def made_once(rule: Rule, append_unknown: bool = True) -> Any:
+            key = rule.rule, append_unknown
+            if key not in made:
+                made[key] = make(rule, append_unknown)
+            return made[key]
+
+        patched.setattr(Rule, "_compile_builder", made_once)
+        yield
 
 
 @pytest.fixture

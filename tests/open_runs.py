@@ -38,9 +38,9 @@ class Unending:
 
 
 @contextmanager
-def served_with_open_runs() -> Iterator[tuple[Served, dict[str, list[str]]]]:
-    """The server, and by their names the ids that can be had of it."""
-    with over_http(Unending()) as url, serve(OPENAI_BASE_URL=url, MAX_WAITING_RUNS=str(MANY)) as served:
+def served_with_open_runs(**env: str) -> Iterator[tuple[Served, dict[str, list[str]]]]:
+    """The server, with `env` as further settings, and by their names the ids that can be had of it."""
+    with over_http(Unending()) as url, serve(OPENAI_BASE_URL=url, MAX_WAITING_RUNS=str(MANY), **env) as served:
         # Its first run waits for outputs, and is not among those that can be cancelled: a question behind it is refused
         # at once, where it would have to wait behind one that is written.
         busy, asked = (made(served, "/threads", messages=[{"role": "user", "content": "look"}]) for _ in range(2))

@@ -20,7 +20,7 @@ from tests.documents import hold_to_document
 
 ROOT = Path(__file__).parent.parent
 OURS = {each.name.upper() for each in fields(Settings)}
-OTHERS = {"GUNICORN_CMD_ARGS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS"}
+OTHERS = {"GUNICORN_CMD_ARGS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHONDONTWRITEBYTECODE"}
 """What would change a server, or a make, that a test starts."""
 
 

@@ -46,6 +46,13 @@ class Process:
     def contents(self) -> list[str]:
         return [each.content for each in self.store.messages("ada", 0, 1_000_000)]
 
+    def fall_asleep(self) -> None:
+        """As a whole machine does: leases are renewed no more, and nobody is told."""
+        ticker = self.runner._ticker
+        ticker.stop()
+        assert ticker._thread is not None
+        ticker._thread.join(PATIENCE_SECONDS)
+
     def die(self, clock: Clock) -> None:
         """As after `kill -9`: nothing is said to anybody, the locks are gone, and leases are renewed no more."""
         self.runner._ticker.stop()
@@ -223,7 +230,8 @@ def test_a_writer_that_was_given_up_while_it_slept_does_not_write_over_what_came
 ) -> None:
     run = here.begun("slow")
     told.await_call("slow")
-    clock.now += 31  # No tick: the whole machine may have been asleep.
+    here.fall_asleep()
+    clock.now += 31
     after = there.begun("after")
     assert there.ended(after).text == "re: after"
     told.end("slow", "too late")

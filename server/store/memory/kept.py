@@ -44,7 +44,8 @@ class Kept:
 
     def expire(self, now: float) -> None:
         """Write down the end of the runs that waited too long."""
-        for run_id in [each for each in self.open if self.is_expired(each, now)]:
+        # Asked at every start, of each run that waits: only those that require action expire.
+        for run_id in [run.id for run in self.open.values() if run.expires is not None and now > run.expires]:
             self.end(self.told(run_id, now))
 
     def end(self, ended: Run) -> None:
