@@ -128,6 +128,43 @@ class TestRawRequests:
             line.sendall(b"Host: x\r\n\r\n")
             assert line.recv(65_536).startswith(b"HTTP/1.1 200")
 
+    def test_an_answer_comes_in_one_piece(self, demo: Served) -> None:
+        with socket.create_connection(("127.0.0.1", demo.port), timeout=20) as line:
+            for _ in range(20):  # Of two packets, the second might once be there in time.
+                line.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert line.recv(65_536).endswith(b'{"status":"alive"}')
+
+    @pytest.mark.parametrize(
+        ("request_line", "fields", "status"),
+        [
+            ("HEAD /healthz", "", 200),
+            ("GET /web/docs.css", "If-None-Match: {etag}\r\n", 304),
+            ("OPTIONS /healthz", "", 200),
+        ],
+    )
+    def test_an_answer_without_a_body_is_its_head_and_leaves_the_line_to_the_next(
+        self, demo: Served, request_line: str, fields: str, status: int
+    ) -> None:
+        _, whole = raw(demo, b"HEAD /web/docs.css HTTP/1.1\r\nHost: x\r\n\r\n")
+        etag = re.search(r"ETag: (\S+)\r\n", whole.decode())
+        assert etag is not None
+        first = f"{request_line} HTTP/1.1\r\nHost: x\r\n{fields.format(etag=etag[1])}\r\n"
+        _, answers = raw(demo, first.encode() + b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        head, _, rest = answers.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 %d " % status)
+        assert rest.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert rest.endswith(b'{"status":"alive"}')
+
+    def test_an_answer_to_http_1_0_ends_with_its_connection_and_has_no_chunks(self, demo: Served) -> None:
+        body = b'{"client_name": "old", "input": "hi"}'
+        head = f"POST /query HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        status, answer = raw(demo, f"{head}Accept: text/event-stream\r\n\r\n".encode() + body)
+        head_of_answer, _, stream = answer.partition(b"\r\n\r\n")
+        assert status == 200
+        assert b"chunked" not in head_of_answer
+        assert stream.startswith(b"id: 0\nevent: chunk\n")
+        assert b'"END"' in stream
+
     def test_an_address_may_hold_korean_as_it_was_typed(self, demo: Served) -> None:
         demo.query("가나", "안녕")
         status, answer = raw(demo, "GET /history?client_name=가나 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
