@@ -5,6 +5,7 @@ import logging
 import re
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -231,6 +232,12 @@ class TestRequestId:
 class TestLog:
     """One line of JSON for each request."""
 
+    @pytest.fixture
+    def client(self, client: FlaskClient) -> FlaskClient:
+        """Takes each answer whole and is done with it, as a server is: its line is written then."""
+        client.open = partial(client.open, buffered=True)
+        return client
+
     @pytest.fixture(autouse=True)
     def heard(self, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
         with caplog.at_level(logging.DEBUG):
@@ -250,6 +257,20 @@ class TestLog:
         assert line["request_id"] == answer.headers["X-Request-ID"]
         assert (line["method"], line["status"]) == (method, status)
         assert line["ms"] >= 0
+
+    def test_nobody_waits_for_it(self, app: Flask, caplog: pytest.LogCaptureFixture) -> None:
+        answer = app.test_client().get("/healthz")
+        assert answer.json == {"status": "alive"}
+        assert self.lines(caplog) == []
+        answer.close()
+        assert len(self.lines(caplog)) == 1
+
+    def test_of_a_stream_it_is_written_when_it_begins(self, app: Flask, caplog: pytest.LogCaptureFixture) -> None:
+        asked = {"client_name": "ada", "input": "hi"}
+        answer = app.test_client().post("/query", json=asked, headers={"Accept": "text/event-stream"})
+        assert len(self.lines(caplog)) == 1
+        answer.close()
+        assert len(self.lines(caplog)) == 1
 
     def test_it_names_the_route_and_what_went_wrong(
         self, client: FlaskClient, caplog: pytest.LogCaptureFixture

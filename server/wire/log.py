@@ -4,6 +4,8 @@ import logging
 import re
 import secrets
 import time
+from functools import partial
+from typing import Any
 
 import orjson
 from flask import Flask, Response, g, request
@@ -16,7 +18,7 @@ SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 def log_requests(app: Flask) -> None:
-    """Give each request its id, in `X-Request-ID`, and write its line when its answer begins."""
+    """Give each request its id, in `X-Request-ID`, and write its line: when its answer was sent, or a stream begins."""
 
     @app.before_request
     def name() -> None:
@@ -37,5 +39,12 @@ def log_requests(app: Flask) -> None:
                 "ms": round((time.perf_counter() - g.began) * 1000, 2),
                 "code": g.get("failure_code"),
             }
-            log.info(orjson.dumps(line).decode())
+            if response.is_streamed or request.method == "HEAD" or response.status_code in (204, 304):
+                _write(line)  # Nobody says when it was sent, or not for long.
+            else:
+                response.call_on_close(partial(_write, line))  # The caller does not wait for it.
         return response
+
+
+def _write(line: dict[str, Any]) -> None:
+    log.info(orjson.dumps(line).decode())
