@@ -102,7 +102,7 @@ class LiveRun:
     def note_silence(self, now: float) -> None:
         """Tell all who read where nothing was written for SILENCE_SECONDS. To be called now and then.
 
-        A clock of each reader's own would be set anew for each piece, which costs more than to read it.
+        A clock of each reader's own would have to be set anew for each piece.
         """
         length, since = self._quiet
         if length != self._length:

@@ -27,7 +27,7 @@ OPTIONS = [
 PATIENCE_SECONDS = 300.0
 
 LONGEST = "assistants"
-"""The document with more operations than all the others together."""
+"""The document that takes as long as all the others together."""
 
 MOST_CHARACTERS = "1000"
 """The servers' bound on questions. With the default, two thirds of the time go into the compiling of patterns."""

@@ -40,7 +40,7 @@ def log_requests(app: Flask) -> None:
                 "code": g.get("failure_code"),
             }
             if response.is_streamed or request.method == "HEAD" or response.status_code in (204, 304):
-                _write(line)  # Nobody says when it was sent, or not for long.
+                _write(line)  # A stream may go on for long, and an answer without a body is never closed.
             else:
                 response.call_on_close(partial(_write, line))  # The caller does not wait for it.
         return response

@@ -34,9 +34,10 @@ class Words:
 def is_wanted() -> bool:
     """Whether the caller asks for an event stream rather than for JSON."""
     accepted = request.headers.get("Accept", "")
-    # Most ask for nothing else, and to weigh what they ask for takes long.
-    if "text/event-stream" not in accepted or accepted == "text/event-stream":
-        return accepted == "text/event-stream"
+    if accepted == "text/event-stream":  # Most ask for nothing else, and to weigh it would take long.
+        return True
+    if "text/event-stream" not in accepted:
+        return False
     return request.accept_mimetypes.best_match(["application/json", "text/event-stream"]) == "text/event-stream"
 
 
