@@ -36,6 +36,9 @@ chaos: .venv/dev redis ## Kill servers, and Redis, again and again, and look for
 bench: .venv/dev ## Measure; prints tables of ratios
 	@$(BIN)/python -m bench
 
+bench-litellm: .venv/dev .venv/litellm/done ## Measure beside LiteLLM's proxy, which takes a minute to install
+	@$(BIN)/python -m bench litellm
+
 format: .venv/dev ## Put the code into its format
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
@@ -61,6 +64,10 @@ tests/node/node_modules: $(wildcard tests/node/package-lock.json)
 	@$(INSTALL) requirements-dev.txt
 	@touch $@ .venv/run
 
+.venv/litellm/done:
+	@$(PYTHON) -m venv .venv/litellm && .venv/litellm/bin/pip install --quiet --disable-pip-version-check 'litellm[proxy]'
+	@touch $@
+
 # Succeeds where neither the environment nor .env says who is to write the replies.
 define NOTHING_SET
 import os, sys, dotenv; known = {**dotenv.dotenv_values(".env"), **os.environ}; \
@@ -83,4 +90,4 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 o
 	&& $(BIN)/pip install --quiet --disable-pip-version-check --requirement
 endef
 
-.PHONY: run test check chaos bench format vendor redis chromium
+.PHONY: run test check chaos bench bench-litellm format vendor redis chromium

@@ -10,31 +10,41 @@ from typing import Any
 from bench.processes import Server, behave, calls, load, printed, redis, serving, stub
 
 ROUNDS = 5
-KINDS = ("ours", "flask", "fastapi")
 
 
 def flow(stub_port: int) -> None:
     """Throughput and latency over an instant upstream, the servers taking turns."""
-    rates: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    medians: dict[str, list[float]] = {kind: [] for kind in (*KINDS, "sdk")}
+    side_by_side("An instant upstream", stub_port, ("ours", "flask", "fastapi"))
+
+
+def litellm(stub_port: int) -> None:
+    """The same beside LiteLLM's proxy."""
+    side_by_side("An instant upstream, and LiteLLM's proxy", stub_port, ("ours", "litellm"))
+
+
+def side_by_side(title: str, stub_port: int, kinds: tuple[str, ...]) -> None:
+    """A table of `kinds`, the first of which the others are held against, and of the SDK called directly."""
+    rates: dict[str, list[float]] = {kind: [] for kind in kinds}
+    medians: dict[str, list[float]] = {kind: [] for kind in (*kinds, "sdk")}
     behave(stub_port, delay=0.0)
     direct = [sys.executable, "-m", "bench.direct_sdk", f"http://127.0.0.1:{stub_port}/v1", "800"]
     with ExitStack() as stack:
-        servers = {kind: stack.enter_context(serving(kind, stub_port)) for kind in KINDS}
-        for server in servers.values():
-            load(server.port, concurrency=32, requests=600, tag="warm")
+        servers = {kind: stack.enter_context(serving(kind, stub_port)) for kind in kinds}
+        asked = {kind: {"completions": kind == "litellm"} for kind in kinds}
+        for kind, server in servers.items():
+            load(server.port, concurrency=32, requests=600, tag="warm", **asked[kind])
         for number in range(ROUNDS):
             for kind, server in servers.items():
-                answered = checked(server, stub_port, concurrency=32, requests=4000, tag=f"r{number}")
+                answered = checked(server, stub_port, concurrency=32, requests=4000, tag=f"r{number}", **asked[kind])
                 rates[kind].append(answered["per_second"])
             for kind, server in servers.items():
-                answered = checked(server, stub_port, concurrency=1, requests=800, tag=f"l{number}")
+                answered = checked(server, stub_port, concurrency=1, requests=800, tag=f"l{number}", **asked[kind])
                 medians[kind].append(answered["p50_ms"])
             medians["sdk"].append(printed(direct)["p50_ms"])
         sizes = {kind: server.megabytes() for kind, server in servers.items()}
         starts = {kind: server.seconds_to_first_answer for kind, server in servers.items()}
     rows = []
-    for kind in (*KINDS, "sdk"):
+    for kind in (*kinds, "sdk"):
         ratios = [ours / theirs for ours, theirs in zip(rates["ours"], rates.get(kind, []), strict=False)]
         added = [ours - theirs for ours, theirs in zip(medians["ours"], medians[kind], strict=True)]
         rows.append(
@@ -49,7 +59,7 @@ def flow(stub_port: int) -> None:
             ]
         )
     heads = ["", "req/s, c = 32", "ours is", "p50 ms, c = 1", "ours adds", "peak MB", "first answer, s"]
-    table("An instant upstream", heads, rows)
+    table(title, heads, rows)
 
 
 def turns(stub_port: int) -> None:
@@ -204,8 +214,12 @@ PARTS = {
     "stores": stores,
     "lengths": lengths,
 }
+"""What is measured where no part is named."""
+
+INSTALLED = {"litellm": litellm}
+"""What needs more than the project installs: `make bench-litellm`."""
 
 if __name__ == "__main__":
     with stub() as port:
         for name in sys.argv[1:] or PARTS:
-            PARTS[name](port)
+            (PARTS | INSTALLED)[name](port)

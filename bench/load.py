@@ -3,7 +3,8 @@
 Keeps `concurrency` connections busy until `requests` were answered, each with an input and a client of its own, and
 prints one line of JSON: requests a second, the latency's median and 99th percentile in milliseconds, how many answers
 were whole, and how many were not. With `"stream": true` each reply is read as an event stream to its END. With
-`"client": "name"` all go to one conversation.
+`"client": "name"` all go to one conversation. With `"completions": true` the server is a proxy, which is
+asked as OpenAI would be.
 """
 
 import json
@@ -52,12 +53,14 @@ class Caller:
 
     def request(self, n: int) -> bytes:
         tag = f"{self.plan.get('tag', '')}-{self.number}-{n}"
-        body = json.dumps(
-            {"input": f"question {tag}", "client_name": self.plan.get("client", f"client {tag}")}
-        ).encode()
+        path, asked = "/query", {"input": f"question {tag}", "client_name": self.plan.get("client", f"client {tag}")}
+        if self.plan.get("completions"):
+            messages = [{"role": "user", "content": f"question {tag}"}]
+            path, asked = "/v1/chat/completions", {"model": "stub", "messages": messages}
+        body = json.dumps(asked).encode()
         accept = "text/event-stream" if self.plan.get("stream") else "application/json"
         head = (
-            f"POST /query HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nAccept: {accept}\r\n"
+            f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nAccept: {accept}\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
         )
         return head.encode() + body
@@ -67,7 +70,7 @@ class Caller:
         head, has_head, body = self.received.partition(b"\r\n\r\n")
         if not has_head or len(body) < int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0]):
             return None
-        return head.startswith(b"HTTP/1.1 200") and b'"response"' in body
+        return head.startswith(b"HTTP/1.1 200") and (b'"response"' in body or b'"choices"' in body)
 
     def is_good_stream(self) -> bool | None:
         """None while more is to come."""

@@ -16,6 +16,7 @@ from typing import Any
 
 CORES = sorted(os.sched_getaffinity(0))
 SERVER_CORE, OTHER_CORE = CORES[0], CORES[-1]
+LITELLM = Path(sys.executable).parent.parent / "litellm/bin/litellm"
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -72,7 +73,7 @@ def redis(fsync: str) -> Iterator[str]:
 
 @contextmanager
 def serving(kind: str, stub_port: int, **settings: str) -> Iterator[Server]:
-    """One of `ours`, `flask` and `fastapi`, on its core."""
+    """One of `ours`, `flask`, `fastapi` and `litellm`, on its core."""
     port = free_port()
     gunicorn = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--no-control-socket"]
     commands = {
@@ -87,9 +88,10 @@ def serving(kind: str, stub_port: int, **settings: str) -> Iterator[Server]:
             str(port),
             "--no-access-log",
         ],
+        "litellm": [str(LITELLM), "--config", "bench/litellm.yaml", "--host", "127.0.0.1", "--port", str(port)],
     }
     env = {"OPENAI_BASE_URL": f"http://127.0.0.1:{stub_port}/v1", "PORT": str(port), "MAX_CONVERSATIONS": "1000000"}
-    env |= settings
+    env |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", **settings}  # The proxy would ask the network for its prices.
     began = time.perf_counter()
     process = _started(commands[kind], SERVER_CORE, env)
     try:
@@ -144,7 +146,7 @@ def _ended(process: subprocess.Popen[bytes]) -> None:
 
 def _await(port: int, path: str) -> None:
     """Wait for the first answer, whatever it says: a yardstick has no health check."""
-    for _ in range(1000):
+    for _ in range(3000):
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5).close()
             return
