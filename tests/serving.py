@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,17 @@ class Served:
     def log(self) -> str:
         return self._log.read_text()
 
+    def forget(self, *names: str) -> None:
+        """Cancel what these clients ask, and clear their histories."""
+        for name in names:
+            assert self.ask("DELETE", f"/history?client_name={name}")[0] == 200
+
+    def kill(self) -> None:
+        """All of its processes at once, as a machine does that loses its power."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """The exit code, once the process has ended."""
         self.process.send_signal(number)
@@ -77,10 +88,12 @@ def free_port() -> int:
 
 
 def started(command: list[str], log: Path, **env: str) -> subprocess.Popen[bytes]:
-    """`command` in the project's folder, with none of the caller's settings but `env`."""
+    """`command` in the project's folder, in a process group of its own, with none of our settings but `env`."""
     clean = {name: value for name, value in os.environ.items() if name not in OURS | OTHERS}
     with log.open("wb") as out:
-        return subprocess.Popen(command, cwd=ROOT, env=clean | env, stdout=out, stderr=subprocess.STDOUT)
+        return subprocess.Popen(
+            command, cwd=ROOT, env=clean | env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
 
 
 @contextmanager
@@ -97,9 +110,7 @@ def serve(*arguments: str, **env: str) -> Iterator[Served]:
             await_answer(served)
             yield served
         finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+            served.kill()
 
 
 def await_answer(served: Served) -> None:

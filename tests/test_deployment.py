@@ -42,11 +42,10 @@ def folder(place: Path) -> Path:
 def begun(place: Path, command: list[str], **env: str) -> Iterator[subprocess.Popen[bytes]]:
     """`command` in `place`, with this Python as `python`; it and all that it started is gone after the block."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    process = started(["setsid", "env", "-C", str(place), *command], place / "log", PATH=path, **env)
+    process = started(["env", "-C", str(place), *command], place / "log", PATH=path, **env)
     try:
         yield process
     finally:
-        process.kill()
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -14,7 +14,7 @@ import pytest
 
 from tests.serving import Served, eventually, serve
 from tests.told import Told
-from tests.told_over_http import over_http
+from tests.told_over_http import Handed, over_http
 
 AtOnce = Callable[..., Any]
 
@@ -30,8 +30,27 @@ def base_url(told: Told) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="module")
+def lasting() -> Iterator[tuple[Served, Handed]]:
+    """A server for all who leave it as it was, and its upstream."""
+    handed = Handed()
+    with over_http(handed) as url, serve(OPENAI_BASE_URL=url) as served:
+        yield served, handed
+
+
 @pytest.fixture
-def served(base_url: str) -> Iterator[Served]:
+def served(lasting: tuple[Served, Handed], told: Told) -> Iterator[Served]:
+    """It, with nothing of the tests before."""
+    served, handed = lasting
+    served.forget("ada", *(f"client{n}" for n in range(32)))
+    handed.told = told
+    yield served
+    told.release()
+
+
+@pytest.fixture
+def mortal(base_url: str) -> Iterator[Served]:
+    """A server that may be stopped."""
     with serve(OPENAI_BASE_URL=base_url) as served:
         yield served
 
@@ -272,20 +291,20 @@ class TestHangingUp:
 
 class TestStopping:
     def test_open_replies_are_finished_and_nothing_new_begins(
-        self, served: Served, told: Told, at_once: AtOnce
+        self, mortal: Served, told: Told, at_once: AtOnce
     ) -> None:
-        asked = [at_once(served.query, f"client{n}", "slow") for n in range(20)]
-        kept_alive = http.client.HTTPConnection("127.0.0.1", served.port, timeout=20)
+        asked = [at_once(mortal.query, f"client{n}", "slow") for n in range(20)]
+        kept_alive = http.client.HTTPConnection("127.0.0.1", mortal.port, timeout=20)
         kept_alive.request("GET", "/readyz")
         assert kept_alive.getresponse().read()
         told.await_call("slow", 20)
-        served.process.send_signal(signal.SIGTERM)
+        mortal.process.send_signal(signal.SIGTERM)
         body = json.dumps({"client_name": "late", "input": "hi"})
         assert eventually(lambda: refused(kept_alive, body))
         for _ in asked:
             told.end("slow", "in time")
         assert [each.result() for each in asked] == [(200, {"response": "in time"})] * 20
-        assert served.process.wait(20) == 0
+        assert mortal.process.wait(20) == 0
 
     def test_what_does_not_end_in_time_is_answered_as_interrupted(self, base_url: str, told: Told) -> None:
         with serve(OPENAI_BASE_URL=base_url, GRACEFUL_SECONDS="1") as served:
@@ -294,23 +313,23 @@ class TestStopping:
             assert served.stop() == 0
             assert b'"run_interrupted"' in line.read_until(b"}")
 
-    def test_a_run_that_nobody_waits_for_is_finished_too(self, served: Served, told: Told) -> None:
-        assert served.query("ada", "slow", Prefer="wait=0")[0] == 202
+    def test_a_run_that_nobody_waits_for_is_finished_too(self, mortal: Served, told: Told) -> None:
+        assert mortal.query("ada", "slow", Prefer="wait=0")[0] == 202
         told.await_call("slow")
-        served.process.send_signal(signal.SIGTERM)
+        mortal.process.send_signal(signal.SIGTERM)
         with pytest.raises(Exception, match="timed out"):
-            served.process.wait(1.5)
+            mortal.process.wait(1.5)
         told.end("slow", "in time")
-        assert served.process.wait(20) == 0
+        assert mortal.process.wait(20) == 0
 
-    def test_an_idle_connection_does_not_hold_it(self, served: Served) -> None:
-        idle = [socket.create_connection(("127.0.0.1", served.port)) for _ in range(3)]
+    def test_an_idle_connection_does_not_hold_it(self, mortal: Served) -> None:
+        idle = [socket.create_connection(("127.0.0.1", mortal.port)) for _ in range(3)]
         idle[0].sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         assert idle[0].recv(65536)
         idle[1].sendall(b"GET /healthz HTTP/1.1\r\n")
-        served.process.send_signal(signal.SIGTERM)
+        mortal.process.send_signal(signal.SIGTERM)
         # Far below the 75 seconds for which an idle connection is kept, and the 55 after which gunicorn kills.
-        assert served.process.wait(20) == 0
+        assert mortal.process.wait(20) == 0
 
 
 def refused(connection: http.client.HTTPConnection, body: str) -> bool:

@@ -1,23 +1,23 @@
 """Many worker processes over one store, as users start them: every rule holds whoever is asked."""
 
 import json
-import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.redis_server import needs_redis, redis_server, shared_redis
+from tests.redis_server import needs_redis, redis_server
 from tests.serving import Served, eventually, serve
 from tests.test_serving import Line
 from tests.told import Told
-from tests.told_over_http import over_http
+from tests.told_over_http import Handed, over_http
 
 AtOnce = Callable[..., Any]
+Lasting = tuple[Served, Served, Served, Handed]
 
 
 @pytest.fixture
@@ -25,31 +25,63 @@ def told() -> Told:
     return Told("slow", "slower")
 
 
-@pytest.fixture(params=["sqlite", pytest.param("redis", marks=needs_redis)])
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/kept.db"
-    server = shared_redis()
-    server.ask("FLUSHALL")
-    return server.url
+STORES = ["sqlite", pytest.param("redis", marks=needs_redis)]
+
+
+@contextmanager
+def store(kind: str, folder: Path) -> Iterator[str]:
+    """The address of an empty store."""
+    if kind == "sqlite":
+        yield f"sqlite:///{folder}/kept.db"
+    else:
+        with redis_server() as server:
+            yield server.url
+
+
+@pytest.fixture(scope="module", params=STORES)
+def lasting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lasting]:
+    """Servers over one store for all who leave them as they were, and their upstream: two, and one of four workers."""
+    handed = Handed()
+    with ExitStack() as stack:
+        store_url = stack.enter_context(store(request.param, tmp_path_factory.mktemp("store")))
+        env = {"OPENAI_BASE_URL": stack.enter_context(over_http(handed)), "STORE_URL": store_url}
+        workers = "1", "1", "4"
+        here, there, four = (stack.enter_context(serve(**env, WEB_CONCURRENCY=each)) for each in workers)
+        yield here, there, four, handed
 
 
 @pytest.fixture
-def env(told: Told, store_url: str) -> Iterator[dict[str, str]]:
-    with over_http(told) as url:
+def emptied(lasting: Lasting, told: Told) -> Iterator[Lasting]:
+    """The same, with nothing of the tests before."""
+    *_, four, handed = lasting
+    four.forget("ada", *(f"client{n}" for n in range(10)))
+    handed.told = told
+    yield lasting
+    told.release()
+
+
+@pytest.fixture
+def pair(emptied: Lasting) -> tuple[Served, Served]:
+    """Two servers, so that a test knows which process it asks."""
+    return emptied[0], emptied[1]
+
+
+@pytest.fixture
+def four(emptied: Lasting) -> Served:
+    """A server of four workers."""
+    return emptied[2]
+
+
+@pytest.fixture(params=STORES)
+def env(request: pytest.FixtureRequest, told: Told, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """For servers of a test's own."""
+    with store(request.param, tmp_path) as store_url, over_http(told) as url:
         yield {"OPENAI_BASE_URL": url, "STORE_URL": store_url}
 
 
 @pytest.fixture
-def pair(env: dict[str, str]) -> Iterator[tuple[Served, Served]]:
-    """Two servers, so that a test knows which process it asks."""
-    with ExitStack() as stack:
-        yield stack.enter_context(serve(**env)), stack.enter_context(serve(**env))
-
-
-@pytest.fixture
 def mortal_pair(env: dict[str, str]) -> Iterator[tuple[Served, Served]]:
-    """The same, where a death is noticed within seconds also by those who hold no lock on a file."""
+    """Two servers that may be killed, of which also those who hold no lock on a file hear within seconds."""
     with ExitStack() as stack:
         yield stack.enter_context(serve(**env, LEASE_SECONDS="3")), stack.enter_context(serve(**env, LEASE_SECONDS="3"))
 
@@ -73,25 +105,23 @@ class Resumed(Line):
         self.socket.sendall(head.encode())
 
 
-def test_four_workers_keep_two_hundred_questions_in_order(env: dict[str, str], told: Told, at_once: AtOnce) -> None:
-    with serve(**env, WEB_CONCURRENCY="4") as served:
-        assert served.log().count("Booting worker") == 4
-        asked = [at_once(served.query, f"client{n % 10}", f"q{n}") for n in range(200)]
-        assert [each.result() for each in asked] == [(200, {"response": f"re: q{n}"}) for n in range(200)]
-        for c in range(10):
-            history = served.history(f"client{c}")
-            assert sorted(history[::2]) == sorted(f"q{n}" for n in range(c, 200, 10))
-            assert history[1::2] == [f"re: {question}" for question in history[::2]]
+def test_four_workers_keep_two_hundred_questions_in_order(four: Served, told: Told, at_once: AtOnce) -> None:
+    assert four.log().count("Booting worker") == 4
+    asked = [at_once(four.query, f"client{n % 10}", f"q{n}") for n in range(200)]
+    assert [each.result() for each in asked] == [(200, {"response": f"re: q{n}"}) for n in range(200)]
+    for c in range(10):
+        history = four.history(f"client{c}")
+        assert sorted(history[::2]) == sorted(f"q{n}" for n in range(c, 200, 10))
+        assert history[1::2] == [f"re: {question}" for question in history[::2]]
     assert sorted(told.calls) == sorted(f"q{n}" for n in range(200))
 
 
-def test_four_workers_pay_an_identical_question_once(env: dict[str, str], told: Told, at_once: AtOnce) -> None:
-    with serve(**env, WEB_CONCURRENCY="4") as served:
-        asked = [at_once(served.query, "ada", "slow", Prefer="wait=0") for _ in range(40)]
-        assert len({(each.result()[0], each.result()[1]["run_id"]) for each in asked}) == 1
-        told.end("slow", "once")
-        assert served.query("ada", "slow") == (200, {"response": "once"})
-        assert served.history("ada") == ["slow", "once"]
+def test_four_workers_pay_an_identical_question_once(four: Served, told: Told, at_once: AtOnce) -> None:
+    asked = [at_once(four.query, "ada", "slow", Prefer="wait=0") for _ in range(40)]
+    assert len({(each.result()[0], each.result()[1]["run_id"]) for each in asked}) == 1
+    told.end("slow", "once")
+    assert four.query("ada", "slow") == (200, {"response": "once"})
+    assert four.history("ada") == ["slow", "once"]
     assert told.calls == ["slow"]
 
 
@@ -164,7 +194,7 @@ def test_what_a_killed_process_wrote_is_interrupted_and_the_conversation_goes_on
     here, there = mortal_pair
     asked = at_once(here.query, "ada", "slow")
     told.await_call("slow")
-    kill(here)
+    here.kill()
     assert asked.exception() is not None
     assert there.query("ada", "next") == (200, {"response": "re: next"})
     assert there.history("ada") == ["next", "re: next"]
@@ -178,7 +208,7 @@ def test_who_waits_in_another_process_is_told_that_the_writer_died(
     told.await_call("slow")
     waiting = Line(there, "slow", "text/event-stream")
     assert stream_id(waiting)  # It has joined.
-    kill(here)
+    here.kill()
     assert frames(waiting.read_until(b"run_interrupted"))[-1]["code"] == "run_interrupted"
     assert there.history("ada") == []
 
@@ -215,7 +245,7 @@ class Shut:
         self.give = give
 
 
-@pytest.fixture(params=["sqlite", pytest.param("redis", marks=needs_redis)])
+@pytest.fixture(params=STORES)
 def shut(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shut]:
     if request.param == "sqlite":
         folder, away = tmp_path / "data", tmp_path / "away"
@@ -249,12 +279,3 @@ def test_a_store_that_goes_and_comes_back_loses_nothing_and_holds_up_nobody(
         assert served.history("ada") == ["why?", "re: why?", "slow", "paid for"]
         assert served.query("eve", "hello") == (200, {"response": "re: hello"})
     assert told.calls == ["why?", "slow", "hello"]
-
-
-def kill(served: Served) -> None:
-    """Master and worker at once, as a machine does that loses its power."""
-    children = Path(f"/proc/{served.process.pid}/task/{served.process.pid}/children").read_text().split()
-    served.process.kill()
-    for child in children:
-        os.kill(int(child), signal.SIGKILL)
-    served.process.wait(20)

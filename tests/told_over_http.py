@@ -4,6 +4,7 @@ Where it is told a Reply, that is the last of an answer: so it can want function
 """
 
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,10 +20,27 @@ STOPPED = Reply("told", None, "stop")
 """How an answer ends that is told no end of its own."""
 
 
+class Handed:
+    """Asks whom it was handed to last: for a server that serves several tests, each with a `Told` of its own."""
+
+    def __init__(self) -> None:
+        self.told = Told()
+
+    def __call__(self, call: Call) -> Iterator[str]:
+        return self.told(call)
+
+    def release(self) -> None:
+        self.told.release()
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 1024
-    told: Told
+    told: Told | Handed
+
+    def handle_error(self, *address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # Who hangs up, or is killed, hears no answer.
+            super().handle_error(*address)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -108,7 +126,7 @@ def _usage(usage: Usage | None) -> dict[str, Any] | None:
 
 
 @contextmanager
-def over_http(told: Told) -> Iterator[str]:
+def over_http(told: Told | Handed) -> Iterator[str]:
     """The base URL at which `told` answers."""
     server = _Server(("127.0.0.1", 0), _Handler)
     server.told = told

@@ -31,7 +31,7 @@ class Server:
         self._starts += 1
         self._log = self._folder / f"{self.name}.{self._starts}.log"
         env = {**self._env, "WEB_CONCURRENCY": str(workers)}
-        self._process = started(["setsid", sys.executable, "run.py"], self._log, **env)
+        self._process = started([sys.executable, "run.py"], self._log, **env)
 
     def await_answer(self) -> None:
         assert self._process is not None
