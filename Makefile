@@ -1,8 +1,8 @@
 # Every command that a person needs.
 PYTHON ?= python3
 BIN := .venv/bin
-# How many files of tests are run beside each other: many of them wait.
-BESIDE ?= $$((2 * $$(getconf _NPROCESSORS_ONLN)))
+# How many files of tests are run beside each other: some of them wait.
+BESIDE ?= $$(($$(getconf _NPROCESSORS_ONLN) + 1))
 
 # With it, each start of a server would compile the server anew.
 unexport PYTHONDONTWRITEBYTECODE

@@ -2,9 +2,11 @@
 
 import http.client
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -35,55 +37,59 @@ MOST_CHARACTERS = "1000"
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, "Run"]]:
-    """A run for each document: the longest from the start, and the others one after another beside it."""
-    bound = {"MAX_INPUT_CHARS": MOST_CHARACTERS}
-    with serve(UPSTREAM="scripted", **bound) as served, served_with_open_runs(**bound) as (other, ids):
-        stream_id = begun_stream(served)
-        config = (ROOT / "schemathesis.toml").read_text()
-        assert "STREAM_ID" in config
-        assert "DOOMED" in config
-        config = config.replace("DOOMED", '", "'.join(doomed_conversations(served)))
-        for word, found in ids.items():
-            assert f'["{word}"]' in config
-            config = config.replace(f'["{word}"]', json.dumps(found))
-        folders = {name: tmp_path_factory.mktemp(name) for name in DOCUMENTS}
-        servers = dict.fromkeys(DOCUMENTS, served) | {"assistants": other}
-        for folder in folders.values():
-            (folder / "schemathesis.toml").write_text(config.replace("STREAM_ID", stream_id))
-        runs = {name: Run(folder, name, servers[name]) for name, folder in folders.items()}
-        runs[LONGEST].start()
+    """A run for each document, all at once, each with a server of its own: what one clears, another might miss."""
+    runs: dict[str, Run] = {}
+    with ExitStack() as stack:
+        for name in sorted(DOCUMENTS, key=LONGEST.__ne__):
+            served, found = prepared(name, stack)
+            config = (ROOT / "schemathesis.toml").read_text()
+            for word, values in found.items():
+                assert f'["{word}"]' in config
+                config = config.replace(f'["{word}"]', json.dumps(values))
+            folder = tmp_path_factory.mktemp(name)
+            (folder / "schemathesis.toml").write_text(config)
+            runs[name] = Run(folder, name, served)
+            stack.callback(runs[name].stop)
         yield runs
-        for run in runs.values():
-            run.stop()
+
+
+def prepared(name: str, stack: ExitStack) -> tuple[Served, dict[str, list[str]]]:
+    """A server for the document of that name, and what can be had of it, by the words of `schemathesis.toml`."""
+    bound = {"MAX_INPUT_CHARS": MOST_CHARACTERS}
+    if name == "assistants":
+        return stack.enter_context(served_with_open_runs(**bound))
+    served = stack.enter_context(serve(UPSTREAM="scripted", **bound))
+    found = {"STREAM_ID": [begun_stream(served)]}
+    if name == "sessions":
+        found["DOOMED"] = doomed_conversations(served)
+    return served, found
 
 
 class Run:
-    """One `schemathesis run`, of a document as its server tells it."""
+    """One `schemathesis run`, of a document as its server tells it. It goes on beside the test."""
 
     def __init__(self, folder: Path, name: str, served: Served) -> None:
         document = folder / "openapi.json"
         _, told = served.ask("GET", "/openapi.json" if name == "published" else f"/{name}/openapi.json")
         document.write_text(json.dumps(told))
-        self._command = [COMMAND, "run", str(document), "--url", served.url, *OPTIONS]
         self._folder = folder
-        self._process: subprocess.Popen[str] | None = None
-
-    def start(self) -> subprocess.Popen[str]:
-        """Begin, unless it has begun."""
-        if self._process is None:
-            pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-            self._process = subprocess.Popen(self._command, cwd=self._folder, **pipes)
-        return self._process
+        self._process = subprocess.Popen(
+            [COMMAND, "run", str(document), "--url", served.url, *OPTIONS],
+            cwd=folder,
+            # What Hypothesis knows of Unicode takes it more than a second, and is kept there.
+            env={**os.environ, "HYPOTHESIS_STORAGE_DIRECTORY": str(ROOT / ".hypothesis")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
     def stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
+        self._process.kill()
 
     def report(self) -> dict[str, Any]:
         """Schemathesis' own report of a run that found nothing."""
-        process = self.start()
-        output, _ = process.communicate(timeout=PATIENCE_SECONDS)
-        assert process.returncode == 0, output
+        output, _ = self._process.communicate(timeout=PATIENCE_SECONDS)
+        assert self._process.returncode == 0, output
         report: dict[str, Any] = json.loads((self._folder / "report.json").read_text())
         return report
 
@@ -110,7 +116,7 @@ def doomed_conversations(served: Served) -> list[str]:
     return names
 
 
-@pytest.mark.parametrize("name", [*(name for name in DOCUMENTS if name != LONGEST), LONGEST])
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_operation_does_what_its_document_promises(runs: dict[str, Run], name: str) -> None:
     promised = {
         f"{method.upper()} {path}"
