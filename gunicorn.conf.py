@@ -14,7 +14,9 @@ import resource  # noqa: E402
 import secrets  # noqa: E402
 import socket  # noqa: E402
 import sys  # noqa: E402
+import time  # noqa: E402
 from contextlib import suppress  # noqa: E402
+from functools import lru_cache  # noqa: E402
 from types import FrameType  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -43,6 +45,11 @@ limit_request_line = 8190
 # Longer than open replies may take: gunicorn's own end is a kill.
 graceful_timeout = int(settings.graceful_seconds) + 10
 control_socket_disable = True
+# Who is believed about the address that the server is reached at, TRUSTED_PROXIES alone decides; gunicorn's own list
+# takes apart every caller's address to believe what we do not ask for.
+forwarded_allow_ips = "*"
+secure_scheme_headers: dict[str, str] = {}
+forwarder_headers = ""
 # Of a burst, a few are taken in at a time and begun before the next, rather than each a step after the other: half of
 # them are done sooner, and none later.
 StreamServer.max_accept = 16
@@ -181,6 +188,10 @@ class Response(wsgi.Response):
 
 
 wsgi.Response = Response
+
+# An answer's date, which has whole seconds, is written once for each.
+write_date = lru_cache(1)(util.http_date)
+util.http_date = lambda: write_date(int(time.time()))
 
 
 def post_worker_init(worker: Any) -> None:

@@ -135,6 +135,16 @@ class TestDocuments:
         answer = served_with(**env).get(path, base_url="http://asked.example:8080")
         assert answer.get_json()["servers"] == [{"url": address}]
 
+    @pytest.mark.parametrize(
+        ("trusted", "address"),
+        [("0", "http://asked.example"), ("1", "https://chat.example.org"), ("2", "http://asked.example")],
+    )
+    def test_as_many_proxies_are_believed_about_the_address_as_are_trusted(self, trusted: str, address: str) -> None:
+        said = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "chat.example.org"}  # By one.
+        client = served_with(TRUSTED_PROXIES=trusted)
+        answer = client.get("/openapi.json", base_url="http://asked.example", headers=said)
+        assert answer.get_json()["servers"] == [{"url": address}]
+
     @pytest.mark.parametrize("name", DOCUMENTS)
     def test_each_is_served_as_it_is_but_for_the_address(self, client: FlaskClient, name: str) -> None:
         served = client.get(f"/{name}/openapi.json").get_json()

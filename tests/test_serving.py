@@ -8,6 +8,8 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pytest
@@ -183,6 +185,22 @@ class TestRawRequests:
         assert b"chunked" not in head_of_answer
         assert stream.startswith(b"id: 0\nevent: chunk\n")
         assert b'"END"' in stream
+
+    def test_nobody_is_believed_about_the_address_where_no_proxy_is_trusted(self, demo: Served) -> None:
+        said = {"X_Forwarded_Proto": "https", "X_Forwarded_Ssl": "on", "X_Forwarded_Host": "evil.example"}
+        _, document = demo.ask("GET", "/openapi.json", **said)
+        assert document["servers"] == [{"url": demo.url}]
+
+    def test_each_answer_has_its_date(self, demo: Served) -> None:
+        def date() -> datetime:
+            _, answer = raw(demo, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            found = re.search(r"\r\nDate: (.+)\r\n", answer.decode())
+            assert found is not None
+            return parsedate_to_datetime(found[1])
+
+        before, first = datetime.now(UTC), date()
+        assert before - timedelta(seconds=1) <= first <= datetime.now(UTC)
+        assert eventually(lambda: date() > first)
 
     def test_an_address_may_hold_korean_as_it_was_typed(self, demo: Served) -> None:
         demo.query("가나", "안녕")

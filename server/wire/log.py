@@ -31,7 +31,6 @@ def log_requests(app: Flask) -> None:
         response.headers["X-Request-ID"] = g.request_id
         if log.isEnabledFor(logging.INFO):
             line = {
-                "time": rfc3339(time.time()),
                 "request_id": g.request_id,
                 "method": request.method,
                 "route": None if request.url_rule is None else request.url_rule.rule,
@@ -40,11 +39,11 @@ def log_requests(app: Flask) -> None:
                 "code": g.get("failure_code"),
             }
             if response.is_streamed or request.method == "HEAD" or response.status_code in (204, 304):
-                _write(line)  # A stream may go on for long, and an answer without a body is never closed.
+                _write(time.time(), line)  # A stream may go on for long, and an answer without a body is never closed.
             else:
-                response.call_on_close(partial(_write, line))  # The caller does not wait for it.
+                response.call_on_close(partial(_write, time.time(), line))  # The caller does not wait for it.
         return response
 
 
-def _write(line: dict[str, Any]) -> None:
-    log.info(orjson.dumps(line).decode())
+def _write(seconds: float, line: dict[str, Any]) -> None:
+    log.info(orjson.dumps({"time": rfc3339(seconds), **line}).decode())
