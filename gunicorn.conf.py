@@ -175,7 +175,12 @@ class Response(wsgi.Response):
 
     def _emit_body(self, data: bytes) -> None:
         head, self.unsent = self.unsent, b""
-        self.sock.sendall(head + (b"%X\r\n%b\r\n" % (len(data), data) if self.chunked else data))
+        self._send(head + (b"%X\r\n%b\r\n" % (len(data), data) if self.chunked else data))
+
+    def _send(self, data: bytes) -> None:
+        sent = self.sock.send(data)
+        if sent < len(data):  # gevent's `sendall` asks the system for the size of its buffer, each time.
+            self.sock.sendall(data[sent:])
 
     def can_sendfile(self) -> bool:
         return False  # It would go past the head.
@@ -183,7 +188,7 @@ class Response(wsgi.Response):
     def close(self) -> None:
         self.send_headers()
         if self.unsent:
-            self.sock.sendall(self.unsent)
+            self._send(self.unsent)
         super().close()
 
 

@@ -68,7 +68,10 @@ class Connection:
             wire = self._open(min(CONNECT_SECONDS, seconds))
             is_open = True
             wire.settimeout(seconds)
-            wire.sendall(self._request(method, path, body))
+            request = self._request(method, path, body)
+            sent = wire.send(request)
+            if sent < len(request):  # Under gevent, `sendall` asks the system for the size of its buffer, each time.
+                wire.sendall(memoryview(request)[sent:])
             while not answer.has_head:
                 answer.hear(wire.recv(CHUNK_BYTES))
             return answer
