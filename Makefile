@@ -65,7 +65,7 @@ tests/node/node_modules: $(wildcard tests/node/package-lock.json)
 	@touch $@ .venv/run
 
 .venv/litellm/done:
-	@$(PYTHON) -m venv .venv/litellm && .venv/litellm/bin/pip install --quiet --disable-pip-version-check 'litellm[proxy]'
+	@$(PYTHON) -m venv .venv/litellm && .venv/litellm/bin/pip install --quiet --disable-pip-version-check 'litellm[proxy]==1.108.7'
 	@touch $@
 
 # Succeeds where neither the environment nor .env says who is to write the replies.

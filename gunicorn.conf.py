@@ -45,8 +45,8 @@ limit_request_line = 8190
 # Longer than open replies may take: gunicorn's own end is a kill.
 graceful_timeout = int(settings.graceful_seconds) + 10
 control_socket_disable = True
-# Who is believed about the address that the server is reached at, TRUSTED_PROXIES alone decides; gunicorn's own list
-# takes apart every caller's address to believe what we do not ask for.
+# TRUSTED_PROXIES alone decides who is believed about the address that the server is reached at. gunicorn believes
+# nobody, which saves it from taking every caller's address apart: all may set no header.
 forwarded_allow_ips = "*"
 secure_scheme_headers: dict[str, str] = {}
 forwarder_headers = ""
@@ -78,6 +78,9 @@ UNREADABLE = {
 
 
 def on_starting(server: Any) -> None:
+    # Once, though this file is read again at each reload.
+    wsgi.Response = Response
+    util.http_date = http_date
     if server.cfg.workers > 1 and settings.effective_store_url.startswith("memory:"):
         raise SystemExit(
             "The server cannot start: the memory store holds for one process. "
@@ -180,7 +183,7 @@ class Response(wsgi.Response):
     def _send(self, data: bytes) -> None:
         sent = self.sock.send(data)
         if sent < len(data):  # gevent's `sendall` asks the system for the size of its buffer, each time.
-            self.sock.sendall(data[sent:])
+            self.sock.sendall(memoryview(data)[sent:])
 
     def can_sendfile(self) -> bool:
         return False  # It would go past the head.
@@ -188,15 +191,17 @@ class Response(wsgi.Response):
     def close(self) -> None:
         self.send_headers()
         if self.unsent:
-            self._send(self.unsent)
+            head, self.unsent = self.unsent, b""
+            self._send(head)
         super().close()
 
 
-wsgi.Response = Response
-
-# An answer's date, which has whole seconds, is written once for each.
 write_date = lru_cache(1)(util.http_date)
-util.http_date = lambda: write_date(int(time.time()))
+
+
+def http_date() -> str:
+    """The date of an answer: of whole seconds, and written once for each."""
+    return str(write_date(int(time.time())))
 
 
 def post_worker_init(worker: Any) -> None:

@@ -23,7 +23,7 @@ def litellm(stub_port: int) -> None:
 
 
 def side_by_side(title: str, stub_port: int, kinds: tuple[str, ...]) -> None:
-    """A table of `kinds`, the first of which the others are held against, and of the SDK called directly."""
+    """A table of `kinds`, and of the SDK called directly, each held against `ours`."""
     rates: dict[str, list[float]] = {kind: [] for kind in kinds}
     medians: dict[str, list[float]] = {kind: [] for kind in (*kinds, "sdk")}
     behave(stub_port, delay=0.0)

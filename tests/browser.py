@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, Page, Request, sync_playwright
@@ -28,8 +27,8 @@ def chromium() -> Iterator[Browser]:
 
 
 @contextmanager
-def visit(browser: Browser, url: str, **settings: Any) -> Iterator[Page]:
-    """The page at `url`, as somebody sees it who was never here; `settings` are those of Playwright's contexts.
+def visit(browser: Browser, url: str) -> Iterator[Page]:
+    """The page at `url`, as somebody sees it who was never here.
 
     At the end of the block, the test fails where the page broke, complained, was kept from something by its policy, or
     asked anybody but the server that it came from.
@@ -41,7 +40,7 @@ def visit(browser: Browser, url: str, **settings: Any) -> Iterator[Page]:
             wrong.append(f"asked {request.url}")
 
     origin = "{0.scheme}://{0.netloc}".format(urlsplit(url))
-    with browser.new_context(**settings) as context:
+    with browser.new_context() as context:
         context.set_default_timeout(15_000)
         page = context.new_page()
         page.add_init_script(TELL_VIOLATIONS)

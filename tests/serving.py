@@ -88,7 +88,10 @@ def free_port() -> int:
 
 
 def started(command: list[str], log: Path, **env: str) -> subprocess.Popen[bytes]:
-    """`command` in the project's folder, in a process group of its own, with none of our settings but `env`."""
+    """`command` in the project's folder, with none of our settings but `env`.
+
+    In a process group of its own, so that all that it starts can be ended with it, and a Ctrl-C is left to the tests.
+    """
     clean = {name: value for name, value in os.environ.items() if name not in OURS | OTHERS}
     with log.open("wb") as out:
         return subprocess.Popen(

@@ -180,7 +180,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="class")
 def page(request: pytest.FixtureRequest, browser: Browser, served: Served) -> Iterator[Page]:
-    """The page that a class is about, opened once."""
+    """The page that a class is about, opened once: its tests stand in the order in which they use it."""
     with visit(browser, f"{served.url}{request.cls.path}") as page:
         yield page
 
@@ -188,9 +188,8 @@ def page(request: pytest.FixtureRequest, browser: Browser, served: Served) -> It
 def assert_fits_a_narrow_screen(page: Page) -> None:
     width = 390
     page.set_viewport_size({"width": width, "height": 844})
-    page.wait_for_function(f"innerWidth === {width}")
     expect(page.get_by_role("heading", name=TITLES["published"]).first).to_be_visible()
-    assert page.evaluate("document.documentElement.scrollWidth") == width
+    page.wait_for_function(f"document.documentElement.scrollWidth === {width} && innerWidth === {width}")
 
 
 class TestDocs:
@@ -201,13 +200,15 @@ class TestDocs:
     ) -> None:
         choice = page.locator("select#select")
         expect(choice.locator("option")).to_have_text(list(TITLES.values()))
+        expect(page.locator(".info .title")).to_contain_text(TITLES["published"])
+        *_, last = TITLES
         for name, title in reversed(TITLES.items()):
             choice.select_option(label=title)
             expect(page.locator(".info .title")).to_contain_text(title)
             expect(page.locator(".opblock")).to_have_count(len(operations(name)))
             shown = page.locator(".opblock-summary-description").all_text_contents()
             assert sorted(shown) == sorted(each["summary"] for each in operations(name))
-            if name == "operators":
+            if name == last:
                 page.reload()
                 expect(page.locator(".info .title")).to_contain_text(title)
 
@@ -229,6 +230,8 @@ class TestRedoc:
     def test_every_document_is_a_link_away_and_shown_with_all_its_operations(self, page: Page) -> None:
         links = page.get_by_role("navigation", name="Documents").get_by_role("link")
         assert links.all_text_contents()[: len(TITLES)] == list(TITLES.values())
+        expect(page.locator("nav [aria-current=page]")).to_have_text(TITLES["published"])
+        expect(page.locator("h1").first).to_contain_text(TITLES["published"])
         for name, title in reversed(TITLES.items()):
             links.filter(has_text=title).click()
             expect(page.locator("nav [aria-current=page]")).to_have_text(title)

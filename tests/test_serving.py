@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.serving import Served, eventually, serve
+from tests.serving import ROOT, Served, eventually, serve
 from tests.told import Told
 from tests.told_over_http import Handed, over_http
 
@@ -52,7 +52,7 @@ def served(lasting: tuple[Served, Handed], told: Told) -> Iterator[Served]:
 
 @pytest.fixture
 def mortal(base_url: str) -> Iterator[Served]:
-    """A server that may be stopped."""
+    """A server of a test's own, which may be stopped."""
     with serve(OPENAI_BASE_URL=base_url) as served:
         yield served
 
@@ -191,6 +191,22 @@ class TestRawRequests:
         _, document = demo.ask("GET", "/openapi.json", **said)
         assert document["servers"] == [{"url": demo.url}]
 
+    @pytest.mark.parametrize("name", [b"SCRIPT_NAME", b"PATH_INFO"])
+    def test_nobody_is_believed_about_the_path(self, demo: Served, name: bytes) -> None:
+        status, answer = raw(demo, b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + name + b": /healthz\r\n\r\n")
+        assert (status, answer.endswith(b'{"status":"alive"}')) == (200, True)
+
+    def test_answers_larger_than_what_the_system_keeps_for_a_slow_reader_arrive_whole(self, demo: Served) -> None:
+        file = (ROOT / "server/web/vendor/redoc/redoc.standalone.js").read_bytes()
+        with socket.create_connection(("127.0.0.1", demo.port), timeout=20) as line:
+            line.sendall(b"GET /web/redoc.standalone.js HTTP/1.1\r\nHost: x\r\n\r\n" * 8)
+            line.shutdown(socket.SHUT_WR)
+            # Answered by another turn of the server's loop, where this caller's reader has taken nothing yet.
+            assert demo.ask("GET", "/healthz")[0] == 200
+            answers = b"".join(iter(lambda: line.recv(65_536), b""))
+        assert answers.count(file) == 8
+        assert len(re.sub(rb"HTTP/1.1 200 OK\r\n.*?\r\n\r\n", b"", answers, flags=re.DOTALL)) == 8 * len(file)
+
     def test_each_answer_has_its_date(self, demo: Served) -> None:
         def date() -> datetime:
             _, answer = raw(demo, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -268,7 +284,7 @@ class TestHangingUp:
         assert told.calls == ["slow"]
 
     def test_whoever_hangs_up_and_when_a_question_with_an_id_is_paid_once_and_kept_once(
-        self, served: Served, told: Told, at_once: AtOnce
+        self, mortal: Served, told: Told, at_once: AtOnce
     ) -> None:
         chance = random.Random(8)
 
@@ -276,15 +292,15 @@ class TestHangingUp:
             body = {"client_name": f"client{n % 5}", "input": f"q{n}", "request_id": f"id{n}"}
             for seconds in patience:
                 with suppress(TimeoutError):
-                    served.ask("POST", "/query", body, seconds)
-            assert served.ask("POST", "/query", body) == (200, {"response": f"re: q{n}"})
+                    mortal.ask("POST", "/query", body, seconds)
+            assert mortal.ask("POST", "/query", body) == (200, {"response": f"re: q{n}"})
 
         impatient = [at_once(insist, n, [chance.uniform(0.001, 0.2) for _ in range(3)]) for n in range(100)]
         for each in impatient:
             each.result()
         assert sorted(told.calls) == sorted(f"q{n}" for n in range(100))
         for c in range(5):
-            history = served.history(f"client{c}")
+            history = mortal.history(f"client{c}")
             assert sorted(history[::2]) == sorted(f"q{n}" for n in range(c, 100, 5))
             assert history[1::2] == [f"re: {question}" for question in history[::2]]
 
@@ -305,6 +321,19 @@ class TestHangingUp:
         line.read_until(b'"STOPPED"')
         assert served.history("ada") == []
         assert served.query("ada", "next") == (200, {"response": "re: next"})
+
+
+class TestReload:
+    def test_after_a_hangup_of_the_terminal_new_workers_answer_as_before(self, mortal: Served) -> None:
+        mortal.process.send_signal(signal.SIGHUP)
+        assert eventually(lambda: mortal.log().count("Booting worker") == 2)
+        assert eventually(lambda: "Worker exiting" in mortal.log())
+        assert mortal.ask("GET", "/healthz") == (200, {"status": "alive"})
+        assert mortal.query("ada", "why?") == (200, {"response": "re: why?"})
+        two = b"HEAD /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+        status, answers = raw(mortal, two)
+        assert (status, answers.count(b"HTTP/1.1 200 OK")) == (200, 2)
+        assert mortal.stop() == 0
 
 
 class TestStopping:
