@@ -108,6 +108,20 @@ def test_a_request_comes_with_its_key_and_its_body_as_it_is(server: Misbehaving)
     assert heard.headers["authorization"] == BEARER["Authorization"]
 
 
+@pytest.mark.usefixtures("trusting")
+@pytest.mark.parametrize("kind", ["server", "tls_server"])
+def test_a_request_larger_than_what_the_system_takes_at_once_arrives_whole(
+    request: pytest.FixtureRequest, kind: str
+) -> None:
+    server: Misbehaving = request.getfixturevalue(kind)
+    server.follow(says(b"ok"))
+    body = b"".join(b"%08d" % n for n in range(2_000_000))
+    with Connections(server.url, {}).lent() as connection:
+        assert asked(connection, body) == b"ok"
+    (heard,) = server.heard
+    assert heard.content == body
+
+
 @pytest.mark.parametrize("script", [good, streams(b"a", b"b")], ids=["of known length", "in chunks"])
 def test_a_connection_whose_answer_was_read_to_its_end_carries_the_next(server: Misbehaving, script: Script) -> None:
     server.follow(script)
