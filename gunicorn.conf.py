@@ -46,7 +46,8 @@ limit_request_line = 8190
 graceful_timeout = int(settings.graceful_seconds) + 10
 control_socket_disable = True
 # TRUSTED_PROXIES alone decides who is believed about the address that the server is reached at. gunicorn believes
-# nobody, which saves it from taking every caller's address apart: all may set no header.
+# nobody, which saves it from taking every caller's address apart: all may set no header. Who lets it believe in one,
+# by an argument, has to say as well whom.
 forwarded_allow_ips = "*"
 secure_scheme_headers: dict[str, str] = {}
 forwarder_headers = ""
@@ -177,12 +178,13 @@ class Response(wsgi.Response):
             self.headers_sent = True
 
     def _emit_body(self, data: bytes) -> None:
-        head, self.unsent = self.unsent, b""
-        self._send(head + (b"%X\r\n%b\r\n" % (len(data), data) if self.chunked else data))
+        self._send(b"%X\r\n%b\r\n" % (len(data), data) if self.chunked else data)
 
     def _send(self, data: bytes) -> None:
-        sent = self.sock.send(data)
-        if sent < len(data):  # gevent's `sendall` asks the system for the size of its buffer, each time.
+        """The head, where it has not gone out, and `data`."""
+        data, self.unsent = self.unsent + data, b""
+        # gevent's `sendall` asks the system for the size of its buffer, each time.
+        if data and (sent := self.sock.send(data)) < len(data):
             self.sock.sendall(memoryview(data)[sent:])
 
     def can_sendfile(self) -> bool:
@@ -190,9 +192,7 @@ class Response(wsgi.Response):
 
     def close(self) -> None:
         self.send_headers()
-        if self.unsent:
-            head, self.unsent = self.unsent, b""
-            self._send(head)
+        self._send(b"")
         super().close()
 
 
@@ -201,7 +201,7 @@ write_date = lru_cache(1)(util.http_date)
 
 def http_date() -> str:
     """The date of an answer: of whole seconds, and written once for each."""
-    return str(write_date(int(time.time())))
+    return write_date(int(time.time()))
 
 
 def post_worker_init(worker: Any) -> None:

@@ -80,6 +80,14 @@ class Line:
         self.socket.close()
 
 
+def assert_strict_histories(served: Served, questions: int, clients: int) -> None:
+    """Question n, asked by client n modulo `clients`, is there once with its own reply behind it, and nothing else."""
+    for c in range(clients):
+        history = served.history(f"client{c}")
+        assert sorted(history[::2]) == sorted(f"q{n}" for n in range(c, questions, clients))
+        assert history[1::2] == [f"re: {question}" for question in history[::2]]
+
+
 class TestSmoke:
     """What the other tests hold on plain threads, held under gevent."""
 
@@ -105,10 +113,7 @@ class TestSmoke:
     ) -> None:
         asked = [at_once(served.query, f"client{n % 10}", f"q{n}") for n in range(200)]
         assert [each.result() for each in asked] == [(200, {"response": f"re: q{n}"}) for n in range(200)]
-        for c in range(10):
-            history = served.history(f"client{c}")
-            assert sorted(history[::2]) == sorted(f"q{n}" for n in range(c, 200, 10))
-            assert history[1::2] == [f"re: {question}" for question in history[::2]]
+        assert_strict_histories(served, questions=200, clients=10)
         assert sorted(told.calls) == sorted(f"q{n}" for n in range(200))
 
     def test_identical_questions_at_once_are_paid_once_and_collected_past_the_deadline(
@@ -299,10 +304,7 @@ class TestHangingUp:
         for each in impatient:
             each.result()
         assert sorted(told.calls) == sorted(f"q{n}" for n in range(100))
-        for c in range(5):
-            history = mortal.history(f"client{c}")
-            assert sorted(history[::2]) == sorted(f"q{n}" for n in range(c, 100, 5))
-            assert history[1::2] == [f"re: {question}" for question in history[::2]]
+        assert_strict_histories(mortal, questions=100, clients=5)
 
     def test_a_stream_arrives_piece_by_piece(self, served: Served, told: Told) -> None:
         line = Line(served, "slow", "text/event-stream")

@@ -12,7 +12,7 @@ import pytest
 
 from tests.redis_server import needs_redis, redis_server
 from tests.serving import Served, eventually, serve
-from tests.test_serving import Line
+from tests.test_serving import Line, assert_strict_histories
 from tests.told import Told
 from tests.told_over_http import Handed, over_http
 
@@ -109,10 +109,7 @@ def test_four_workers_keep_two_hundred_questions_in_order(four: Served, told: To
     assert four.log().count("Booting worker") == 4
     asked = [at_once(four.query, f"client{n % 10}", f"q{n}") for n in range(200)]
     assert [each.result() for each in asked] == [(200, {"response": f"re: q{n}"}) for n in range(200)]
-    for c in range(10):
-        history = four.history(f"client{c}")
-        assert sorted(history[::2]) == sorted(f"q{n}" for n in range(c, 200, 10))
-        assert history[1::2] == [f"re: {question}" for question in history[::2]]
+    assert_strict_histories(four, questions=200, clients=10)
     assert sorted(told.calls) == sorted(f"q{n}" for n in range(200))
 
 

@@ -38,10 +38,11 @@ def log_requests(app: Flask) -> None:
                 "ms": round((time.perf_counter() - g.began) * 1000, 2),
                 "code": g.get("failure_code"),
             }
+            write = partial(_write, time.time(), line)
             if response.is_streamed or request.method == "HEAD" or response.status_code in (204, 304):
-                _write(time.time(), line)  # A stream may go on for long, and an answer without a body is never closed.
+                write()  # A stream may go on for long, and an answer without a body is never closed.
             else:
-                response.call_on_close(partial(_write, time.time(), line))  # The caller does not wait for it.
+                response.call_on_close(write)  # The caller does not wait for it.
         return response
 
 

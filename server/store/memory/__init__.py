@@ -10,7 +10,7 @@ from typing import Any
 from server.errors import ConversationBusy, NotFound, StoreFull
 from server.model import Conversation, Message, Run, Status
 from server.store import PLAIN, Begun, Terms
-from server.store.memory.kept import Kept
+from server.store.memory.kept import Kept, is_expired
 
 
 class MemoryStore:
@@ -102,7 +102,7 @@ class MemoryStore:
             kept = self._find(name)
             if kept is None or ended.id not in kept.runs:
                 return None
-            if ended.id not in kept.open or kept.is_expired(ended.id, self._clock()):
+            if ended.id not in kept.open or is_expired(kept.open[ended.id], self._clock()):
                 return kept.told(ended.id, self._clock())
             kept.end(ended)
             kept.messages.extend(ended.exchange())

@@ -30,23 +30,15 @@ class Kept:
     def has_expired(self, now: float) -> bool:
         return self.seconds is not None and not self.open and now - self.touched > self.seconds
 
-    def is_expired(self, run_id: str, now: float) -> bool:
-        """Whether an open run waited too long for outputs of tools."""
-        run = self.open[run_id]
-        return run.expires is not None and now > run.expires
-
     def told(self, run_id: str, now: float) -> Run:
         """A run as it reads now."""
         run = self.runs[run_id]
-        if run.expires is None or run_id not in self.open or not self.is_expired(run_id, now):
-            return run
-        return abandoned(run, run.expires)
+        return abandoned(run, now) if run_id in self.open and is_expired(run, now) else run
 
     def expire(self, now: float) -> None:
         """Write down the end of the runs that waited too long."""
-        # Asked at every start, of each run that waits: only those that require action expire.
-        for run_id in [run.id for run in self.open.values() if run.expires is not None and now > run.expires]:
-            self.end(self.told(run_id, now))
+        for run in [each for each in self.open.values() if is_expired(each, now)]:
+            self.end(abandoned(run, now))
 
     def end(self, ended: Run) -> None:
         del self.open[ended.id]
@@ -99,3 +91,8 @@ class Kept:
             if now - begun <= REQUEST_ID_SECONDS:
                 return
             del self.request_ids[request_id]
+
+
+def is_expired(run: Run, now: float) -> bool:
+    """Whether an open run waited too long for outputs of tools."""
+    return run.expires is not None and now > run.expires
