@@ -19,7 +19,7 @@ run: .venv/run ## Start on port 10000; without a key, the demonstration
 	fi; \
 	exec $(BIN)/python run.py
 
-test: .venv/dev redis chromium tests/node/node_modules ## Run all the tests
+test: .venv/dev redis chromium litellm tests/node/node_modules ## Run all the tests
 	@$(BIN)/python -m pytest --numprocesses $(BESIDE) --dist loadfile --no-loadscope-reorder
 
 check: .venv/dev ## Format, lint and types
@@ -52,6 +52,10 @@ redis:
 chromium:
 	@$(call DEBIAN,chromium,chromium)
 
+# The tests tell what they miss where it cannot be installed. `make`, since with -n a $(MAKE) would be run.
+litellm:
+	@make --silent .venv/litellm/done || true
+
 tests/node/node_modules: $(wildcard tests/node/package-lock.json)
 	@$(call DEBIAN,npm,nodejs npm)
 	@! command -v npm > /dev/null || npm ci --silent --no-audit --no-fund --prefix tests/node && touch -c $@ || true
@@ -65,6 +69,7 @@ tests/node/node_modules: $(wildcard tests/node/package-lock.json)
 	@touch $@ .venv/run
 
 .venv/litellm/done:
+	@echo "Installing LiteLLM's proxy into .venv/litellm; this takes a minute, once."
 	@$(PYTHON) -m venv .venv/litellm && .venv/litellm/bin/pip install --quiet --disable-pip-version-check 'litellm[proxy]==1.108.7'
 	@touch $@
 
@@ -90,4 +95,4 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 o
 	&& $(BIN)/pip install --quiet --disable-pip-version-check --requirement
 endef
 
-.PHONY: run test check chaos bench bench-litellm format vendor redis chromium
+.PHONY: run test check chaos bench bench-litellm format vendor redis chromium litellm

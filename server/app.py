@@ -76,6 +76,9 @@ def open_upstream(settings: Settings) -> Upstream:
     return OpenAIUpstream(
         settings.openai_api_key,
         settings.openai_base_url or settings.llm_server_url,
+        organization=settings.openai_org_id,
+        project=settings.openai_project_id,
+        headers=settings.upstream_headers,
         default_model=settings.default_model,
         models_ttl_seconds=settings.models_ttl_seconds,
     )

@@ -46,27 +46,25 @@ class Conversations:
         return chosen or self._upstream.default_model()
 
     def set_model(self, name: str, model: str) -> None:
-        """Raises what `require_offered` raises."""
-        self.require_offered(model)
+        """Raises UnknownModel, unless the upstream's list is empty or cannot be had: then any name is taken."""
+        with suppress(errors.Unavailable):
+            offered = {each["id"] for each in self._upstream.models()}
+            if offered and model not in offered:
+                raise errors.UnknownModel
         self._store.set_model(name, model)
 
     def require_offered(self, model: str) -> None:
-        """Raises UnknownModel, unless the upstream's list cannot be had: then any name is taken."""
-        try:
-            offered = {each["id"] for each in self._upstream.models()}
-        except errors.Unavailable:
-            return
-        if model not in offered:
-            raise errors.UnknownModel
+        """As `set_model` does, for a question: it does not wait for a list that is slow."""
+        with suppress(errors.Unavailable):
+            offered = self._upstream.offered_models()
+            if offered and model not in offered:
+                raise errors.UnknownModel
 
     def create(
         self, name: str, *, seconds: float | None = None, metadata: Mapping[str, Any] = NOTHING, messages: Said = ()
     ) -> Conversation:
-        """A new conversation; it expires `seconds` after it was last touched, or never."""
-        created = self._store.create(name, seconds, dict(metadata))
-        if messages:
-            self.add(name, messages)
-        return created
+        """A new conversation, or the one of that name; it expires `seconds` after it was last touched, or never."""
+        return self._store.create(name, seconds, dict(metadata), [_kept(each) for each in messages])
 
     def find(self, name: str) -> Conversation:
         """Raises NotFound. An expiring conversation's time begins anew."""
@@ -79,9 +77,7 @@ class Conversations:
         """Replace the conversation's metadata. Raises NotFound."""
         return self._store.set_metadata(name, metadata)
 
-    def begin(
-        self, draft: Run, *, streamed: bool, messages: Said = (), alone: bool = False, create: bool = True
-    ) -> Run:
+    def begin(self, draft: Run, *, messages: Said = (), alone: bool = False, create: bool = True) -> Run:
         """Begin to write a reply as `draft` says, or find the run that answers it already.
 
         It is written whether or not anybody waits. `messages` are added to the history with it. With `alone`, an open
@@ -89,15 +85,17 @@ class Conversations:
         NotFound. Raises RequestIdConflict, ConversationBusy, ShuttingDown, StoreUnavailable.
         """
         kept = [_kept(each) for each in messages]
-        return self._runner.begin(draft, Terms(kept, alone, create), streamed=streamed)
+        return self._runner.begin(draft, Terms(kept, alone, create))
 
-    def ask(self, draft: Run, seconds: float, is_there: Callable[[], bool], *, create: bool = True) -> Run:
-        """The run that answers `draft`: completed, or still open after `seconds`.
+    def ask(
+        self, draft: Run, seconds: float, is_there: Callable[[], bool], *, create: bool = True, streamed: bool = False
+    ) -> Run:
+        """The run that answers `draft`: completed, or still open after `seconds`. A new one is `streamed` upstream.
 
         It goes on when the caller leaves, and is in the history when it is done. Raises what `begin` raises and what
         the run failed with.
         """
-        run = self._runner.ask(draft, seconds, is_there, Terms(create=create))
+        run = self._runner.ask(draft, seconds, is_there, Terms(create=create), streamed=streamed)
         problem = problem_of(run)
         if problem is not None:
             raise problem
@@ -115,7 +113,7 @@ class Conversations:
 
     def stream(self, draft: Run, is_there: Callable[[], bool], *, create: bool = True) -> tuple[str, Reading]:
         """The id of the run that answers `draft`, and its text as it is written, as `read` gives it."""
-        run = self.begin(draft, streamed=True, create=create)
+        run = self.begin(draft, create=create)
         try:
             return run.id, self._runner.read(run.id, 0, is_there)
         except errors.NotFound:  # It was begun a moment ago, so that it was cleared away in between.
@@ -125,7 +123,7 @@ class Conversations:
         """Raises NotFound."""
         return self._store.run(run_id)
 
-    def submit(self, run_id: str, outputs: Mapping[str, str], *, streamed: bool) -> Run:
+    def submit(self, run_id: str, outputs: Mapping[str, str]) -> Run:
         """Go on with a run that requires action: `outputs` has what each of its calls gave, by the call's id.
 
         Raises NotFound, NoActionRequired, InvalidRequest where the ids are not those of the calls, and what `begin`
@@ -142,7 +140,7 @@ class Conversations:
         # A call that was demanded has been made; demanded again, it would be made for ever.
         parameters = {name: value for name, value in run.options.parameters.items() if name != "tool_choice"}
         options = replace(run.options, parameters=parameters)
-        return self._runner.resume(replace(run, steps=steps, options=options), streamed=streamed)
+        return self._runner.resume(replace(run, steps=steps, options=options))
 
     def note(self, run_id: str, details: Mapping[str, Any]) -> Run:
         """Replace what the dialect keeps with a run. Raises NotFound."""
@@ -171,7 +169,7 @@ class Conversations:
             raise errors.NotRetryable
         request_id = run.request_id or f"retry of {run_id}"
         draft = Run(run.question, request_id, conversation=run.conversation, options=run.options)
-        return self.begin(draft, streamed=True, create=False)
+        return self.begin(draft, create=False)
 
     def runs(self, name: str, status: Status | None, most: int) -> Sequence[Run]:
         """The conversation's newest `most` runs, or of those with `status`; newest first."""

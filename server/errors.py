@@ -29,6 +29,7 @@ ServerError
     RunExpired
     UpstreamFailed
       UpstreamUnreachable
+      UpstreamNotFound
       UpstreamTimedOut
       UpstreamRefusedKey
       UpstreamRateLimited
@@ -180,6 +181,13 @@ class UpstreamFailed(Unavailable):
 class UpstreamUnreachable(UpstreamFailed):
     code = "upstream_unreachable"
     sentence = "The model's server cannot be reached; try again in a moment."
+
+
+class UpstreamNotFound(UpstreamFailed):
+    code = "upstream_not_found"
+    sentence = (
+        "There are no chat completions at that address; does OPENAI_BASE_URL end in /v1? The operator must check."
+    )
 
 
 class UpstreamTimedOut(UpstreamFailed):

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -12,7 +12,7 @@ from server import errors
 from server.followed import told
 from server.live import LiveRun
 from server.model import Conversation, Failure, Run, Status
-from server.store import Store
+from server.store import NOTHING, Store
 
 FLUSHES_AT_ONCE = 16
 """A store that commits what comes at the same time together takes many texts for the price of a few."""
@@ -56,12 +56,12 @@ class Held:
             self._idle.wait_for(lambda: not self._open, seconds)
         return until - time.monotonic()
 
-    def end(self, live: LiveRun, status: Status, replay_from: int | None, **known: Any) -> None:
+    def end(self, live: LiveRun, status: Status, context_starts: Mapping[str, int] = NOTHING, **known: Any) -> None:
         """Write the run's end, and tell all who wait. The first end stands."""
         with live.changed:
             if live.run.is_open and live.unwritten is None:
                 ended = live.run.ending(status, self._clock(), text=live.text(), collected=live.has_company(), **known)
-                self._write_end(live, ended, replay_from)
+                self._write_end(live, ended, context_starts)
 
     def start(self, live: LiveRun) -> Conversation | None:
         """As `Store.start`; None also where the store cannot be reached, so that it is tried again later."""
@@ -100,7 +100,7 @@ class Held:
             self.look_up(live)
         except errors.StoreUnavailable as problem:
             self.is_reachable = False
-            self.end(live, "failed", None, failure=failure_of(problem))
+            self.end(live, "failed", failure=failure_of(problem))
 
     def end_at_last(self, live: LiveRun) -> None:
         """Write the end that the store could not be told when it came, if there is one.
@@ -127,7 +127,7 @@ class Held:
             ended = live.run
             if ended.is_open:
                 ended = ended.ending("failed", self._clock(), failure=failure_of(errors.StoreUnavailable()))
-            live.keep_unwritten(ended, None)
+            live.keep_unwritten(ended, NOTHING)
         self.is_reachable = False
         self.add(live)
 
@@ -166,16 +166,16 @@ class Held:
                 self._store.ping()
                 self.is_reachable = True
 
-    def _write_end(self, live: LiveRun, ended: Run, replay_from: int | None) -> None:
+    def _write_end(self, live: LiveRun, ended: Run, context_starts: Mapping[str, int]) -> None:
         """To be called with `live.changed` held. What the store cannot be told now is kept until it can."""
         try:
             if not self.is_reachable:
                 raise errors.StoreUnavailable
             # A run that is gone was cleared away, and clearing cancels.
-            live.end(self._store.finish(live.name, ended, replay_from) or replace(ended, status="cancelled"))
+            live.end(self._store.finish(live.name, ended, context_starts) or replace(ended, status="cancelled"))
         except errors.StoreUnavailable:
             self.is_reachable = False
-            live.keep_unwritten(ended, replay_from)
+            live.keep_unwritten(ended, context_starts)
 
     def _flush(self, live: LiveRun) -> None:
         try:

@@ -2,7 +2,7 @@
 
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 
@@ -53,8 +53,8 @@ class LiveRun:
         """Whether the store has it."""
         self.is_doubtful = False
         """Whether the store failed when the run was to be started, so that it may have been."""
-        self.unwritten: tuple[Run, int | None] | None = None
-        """The run's end, and the place of the replay, which the store could not be told yet."""
+        self.unwritten: tuple[Run, Mapping[str, int]] | None = None
+        """The run's end, and what was learnt of contexts, which the store could not be told yet."""
         self.is_out_of_reach = False
         """Whether the store, which alone can tell how the run stands, cannot be reached."""
         self._pieces: list[str] = []
@@ -138,10 +138,10 @@ class LiveRun:
         self.unwritten = None
         self.changed.notify_all()
 
-    def keep_unwritten(self, ended: Run, replay_from: int | None) -> None:
+    def keep_unwritten(self, ended: Run, context_starts: Mapping[str, int]) -> None:
         """The store is to be told the run's end later; who waits is told so now. To be called with `changed` held."""
         # Nobody who waits is given the reply, so nobody has collected it.
-        self.unwritten = (replace(ended, collected=False), replay_from)
+        self.unwritten = (replace(ended, collected=False), context_starts)
         self.is_out_of_reach = True
         self.changed.notify_all()
 

@@ -1,5 +1,6 @@
 """The words of the project: Conversation, Message, Run, Usage. Imports nothing of ours."""
 
+import hashlib
 import secrets
 import time
 from collections.abc import Mapping
@@ -16,6 +17,13 @@ Status = Literal["queued", "running", "requires_action", "completed", "failed", 
 def new_id(kind: str) -> str:
     """An id that nobody can guess, such as `run_` and 32 hexadecimal digits."""
     return f"{kind}_{secrets.token_hex(16)}"
+
+
+def id_from(kind: str, key: str | None) -> str:
+    """The id that belongs to `key`, which only those can tell who know it; a new one without a key."""
+    if key is None:
+        return new_id(kind)
+    return f"{kind}_{hashlib.sha256(f'{kind} {key}'.encode()).hexdigest()[:32]}"
 
 
 def rfc3339(seconds: float) -> str:
@@ -97,6 +105,8 @@ class ToolCall:
     """JSON, as the model wrote it."""
     output: str | None = None
     """None until the client has told it."""
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Further fields of the upstream's call, which are sent back with the output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +120,8 @@ class Step:
     """What the model had written since the step before."""
     ended: float | None = None
     """When the outputs came, in Unix seconds; None while they have not."""
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Fields of the upstream's message, such as its reasoning, which are sent back with the outputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,8 +220,10 @@ class Conversation:
     model: str | None = None
     """None while the client has not chosen one."""
     message_count: int = 0
-    replay_from: int = 0
-    """The place of the first message that is still replayed, since the model could not read more."""
+    context_starts: Mapping[str, int] = field(default_factory=dict, hash=False)
+    """By model, the place of the first message that is still replayed, since that model could not read more."""
+    history_id: str = field(default="", compare=False)
+    """Another one as soon as the history has changed other than by growing; empty if that is not known."""
     created: float = field(default=0.0, compare=False)
     """Unix seconds."""
     touched: float = field(default=0.0, compare=False)

@@ -20,16 +20,11 @@ from server.turns import Turns
 from server.upstream import Upstream
 from server.writing import Author, Limits
 
-FLUSH_SECONDS = 0.25
-"""How long written text stays unknown to the store, at most."""
-
-LOOK_SECONDS = 1.0
-"""How long a run of another process may have changed without this one hearing of it, at most."""
+FLUSH_SECONDS = 0.25  # How long written text stays unknown to the store, at most.
+LOOK_SECONDS = 1.0  # How long a run of another process may have changed without this one hearing of it, at most.
 
 SWEEP_SECONDS = 60.0
-
-ACTION_SECONDS = 600.0
-"""How long a run waits for the outputs of tools."""
+ACTION_SECONDS = 600.0  # How long a run waits for the outputs of tools.
 
 
 class Runner:
@@ -56,16 +51,18 @@ class Runner:
         """How long a run may take, until everybody has heard of its end."""
         return self._limits.run_timeout_seconds + 2 * LOOK_SECONDS
 
-    def begin(self, draft: Run, terms: Terms = PLAIN, *, streamed: bool) -> Run:
-        """Begin to write a reply as `draft` says, or find the run that answers it already.
+    def begin(self, draft: Run, terms: Terms = PLAIN) -> Run:
+        """Begin to write a reply as `draft` says, streamed, or find the run that answers it already.
 
         Raises what `Store.begin` raises, and ShuttingDown.
         """
-        return self._begin(self._drafted(draft, streamed), terms)
+        return self._begin(self._drafted(draft, streamed=True), terms)
 
-    def ask(self, draft: Run, seconds: float, is_there: Callable[[], bool], terms: Terms = PLAIN) -> Run:
+    def ask(
+        self, draft: Run, seconds: float, is_there: Callable[[], bool], terms: Terms = PLAIN, *, streamed: bool = False
+    ) -> Run:
         """`begin`, and then `wait`, whose NotFound is RunCancelled here; the caller waits from the start."""
-        live = self._drafted(draft, streamed=False)
+        live = self._drafted(draft, streamed)
         live.attend(is_there)
         run = self._begin(live, terms)
         if run.id == live.run.id:
@@ -115,7 +112,7 @@ class Runner:
             with live.changed:
                 live.is_begun = True
                 if not live.run.is_open:  # It ended before it was written down.
-                    self._store.finish(live.name, live.run, None)
+                    self._store.finish(live.name, live.run)
         except (errors.Refused, errors.StoreFull):
             self._forget(live)
             raise
@@ -162,17 +159,17 @@ class Runner:
         run = self._store.run(run_id)
         if not run.is_open:
             return run
-        kept = self._store.finish(run.conversation, run.ending("cancelled", self._clock()), None)
+        kept = self._store.finish(run.conversation, run.ending("cancelled", self._clock()))
         if kept is None:
             raise errors.NotFound
         return kept
 
-    def resume(self, run: Run, *, streamed: bool) -> Run:
-        """Go on with a run that required action, `run` having the outputs; it keeps its place.
+    def resume(self, run: Run) -> Run:
+        """Go on with a run that required action, `run` having the outputs, streamed; it keeps its place.
 
         Raises NoActionRequired where it does not require action any more, ShuttingDown, StoreUnavailable.
         """
-        live = LiveRun(run.conversation, replace(run, status="queued", expires=None), streamed)
+        live = LiveRun(run.conversation, replace(run, status="queued", expires=None), streamed=True)
         self._check_open()
         self._ticker.start()
         self._held.resume(live)
@@ -182,10 +179,12 @@ class Runner:
     def clear(self, name: str) -> None:
         """Forget the conversation's history, after cancelling each of its open runs; nothing of them is kept."""
         self._let_go(self._store.clear(name))
+        self._author.forget(name)
 
     def delete(self, name: str) -> None:
         """Forget all that there is of the conversation, after cancelling each of its open runs."""
         self._let_go(self._store.delete(name))
+        self._author.forget(name)
 
     def shut_down(self, seconds: float) -> None:
         """Begin no more, give open runs `seconds` to end, and mark the rest as interrupted, with their text.
@@ -225,6 +224,7 @@ class Runner:
                 self._held.renew()
             if self._ticker.is_due("sweep", SWEEP_SECONDS):
                 self._store.sweep()
+        self._author.tick()
         self._leave_ended()
 
     def hear(self, run_ids: Collection[str]) -> None:
@@ -271,9 +271,9 @@ class Runner:
         self._end(live, "cancelled")
         live.cut()
 
-    def _end(self, live: LiveRun, status: Status, replay_from: int | None = None, **known: Any) -> None:
+    def _end(self, live: LiveRun, status: Status, **known: Any) -> None:
         """Write the run's end, tell all who wait, and let the next one have its turn. The first end stands."""
-        self._held.end(live, status, replay_from, **known)
+        self._held.end(live, status, **known)
         self._leave(live)
 
     def _pause(self, live: LiveRun, step: Step, **known: Any) -> None:

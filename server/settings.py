@@ -18,6 +18,15 @@ class Settings:
     openai_base_url: str = ""
     """Another OpenAI-compatible server, such as `http://localhost:11434/v1`. Alone, it needs no key."""
 
+    openai_org_id: str = ""
+    """The organization that requests count for."""
+
+    openai_project_id: str = ""
+    """The project that requests count for."""
+
+    openai_custom_headers: str = field(default="", repr=False)
+    """Headers for every request to the upstream, `Name: value`, one a line."""
+
     llm_server_url: str = ""
     """Another name of `OPENAI_BASE_URL`, which wins."""
 
@@ -122,8 +131,18 @@ class Settings:
         for name in ("openai_base_url", "llm_server_url"):
             if not _is_address(getattr(self, name)):
                 raise ValueError(f"{name.upper()}: must be an address such as http://localhost:11434/v1")
-        if not self.openai_api_key.isascii() or not self.openai_api_key.isprintable():
-            raise ValueError("OPENAI_API_KEY: must have no characters but those of ASCII")
+        for name in ("openai_api_key", "openai_org_id", "openai_project_id"):
+            value = getattr(self, name)
+            if not value.isascii() or not value.isprintable():
+                raise ValueError(f"{name.upper()}: must have no characters but those of ASCII")
+        if any(not _HEADER.fullmatch(line) for line in _lines(self.openai_custom_headers)):
+            raise ValueError("OPENAI_CUSTOM_HEADERS: must be lines such as api-key: abc")
+
+    @property
+    def upstream_headers(self) -> dict[str, str]:
+        """`openai_custom_headers` by name."""
+        pairs = [line.split(":", 1) for line in _lines(self.openai_custom_headers)]
+        return {name.strip(): value.strip() for name, value in pairs}
 
     @property
     def effective_store_url(self) -> str:
@@ -156,6 +175,9 @@ class Settings:
                     raise ValueError(f"{name}: {problem}") from None
         return cls(**chosen)
 
+
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+[ \t]*:[\t\x20-\x7e]*")
+"""A field of HTTP (RFC 9110, 5.1) in ASCII."""
 
 _CHOICES = {"upstream": ("openai", "scripted"), "log_level": ("debug", "info", "warning", "error")}
 
@@ -199,7 +221,11 @@ def _is_address(text: str) -> bool:
         port = urlsplit(text).port
     except ValueError:
         return False
-    return not text or (port != 0 and re.fullmatch(r"https?://[^\s/?#:][^\s?#]*", text, re.IGNORECASE) is not None)
+    return not text or (port != 0 and re.fullmatch(r"https?://[^\s/?#:][^\s#]*", text, re.IGNORECASE) is not None)
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.split("\n") if line.strip()]
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -1,16 +1,18 @@
 """One reply: from what is sent upstream to the last of its text."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from server import errors, replay
 from server.held import failure_of
 from server.live import LiveRun
-from server.model import Conversation, Message, Run, Step, Usage
+from server.model import Conversation, Run, Step, Usage
+from server.replay import Transcript
 from server.store import Store
 from server.threads import Threads
+from server.transcripts import Transcripts
 from server.upstream import Call, Upstream
 
 log = logging.getLogger("server.runs")
@@ -43,7 +45,7 @@ class Author:
         pause: Callable[..., None],
         done: Callable[[], None],
     ) -> None:
-        """What came of a run is told with `end(live, status, replay_from, **known)` or `pause(live, step, **known)`.
+        """What came of a run is told with `end(live, status, **known)` or `pause(live, step, **known)`.
 
         One of them is called once for each run that is begun, and then `done`.
         """
@@ -55,6 +57,7 @@ class Author:
         self._pause = pause
         self._done = done
         self._threads = Threads("writer", self._write)
+        self._transcripts = Transcripts(store, clock)
 
     def begin(self, live: LiveRun, conversation: Conversation) -> None:
         """Have the reply to `live` written, with the conversation as it is at the run's start."""
@@ -64,12 +67,21 @@ class Author:
             self._fail(live, problem)
             self._done()
 
+    def forget(self, name: str) -> None:
+        """A conversation's history is gone."""
+        self._transcripts.forget(name)
+
+    def tick(self) -> None:
+        """Let go of what nobody has used for a while."""
+        self._transcripts.forget_unused()
+        self._upstream.close_idle()
+
     def _write(self, live: LiveRun, conversation: Conversation) -> None:
         """From a run's turn to its end. Nothing escapes."""
         try:
             self._have_written(live, conversation)
         except errors.ServerError as problem:
-            self._end(live, "failed", None, failure=failure_of(problem))
+            self._end(live, "failed", failure=failure_of(problem))
         except Exception as problem:  # noqa: BLE001 - It is logged, and the run ends with it.
             self._fail(live, problem)
         finally:
@@ -77,44 +89,42 @@ class Author:
 
     def _fail(self, live: LiveRun, problem: Exception) -> None:
         log.error("a run failed for a reason that has no name", exc_info=problem)
-        self._end(live, "failed", None, failure=failure_of(errors.InternalError()))
+        self._end(live, "failed", failure=failure_of(errors.InternalError()))
 
     def _have_written(self, live: LiveRun, conversation: Conversation) -> None:
         """Where the model cannot read so much, the older half is left out, and again, until it can."""
         options, count = live.run.options, conversation.message_count
         model = options.model or conversation.model or self._upstream.default_model()
-        place = self._first_place(live.run, conversation)
-        shortened: int | None = None
+        start = self._first_place(live.run, conversation, model)
+        learnt: dict[str, int] = {}
         before = len(live.text())
         while True:
-            history = self._store.messages(conversation.name, place, count) if place < count else ()
-            if place:  # Else nothing was left out, and a reply without its question was said so.
-                history = replay.whole_turns(history)
+            history = self._transcripts.get(conversation, start, keep=options.last_messages is None)
             try:
-                reply = live.listen(self._upstream.open(self._call(live, model, history)))
+                reply = live.listen(self._upstream.open(self._call(live, model, history.transcript)))
                 break
             except errors.ContextTooLong:
-                shorter = replay.halved(place, count)
+                shorter = replay.halved(start, count)
                 # Without a question there must be something left to answer.
-                if place >= count or (shorter >= count and not live.run.question):
+                if start >= count or (shorter >= count and not live.run.question):
                     raise
-                place = shortened = shorter
+                start = learnt[model] = shorter
         known = {
             "model": reply.model or model,
             "usage": _sum(live.run.usage, reply.usage),
-            "replayed": len(history),
-            "omitted": count - len(history),
+            "replayed": history.count,
+            "omitted": count - history.count,
             "finish_reason": reply.finish_reason,
             "logprobs": reply.logprobs,
         }
         if reply.calls and "tools" in options.parameters:
-            self._pause(live, Step(reply.calls, self._clock(), live.text(before)), **known)
+            self._pause(live, Step(reply.calls, self._clock(), live.text(before), extra=reply.extra), **known)
         elif not live.text():
             raise errors.UpstreamEmptyReply
         else:
-            self._end(live, "completed", shortened, **known)
+            self._end(live, "completed", context_starts=learnt, **known)
 
-    def _call(self, live: LiveRun, model: str, history: Sequence[Message]) -> Call:
+    def _call(self, live: LiveRun, model: str, history: Transcript) -> Call:
         run = live.run
         left = run.resumed + self._limits.run_timeout_seconds - self._clock()
         if left <= 0:
@@ -134,10 +144,11 @@ class Author:
             replay.fingerprint(live.name),
         )
 
-    def _first_place(self, run: Run, conversation: Conversation) -> int:
+    def _first_place(self, run: Run, conversation: Conversation, model: str) -> int:
         """Where the replay begins: in blocks by the server's own bound, and exactly where the run has one."""
         count, last = conversation.message_count, run.options.last_messages
-        place = replay.first_place(count, self._limits.max_context_messages, conversation.replay_from)
+        learnt = conversation.context_starts.get(model, 0)
+        place = replay.first_place(count, self._limits.max_context_messages, learnt)
         return place if last is None else max(place, count - last)
 
 

@@ -32,6 +32,7 @@ LONGEST = (
     "test_schemathesis",
     "test_workers",
     "test_serving",
+    "test_litellm",
     "test_redis",
     "test_docs",
     "test_stateful",

@@ -226,7 +226,8 @@ class TestWhatARunIsAskedWith:
         strategy = {"type": "last_messages", "last_messages": most}
         run = ran(client, thread(client, *said), truncation_strategy=strategy)
         assert run["truncation_strategy"] == strategy
-        assert [content for role, content in sent(upstream) if role == "user"] == said[-most:]
+        # Consecutive ones of a role are sent as one.
+        assert [content for role, content in sent(upstream) if role == "user"] == ["\n\n".join(said[-most:])]
 
     def test_the_last_message_is_sent_also_where_it_is_a_reply(
         self, client: FlaskClient, upstream: ScriptedUpstream
@@ -255,7 +256,7 @@ class TestWhatARunIsAskedWith:
         assert texts(client, thread_id) == ["Hi", "Ho", "Hm", "re: Hm"]
 
     def test_the_same_idempotency_key_gets_the_same_run(self, client: FlaskClient, upstream: ScriptedUpstream) -> None:
-        thread_id = thread(client, "Hi")
+        thread_id = thread(client)
         body = {"additional_messages": [{"role": "user", "content": "Ho"}]}
         headers = {"Idempotency-Key": "1"}
         first, second = (
@@ -263,8 +264,37 @@ class TestWhatARunIsAskedWith:
             for _ in range(2)
         )
         assert first == second
-        assert texts(client, thread_id) == ["Hi", "Ho", "re: Ho"]
+        assert texts(client, thread_id) == ["Ho", "re: Ho"]
         assert len(upstream.heard) == 1
+
+    def test_a_run_that_nobody_reads_is_streamed_from_the_upstream(
+        self, client: FlaskClient, upstream: ScriptedUpstream, told: Told
+    ) -> None:
+        told.say("look", LOOK)  # type: ignore[arg-type]
+        run = ran(client, thread(client, "look"), tools=[TOOL])
+        told.end("found", "so it is")
+        path = f"/threads/{run['thread_id']}/runs/{run['id']}/submit_tool_outputs"
+        ended(client, made(client, path, tool_outputs=[{"tool_call_id": "call_1", "output": "found"}]))
+        assert [call.streamed for call in upstream.heard] == [True, True]
+
+    def test_what_was_written_of_a_run_is_kept_when_it_is_cancelled(self, client: FlaskClient, told: Told) -> None:
+        run = made(client, f"/threads/{thread(client, 'slow')}/runs")
+        told.say("slow", "So far")
+        path = f"/threads/{run['thread_id']}/runs/{run['id']}"
+        reader = client.get(f"/chat/stream/{run['id']}", buffered=False)
+        assert any(b"So far" in frame for frame in reader.response)
+        assert made(client, f"{path}/cancel")["status"] in ("cancelling", "cancelled")
+        assert texts(client, run["thread_id"]) == ["slow", "So far"]
+
+    def test_a_failed_run_leaves_no_two_questions_in_a_row(
+        self, client: FlaskClient, upstream: ScriptedUpstream, told: Told
+    ) -> None:
+        thread_id = thread(client, "slow")
+        told.fail("slow", errors.UpstreamFailed())
+        assert ran(client, thread_id)["status"] == "failed"
+        made(client, f"/threads/{thread_id}/messages", role="user", content="And?")
+        ran(client, thread_id)
+        assert sent(upstream)[1:] == [("user", "slow\n\nAnd?")]
 
 
 class TestNotOffered:
@@ -660,6 +690,39 @@ class TestSimpleDoor:
         assert len(upstream.heard) == 1
         other = client.post("/api/v1/chat", json={**body, "message": "Ho"}, headers=headers)
         assert (other.status_code, other.json["error"]["code"]) == (409, "request_id_conflict")
+
+    def test_a_key_names_the_thread_of_a_message_that_names_none(
+        self, client: FlaskClient, upstream: ScriptedUpstream
+    ) -> None:
+        headers = {"Idempotency-Key": "k" * 16}
+        first, second = (client.post("/api/v1/chat", json={"message": "Hi"}, headers=headers).json for _ in range(2))
+        assert first == second
+        assert len(upstream.heard) == 1
+        other = client.post("/api/v1/chat", json={"message": "Ho"}, headers=headers)
+        assert (other.status_code, other.json["error"]["code"]) == (409, "request_id_conflict")
+        another = client.post("/api/v1/chat", json={"message": "Hi"}, headers={"Idempotency-Key": "j" * 16}).json
+        assert another["thread_id"] != first["thread_id"]
+
+    def test_a_key_names_the_thread_that_is_made_with_its_run(
+        self, client: FlaskClient, upstream: ScriptedUpstream
+    ) -> None:
+        headers, body = {"Idempotency-Key": "k" * 16}, {"thread": {"messages": [{"role": "user", "content": "Hi"}]}}
+        first, second = (
+            ended(client, client.post("/api/v1/threads/runs", json=body, headers=headers).json) for _ in range(2)
+        )
+        assert first == second
+        assert texts(client, first["thread_id"]) == ["Hi", "re: Hi"]
+        assert len(upstream.heard) == 1
+
+    @pytest.mark.parametrize("path", ["/api/v1/chat", "/api/v1/threads/runs"])
+    @pytest.mark.parametrize("key", ["", "k" * 15, "k" * 201], ids=len)
+    def test_a_key_that_could_be_guessed_names_no_thread(
+        self, client: FlaskClient, upstream: ScriptedUpstream, path: str, key: str
+    ) -> None:
+        body = {"message": "Hi"} if path.endswith("chat") else {}
+        answer = client.post(path, json=body, headers={"Idempotency-Key": key})
+        assert (answer.status_code, answer.json["error"]["code"]) == (400, "invalid_request")
+        assert not upstream.heard
 
     def test_health_tells_how_the_server_is(self, client: FlaskClient) -> None:
         assert get(client, "/health")["status"] == "healthy"

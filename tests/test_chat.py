@@ -4,7 +4,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 import pytest
@@ -297,6 +297,57 @@ class TestRequestId:
         assert told.calls == []
 
 
+class TestKeyWithoutAName:
+    KEY: ClassVar = {"Idempotency-Key": "0123456789abcdef"}
+
+    def test_the_same_key_finds_the_same_reply(self, client: FlaskClient, told: Told) -> None:
+        first, second = (chat(client, headers=self.KEY, conversation_history=HISTORY).json for _ in range(2))
+        assert first == second
+        assert start(client, headers=self.KEY).json == start(client, headers=self.KEY).json
+        assert told.calls == ["hi"]
+
+    def test_what_came_with_the_question_comes_with_it_once(
+        self, client: FlaskClient, told: Told, upstream: ScriptedUpstream
+    ) -> None:
+        told.fail("slow", errors.UpstreamFailed())
+        assert chat(client, "slow", headers=self.KEY, conversation_history=HISTORY).status_code == 502
+        told.end("slow", "at last")
+        again = chat(client, "slow", headers=self.KEY, conversation_history=HISTORY)
+        assert again.json["response"] == "at last"
+        said = [(each["role"], each["content"]) for each in HISTORY]
+        assert sent(upstream) == [*said, ("user", "slow")]
+
+    def test_two_requests_at_once_are_one_question(self, client: FlaskClient, told: Told, at_once: AtOnce) -> None:
+        asked = [at_once(chat, client, "slow", headers=self.KEY) for _ in range(8)]
+        told.await_call("slow")
+        told.end("slow", "once")
+        assert {each.result(PATIENCE_SECONDS).json["response"] for each in asked} == {"once"}
+        assert told.calls == ["slow"]
+
+    def test_another_message_under_the_same_key_is_409(self, ask: Any, told: Told) -> None:
+        ask("hi", headers=self.KEY)
+        answer = ask("ho", headers=self.KEY)
+        assert (answer.status_code, answer.json["code"]) == (409, "request_id_conflict")
+        assert "ho" not in told.calls
+
+    def test_another_key_is_another_question(self, client: FlaskClient, told: Told) -> None:
+        for key in ("k" * 16, "j" * 16, "k" * 200):
+            assert chat(client, headers={"Idempotency-Key": key}).status_code == 200
+        assert told.calls == ["hi"] * 3
+
+    @pytest.mark.parametrize("key", ["", "k", "k" * 15, "k" * 201], ids=len)
+    def test_a_key_of_another_length_is_400_and_asks_nothing(self, ask: Any, told: Told, key: str) -> None:
+        answer = ask(headers={"Idempotency-Key": key})
+        assert (answer.status_code, answer.json["code"]) == (400, "invalid_request")
+        assert "Idempotency-Key" in answer.json["error"]
+        assert told.calls == []
+
+    def test_without_a_key_a_second_call_is_a_second_question(self, client: FlaskClient, told: Told) -> None:
+        for _ in range(2):
+            assert chat(client).status_code == 200
+        assert told.calls == ["hi", "hi"]
+
+
 class TestFailures:
     @pytest.mark.parametrize(
         ("kind", "status"),
@@ -344,9 +395,9 @@ class TestFailures:
 
     def test_a_busy_conversation_refuses_one_more(self, ask: Any, app: Flask, told: Told) -> None:
         runner = app.extensions["runner"]
-        runner.begin(Run("slow", conversation="ada"), streamed=False)
+        runner.begin(Run("slow", conversation="ada"))
         for n in range(32):
-            runner.begin(Run(f"q{n}", conversation="ada"), streamed=False)
+            runner.begin(Run(f"q{n}", conversation="ada"))
         answer = ask("one more", client_name="ada")
         assert (answer.status_code, answer.json["code"]) == (429, "conversation_busy")
         told.end("slow", "ok")
@@ -502,7 +553,7 @@ class TestARunThatWaitsForTools:
         tools = [{"type": "function", "function": {"name": "weather"}}]
         runner = app.extensions["runner"]
         options = Options(parameters={"tools": tools})
-        run = runner.begin(Run("slow", conversation="ada", options=options), streamed=True)
+        run = runner.begin(Run("slow", conversation="ada", options=options))
         told.await_call("slow")
         yield run
 

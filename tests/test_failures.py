@@ -50,6 +50,7 @@ CODES = {
     "upstream_timed_out": 504,
     "upstream_unauthorized": 502,
     "upstream_unreachable": 502,
+    "upstream_not_found": 502,
 }
 """Programs depend on these: add to them, and change none."""
 

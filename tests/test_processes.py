@@ -38,7 +38,7 @@ class Process:
         self.conversations = Conversations(self.store, upstream, self.runner)
 
     def begun(self, question: str, request_id: str | None = None) -> Run:
-        return self.runner.begin(Run(question, request_id, conversation="ada"), streamed=True)
+        return self.runner.begin(Run(question, request_id, conversation="ada"))
 
     def ended(self, run: Run) -> Run:
         return self.runner.wait(run.id, PATIENCE_SECONDS, lambda: True)

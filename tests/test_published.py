@@ -145,8 +145,8 @@ class TestQuery:
     def test_a_busy_conversation_refuses_one_more(self, app: Any, told: Told, at_once: AtOnce) -> None:
         client = app.test_client()
         runner = app.extensions["runner"]
-        runner.begin(Run("slow", conversation="ada"), streamed=False)
-        waiting = [runner.begin(Run(f"q{n}", conversation="ada"), streamed=False) for n in range(32)]
+        runner.begin(Run("slow", conversation="ada"))
+        waiting = [runner.begin(Run(f"q{n}", conversation="ada")) for n in range(32)]
         answer = query(client, "one more")
         assert (answer.status_code, answer.json["code"]) == (429, "conversation_busy")
         told.end("slow", "ok")
@@ -191,6 +191,32 @@ class TestDeadline:
             assert caller.patience(300) == 90
         with app.test_request_context("/query", headers={"User-Agent": "curl/8"}):
             assert caller.patience(300) == 300
+
+    @pytest.mark.parametrize("prefer", ["respond-async", "Respond-Async", "handling=lenient; respond-async", "wait=0"])
+    def test_who_prefers_not_to_wait_is_answered_at_once_and_the_reply_is_streamed(
+        self, client: FlaskClient, told: Told, upstream: ScriptedUpstream, prefer: str
+    ) -> None:
+        answer = query(client, "slow", headers={"Prefer": prefer})
+        assert (answer.status_code, answer.json["status"]) == (202, "running")
+        told.say("slow", "So ")
+        reader = client.get(f"/chat/stream/{answer.json['run_id']}", buffered=False)
+        assert any(b"So " in frame for frame in reader.response)
+        reader.close()  # Who reads it to its end would have it.
+        told.end("slow", "far.")
+        assert query(client, "slow", headers={"Prefer": "wait=20"}).json == {"response": "So far."}
+        assert [call.streamed for call in upstream.heard] == [True]
+
+    def test_who_waits_for_the_whole_reply_is_no_reason_to_stream_it(
+        self, client: FlaskClient, upstream: ScriptedUpstream
+    ) -> None:
+        for prefer in ("wait=20", "respond-asynchronously, wait=20", "respond-async; wait=20"):
+            assert query(client, f"hi {prefer}", headers={"Prefer": prefer}).status_code == 200
+        assert [call.streamed for call in upstream.heard] == [False, False, True]
+
+    def test_a_reply_that_is_there_already_is_given_at_once(self, client: FlaskClient) -> None:
+        assert query(client, "hi", request_id="1", headers={"Prefer": "wait=20"}).status_code == 200
+        again = query(client, "hi", request_id="1", headers={"Prefer": "respond-async"})
+        assert (again.status_code, again.json) == (200, {"response": "re: hi"})
 
     def test_prefer_wait_zero_answers_at_once(self, client: FlaskClient, told: Told) -> None:
         assert query(client, "slow", headers={"Prefer": "wait=0"}).status_code == 202

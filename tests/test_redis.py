@@ -102,7 +102,7 @@ class TestRedisStore(SharedStoreTests):
             lambda store, ended: store.conversation("ada"),
             lambda store, ended: store.messages("ada", 0, 10),
             lambda store, ended: store.runs("ada", None, 10),
-            lambda store, ended: store.finish("ada", ended, None),
+            lambda store, ended: store.finish("ada", ended),
             lambda store, ended: store.start("ada", ended.id),
             lambda store, ended: store.append("ada", ended.id, 0, "be"),
             lambda store, ended: store.touch("ada"),
@@ -346,7 +346,7 @@ class TestRestart:
         assert reader.run(ended.id).status == "completed"
         begun, started, is_appended, end = [call() for call in calls]
         assert (begun.run, begun.fresh) == (replace(draft, status="running", conversation="begins"), True)
-        assert started == Conversation("starts", None, 2, 0)
+        assert started == Conversation("starts", None, 2)
         assert is_appended
         assert reader.run(appended.id).text == "because"
         assert end == reader.run(ended.id)

@@ -45,7 +45,7 @@ def runner(store: MemoryStore, upstream: ScriptedUpstream, limits: Limits, clock
 
 
 def begun(runner: Runner, question: str, name: str = "ada", request_id: str | None = None) -> Run:
-    return runner.begin(Run(question, request_id, conversation=name), streamed=True)
+    return runner.begin(Run(question, request_id, conversation=name))
 
 
 def ended(runner: Runner, run: Run) -> Run:

@@ -14,6 +14,9 @@ WHOLE_NUMBERS = [each.name for each in fields(Settings) if each.type in (int, in
 CHOSEN: dict[str, tuple[str, Any]] = {
     "openai_api_key": ("sk-1", "sk-1"),
     "openai_base_url": ("http://localhost:11434/v1", "http://localhost:11434/v1"),
+    "openai_org_id": ("org-1", "org-1"),
+    "openai_project_id": ("proj-1", "proj-1"),
+    "openai_custom_headers": ("api-key: a: b\nX-Team: blue", "api-key: a: b\nX-Team: blue"),
     "llm_server_url": ("http://localhost:8000/v1", "http://localhost:8000/v1"),
     "upstream": ("scripted", "scripted"),
     "default_model": ("gpt-6-sol", "gpt-6-sol"),
@@ -216,6 +219,22 @@ def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(text: str) -> N
 def test_settings_do_not_change_once_they_are_read(name: str) -> None:
     with pytest.raises(FrozenInstanceError):
         setattr(Settings(), name, CHOSEN[name][1])
+
+
+def test_custom_headers_are_one_a_line() -> None:
+    chosen = Settings.from_env({"OPENAI_CUSTOM_HEADERS": " api-key: a: b \r\n\n X-Team:blue\nX-None:"})
+    assert chosen.upstream_headers == {"api-key": "a: b", "X-Team": "blue", "X-None": ""}
+    assert Settings().upstream_headers == {}
+
+
+@pytest.mark.parametrize("text", ["no colon", ": x", "a b: c", "x: 한", "ok: 1\nno colon", "x: a\x00b", "x: a\rb: c"])
+def test_custom_headers_that_are_none_are_refused_by_name_and_never_shown(text: str) -> None:
+    assert refusal("openai_custom_headers", text) == "OPENAI_CUSTOM_HEADERS: must be lines such as api-key: abc"
+
+
+@pytest.mark.parametrize("name", ["openai_api_key", "openai_org_id", "openai_project_id"])
+def test_what_goes_into_a_header_is_ascii(name: str) -> None:
+    assert refusal(name, "sk-한") == f"{name.upper()}: must have no characters but those of ASCII"
 
 
 def test_a_refusal_shows_nothing_of_the_other_variables() -> None:

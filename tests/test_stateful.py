@@ -41,7 +41,7 @@ class Known:
     touched: float
     seconds: float | None = None
     model: str | None = None
-    replay_from: int = 0
+    context_starts: dict[str, int] = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)
     """Oldest first, each as its own writer reads it."""
     leases: dict[str, tuple[int, float]] = field(default_factory=dict)
@@ -257,7 +257,7 @@ class StoreMachine(RuleBasedStateMachine):
         text=texts,
         is_empty=st.booleans(),
         collected=st.booleans(),
-        replay_from=st.sampled_from([None, None, 0, 2]),
+        context_starts=st.sampled_from([{}, {}, {"m": 2}, {"m": 4, "n": 0}]),
     )
     def finish(
         self,
@@ -267,7 +267,7 @@ class StoreMachine(RuleBasedStateMachine):
         text: str,
         is_empty: bool,
         collected: bool,
-        replay_from: int | None,
+        context_starts: dict[str, int],
     ) -> None:
         store, writer = self._writer(place)
         name, run = self.drafts[run_id][0], self._read(run_id, writer)
@@ -278,7 +278,7 @@ class StoreMachine(RuleBasedStateMachine):
             collected=collected,
             failure=Failure("upstream_failed", "It failed.") if status in ("failed", "interrupted") else None,
         )
-        answer = store.finish(name, ended, replay_from)
+        answer = store.finish(name, ended, context_starts)
         if run is None:
             assert answer is None
         elif run.ended is not None:
@@ -289,8 +289,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.last[run_id] = ended
             known.end(ended)
             known.touched = self.clock.now
-            if replay_from is not None:
-                known.replay_from = replay_from
+            known.context_starts |= context_starts
 
     @rule(place=places, run_id=begun)
     def collect(self, place: int, run_id: str) -> None:
@@ -309,7 +308,7 @@ class StoreMachine(RuleBasedStateMachine):
         other = "eve" if self.drafts[run_id][0] == "ada" else "ada"
         assert store.append(other, run_id, 0, text) is False
         ended = self.last[run_id].ending("completed", self.clock.now, text=text)
-        assert store.finish(other, ended, 2) is None
+        assert store.finish(other, ended, {"m": 2}) is None
 
     @rule(place=places, name=names)
     def clear(self, place: int, name: str) -> None:
@@ -456,7 +455,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     def _conversation(self, name: str, writer: int) -> Conversation | None:
         known = self._there(name, writer)
-        return None if known is None else Conversation(name, known.model, len(known.history()), known.replay_from)
+        if known is None:
+            return None
+        return Conversation(name, known.model, len(known.history()), dict(known.context_starts))
 
 
 def _history(store: Store, name: str, start: int = 0, stop: int = 1_000_000) -> list[Entry]:

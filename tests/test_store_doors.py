@@ -27,7 +27,7 @@ def begun(store: Store, run: Run, terms: Terms = PLAIN, *, start: bool = True) -
 
 
 def ended(store: Store, run: Run, text: str = "ok") -> None:
-    assert store.finish("ada", run.ending("completed", 9.0, text=text), None) is not None
+    assert store.finish("ada", run.ending("completed", 9.0, text=text)) is not None
 
 
 def contents(store: Store) -> list[str]:
@@ -57,7 +57,7 @@ class DoorTests:
         made = clock.now
         run = begun(store, Run("why?")).run
         clock.now += 5
-        store.finish("ada", run.ending("completed", clock.now, text="ok"), None)
+        store.finish("ada", run.ending("completed", clock.now, text="ok"))
         kept = store.conversation("ada")
         assert kept is not None
         assert (kept.created, kept.touched) == (made, made + 5)
@@ -163,7 +163,7 @@ class DoorTests:
 
     def test_an_uncollected_reply_to_other_options_is_not_joined(self, store: Store, clock: Clock) -> None:
         run = begun(store, Run("why?", options=Options("m1"))).run
-        store.finish("ada", run.ending("completed", clock.now, text="ok"), None)
+        store.finish("ada", run.ending("completed", clock.now, text="ok"))
         assert begun(store, Run("why?", options=Options("m1"))).run.id == run.id
         assert begun(store, Run("why?")).fresh
 
@@ -221,7 +221,7 @@ class DoorTests:
         run = begun(store, Run("1")).run
         store.pause("ada", paused(run, clock))
         clock.now += 601
-        late = store.finish("ada", run.ending("completed", clock.now, text="late"), None)
+        late = store.finish("ada", run.ending("completed", clock.now, text="late"))
         assert late is not None
         assert late.status == "expired"
         assert contents(store) == []
@@ -252,7 +252,7 @@ class DoorTests:
     def test_a_paused_run_is_cancelled_with_what_was_written(self, store: Store, clock: Clock) -> None:
         run = begun(store, Run("1")).run
         store.pause("ada", paused(run, clock))
-        kept = store.finish("ada", store.run(run.id).ending("cancelled", 9.0), None)
+        kept = store.finish("ada", store.run(run.id).ending("cancelled", 9.0))
         assert kept is not None
         assert (kept.status, contents(store)) == ("cancelled", ["1", "be"])
 
@@ -310,11 +310,11 @@ class DoorTests:
     def test_the_place_of_the_replay_moves_with_its_message(self, store: Store, taken: int, place: int) -> None:
         for question in ("1", "2"):
             run = begun(store, Run(question)).run
-            store.finish("ada", run.ending("completed", 9.0, text="ok"), 2)
+            store.finish("ada", run.ending("completed", 9.0, text="ok"), {"m": 2})
         store.delete_message("ada", store.messages("ada", taken, taken + 1)[0].id)
         kept = store.conversation("ada")
         assert kept is not None
-        assert kept.replay_from == place
+        assert kept.context_starts == {"m": place}
 
     def test_a_record_is_kept_by_its_kind_and_name(self, store: Store) -> None:
         store.put_record("assistant", "asst_1", b'{"name":"\xec\x99\x9c"}')

@@ -78,7 +78,7 @@ def runner(
 
 
 def begun(runner: Runner, question: str, request_id: str | None = None) -> Run:
-    return runner.begin(Run(question, request_id, conversation="ada"), streamed=True)
+    return runner.begin(Run(question, request_id, conversation="ada"))
 
 
 def ended(runner: Runner, run: Run) -> Run:
@@ -93,7 +93,7 @@ def with_outputs(run: Run, output: str = "seen") -> Run:
 def requiring_action(runner: Runner, told: Told) -> Run:
     """A run that has asked for the output of a tool, once it waits for it; its next call is asked `seen`."""
     options = Options(parameters={"tools": [{"type": "function", "function": {"name": "look"}}]})
-    run = runner.begin(Run("slow", conversation="ada", options=options), streamed=True)
+    run = runner.begin(Run("slow", conversation="ada", options=options))
     told.say("slow", LOOK)
     return ended(runner, run)
 
@@ -314,10 +314,10 @@ def test_a_run_goes_on_with_its_outputs_once_the_store_takes_them(runner: Runner
     run = requiring_action(runner, told)
     store.is_down = True
     with pytest.raises(errors.StoreUnavailable):
-        runner.resume(with_outputs(run), streamed=True)
+        runner.resume(with_outputs(run))
     store.is_down = False
     runner.tick()
-    assert ended(runner, runner.resume(with_outputs(run), streamed=True)).text == "re: seen"
+    assert ended(runner, runner.resume(with_outputs(run))).text == "re: seen"
     assert told.calls == ["slow", "seen"]
 
 
@@ -327,7 +327,7 @@ def test_a_run_whose_outputs_were_taken_though_the_answer_was_lost_is_not_left_o
     run = requiring_action(runner, told)
     store.fails_after = {"resume"}
     with pytest.raises(errors.StoreUnavailable):
-        runner.resume(with_outputs(run), streamed=True)
+        runner.resume(with_outputs(run))
     runner.tick()
     assert store.run(run.id).status == "failed"
     assert ended(runner, begun(runner, "next")).text == "re: next"
@@ -343,7 +343,7 @@ def test_a_run_that_requires_action_still_does_though_the_answer_to_that_was_los
     runner.tick()
     (run,) = store.runs("ada", None, 9)
     assert ended(runner, run).status == "requires_action"
-    assert ended(runner, runner.resume(with_outputs(run), streamed=True)).text == "re: seen"
+    assert ended(runner, runner.resume(with_outputs(run))).text == "re: seen"
 
 
 def test_a_stop_leaves_a_run_waiting_for_outputs_though_the_answer_to_that_was_lost(
@@ -365,7 +365,7 @@ def test_a_run_that_goes_on_with_outputs_is_not_ended_by_who_lost_the_answer_to_
         requiring_action(runner, told)
     (run,) = store.runs("ada", None, 9)
     other = Runner(store, upstream, Limits(), clock)
-    other.resume(with_outputs(run, "slower"), streamed=True)
+    other.resume(with_outputs(run, "slower"))
     told.await_call("slower")
     runner.tick()
     told.end("slower", "seen")
@@ -375,7 +375,7 @@ def test_a_run_that_goes_on_with_outputs_is_not_ended_by_who_lost_the_answer_to_
 
 def test_a_run_that_could_not_be_said_to_require_action_fails(runner: Runner, store: Failing, told: Told) -> None:
     options = Options(parameters={"tools": []})
-    run = runner.begin(Run("slow", conversation="ada", options=options), streamed=True)
+    run = runner.begin(Run("slow", conversation="ada", options=options))
     told.await_call("slow")
     store.is_down = True
     told.say("slow", LOOK)

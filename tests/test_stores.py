@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from server.errors import ConversationBusy, NotFound, RequestIdConflict, RunInterrupted, StoreFull
-from server.model import Conversation, Failure, Run, Status, Usage
+from server.model import Conversation, Failure, Message, Run, Status, Usage
 from server.store import COLLECT_SECONDS, REQUEST_ID_SECONDS, Begun, Store, open_store
 from server.store.memory import MemoryStore
 from tests.clock import Clock
@@ -23,7 +23,7 @@ def asked(store: Store, question: str = "why?", name: str = "ada", request_id: s
 
 def finished(store: Store, run: Run, status: Status = "completed", now: float = 1_000_000.0, **known: object) -> Run:
     known.setdefault("text", f"re: {run.question}")
-    kept = store.finish(run.conversation, run.ending(status, now, **known), None)
+    kept = store.finish(run.conversation, run.ending(status, now, **known))
     assert kept is not None
     return kept
 
@@ -42,6 +42,12 @@ def ids(runs: Sequence[Run]) -> list[str]:
     return [run.id for run in runs]
 
 
+def there_after(store: Store, question: str) -> Conversation:
+    """The conversation once `question` was asked and answered."""
+    finished(store, asked(store, question).run)
+    return there(store)
+
+
 class StoreTests:
     """Subclass me once for each backend, with a fixture `store` that takes the clock."""
 
@@ -50,7 +56,7 @@ class StoreTests:
         store.collect("ada", run.id)
         assert store.start("ada", run.id) is None
         assert store.append("ada", run.id, 0, "because") is False
-        assert store.finish("ada", run.ending("completed", 1.0, text="because"), 2) is None
+        assert store.finish("ada", run.ending("completed", 1.0, text="because"), {"m": 2}) is None
         assert list(store.clear("ada")) == []
         assert list(store.delete("ada")) == []
         assert store.touch("ada") is False
@@ -61,7 +67,7 @@ class StoreTests:
     def test_a_chosen_model_makes_the_conversation_and_is_kept(self, store: Store) -> None:
         store.set_model("ada", "m1")
         store.set_model("ada", "m2")
-        assert there(store) == Conversation("ada", "m2", 0, 0)
+        assert there(store) == Conversation("ada", "m2")
 
     def test_the_first_run_makes_the_conversation(self, store: Store) -> None:
         assert asked(store).conversation == there(store) == Conversation("ada")
@@ -296,7 +302,7 @@ class StoreTests:
         run = asked(store, request_id="id").run
         usage, failure = Usage(1, 2, 3), Failure("upstream_failed", "It failed.")
         given = run.ending("failed", 7.5, text="be", model="m", usage=usage, failure=failure, replayed=3, omitted=4)
-        assert store.finish("ada", given, None) == given
+        assert store.finish("ada", given) == given
         assert store.run(run.id) == given
 
     def test_a_queued_run_can_be_ended(self, store: Store) -> None:
@@ -328,22 +334,63 @@ class StoreTests:
     def test_a_run_that_is_gone_cannot_be_finished(self, store: Store) -> None:
         run = asked(store).run
         store.clear("ada")
-        assert store.finish("ada", run.ending("completed", 1.0, text="late"), None) is None
-        assert store.finish("eve", run.ending("completed", 1.0, text="late"), None) is None
+        assert store.finish("ada", run.ending("completed", 1.0, text="late")) is None
+        assert store.finish("eve", run.ending("completed", 1.0, text="late")) is None
         assert contents(store) == []
 
     def test_the_place_of_the_replay_is_remembered_with_the_end(self, store: Store) -> None:
         run = asked(store).run
-        store.finish("ada", run.ending("completed", 1.0, text="because"), 2)
-        assert there(store).replay_from == 2
+        store.finish("ada", run.ending("completed", 1.0, text="because"), {"m": 2})
+        assert there(store).context_starts == {"m": 2}
         finished(store, asked(store, "more").run)
-        assert (there(store).replay_from, there(store).message_count) == (2, 4)
+        assert (there(store).context_starts, there(store).message_count) == ({"m": 2}, 4)
 
     def test_the_place_of_the_replay_is_not_remembered_with_an_end_that_does_not_stand(self, store: Store) -> None:
         run = asked(store).run
         ended = finished(store, run)
-        assert store.finish("ada", ended, 2) == ended
-        assert there(store).replay_from == 0
+        assert store.finish("ada", ended, {"m": 2}) == ended
+        assert there(store).context_starts == {}
+
+    def test_the_place_of_the_replay_belongs_to_the_model_that_could_not_read_more(self, store: Store) -> None:
+        for question, starts in (("1", {"small": 2, "tiny: {}": 4}), ("2", {"small": 6}), ("3", {})):
+            store.finish("ada", asked(store, question).run.ending("completed", 1.0, text="ok"), starts)
+        assert there(store).context_starts == {"small": 6, "tiny: {}": 4}
+        store.clear("ada")
+        assert there(store).context_starts == {}
+
+    def test_a_history_that_grows_is_the_same_one(self, store: Store) -> None:
+        first = there_after(store, "1").history_id
+        assert first
+        assert there_after(store, "2").history_id == first
+        store.set_model("ada", "m")
+        store.set_metadata("ada", {"a": 1})
+        store.add("ada", [Message.of("user", "more", None, 1.0)])
+        assert there(store).history_id == first
+
+    def test_a_history_that_has_changed_otherwise_is_another_one(self, store: Store) -> None:
+        seen = [there_after(store, "1").history_id]
+        store.delete_message("ada", store.messages("ada", 0, 1)[0].id)
+        seen.append(there(store).history_id)
+        store.clear("ada")
+        seen.append(there_after(store, "2").history_id)
+        store.delete("ada")
+        seen.append(there_after(store, "3").history_id)
+        store.delete("ada")
+        store.set_model("ada", "m")
+        seen.append(there(store).history_id)
+        store.delete("ada")
+        seen.append(store.create("ada", None, {}).history_id)
+        assert "" not in seen
+        assert len(set(seen)) == len(seen)
+
+    def test_a_conversation_that_is_made_again_is_left_as_it_is(self, store: Store) -> None:
+        first = [Message.of("user", "hello", None, 1.0)]
+        made = store.create("ada", 60.0, {"a": 1}, first)
+        assert made.message_count == 1
+        store.set_model("ada", "m")
+        again = store.create("ada", None, {"b": 2}, [*first, *first])
+        assert (again.metadata, again.model, again.message_count) == ({"a": 1}, "m", 1)
+        assert contents(store) == ["hello"]
 
     def test_a_reply_that_was_collected_later_is_not_joined(self, store: Store) -> None:
         ended = finished(store, asked(store).run)
@@ -390,10 +437,10 @@ class StoreTests:
     def test_clearing_forgets_all_but_the_model(self, store: Store) -> None:
         store.set_model("ada", "m1")
         done = asked(store, "done", request_id="id").run
-        store.finish("ada", done.ending("completed", 1.0, text="yes"), 2)
+        store.finish("ada", done.ending("completed", 1.0, text="yes"), {"m": 2})
         running, queued = asked(store, "running").run, asked(store, "queued").run
         assert list(store.clear("ada")) == [running.id, queued.id]
-        assert there(store) == Conversation("ada", "m1", 0, 0)
+        assert there(store) == Conversation("ada", "m1")
         assert contents(store) == []
         assert list(store.runs("ada", None, 10)) == []
         for run in (done, running, queued):
@@ -413,7 +460,7 @@ class StoreTests:
     def test_deleting_forgets_all(self, store: Store) -> None:
         store.set_model("ada", "m1")
         done = asked(store, "done", request_id="id").run
-        store.finish("ada", done.ending("completed", 1.0, text="yes"), 2)
+        store.finish("ada", done.ending("completed", 1.0, text="yes"), {"m": 2})
         running, queued = asked(store, "running").run, asked(store, "queued").run
         assert list(store.delete("ada")) == [running.id, queued.id]
         assert store.conversation("ada") is None
@@ -422,7 +469,7 @@ class StoreTests:
         for run in (done, running, queued):
             with pytest.raises(NotFound):
                 store.run(run.id)
-            assert store.finish("ada", run.ending("completed", 1.0, text="late"), 2) is None
+            assert store.finish("ada", run.ending("completed", 1.0, text="late"), {"m": 2}) is None
         assert asked(store, "other", request_id="id").conversation == Conversation("ada")
 
     def test_one_clients_deleting_leaves_the_others_alone(self, store: Store) -> None:
@@ -518,14 +565,14 @@ class StoreTests:
         store.set_model("ada", "m1")
         run = asked(store, request_id="id").run
         ended = run.ending("completed", clock.now, text="because")
-        store.finish("ada", ended, 2)
+        store.finish("ada", ended, {"m": 2})
         clock.now += 61
         if is_swept:
             store.sweep()
         with pytest.raises(NotFound):
             store.run(run.id)
         self.test_a_conversation_never_named_is_not_there(store)
-        assert store.finish("ada", ended, 2) is None
+        assert store.finish("ada", ended, {"m": 2}) is None
         begun = asked(store, "other", request_id="id")
         assert (begun.fresh, begun.conversation) == (True, Conversation("ada"))
         clock.now += 61
@@ -630,10 +677,10 @@ class SharedStoreTests(StoreTests):
     def test_what_one_writer_wrote_all_others_read(self, store: Store, other: Store) -> None:
         store.set_model("ada", "m1")
         ended = asked(store, "1").run
-        store.finish("ada", ended.ending("completed", 1.0, text="re: 1"), 2)
+        store.finish("ada", ended.ending("completed", 1.0, text="re: 1"), {"m": 2})
         running, queued = asked(store, "2").run, asked(store, "3").run
         store.append("ada", running.id, 0, "be")
-        assert there(other) == Conversation("ada", "m1", 2, 2)
+        assert there(other) == Conversation("ada", "m1", 2, {"m": 2})
         assert contents(other) == ["1", "re: 1"]
         assert other.run(running.id) == replace(running, text="be")
         assert other.runs("ada", None, 10) == store.runs("ada", None, 10)
@@ -646,7 +693,7 @@ class SharedStoreTests(StoreTests):
         assert store.start("ada", third.id) is None
         assert other.start("ada", second.id) is not None
         finished(other, second)
-        assert store.start("ada", third.id) == Conversation("ada", None, 4, 0)
+        assert store.start("ada", third.id) == Conversation("ada", None, 4)
 
     def test_runs_of_all_writers_count_as_waiting(self, store: Store, other: Store) -> None:
         asked(store, "1")
@@ -686,7 +733,7 @@ class SharedStoreTests(StoreTests):
         run, queued = asked(store).run, asked(other, "queued").run
         assert list(other.clear("ada")) == [run.id, queued.id]
         assert store.append("ada", run.id, 0, "more") is False
-        assert store.finish("ada", run.ending("completed", 1.0, text="late"), None) is None
+        assert store.finish("ada", run.ending("completed", 1.0, text="late")) is None
         assert list(store.renew({run.id: "ada"})) == [run.id]
 
     def test_an_abandoned_run_reads_as_interrupted_with_its_text(
@@ -811,7 +858,7 @@ class SharedStoreTests(StoreTests):
         clock.now += LEASE_SECONDS
         assert store.conversation("ada") is None
         assert asked(store).conversation == Conversation("ada")
-        assert other.finish("ada", run.ending("completed", clock.now, text="late"), None) is None
+        assert other.finish("ada", run.ending("completed", clock.now, text="late")) is None
 
     def test_a_closed_writers_open_runs_are_abandoned(self, store: Store, other: Store, clock: Clock) -> None:
         run = asked(other).run

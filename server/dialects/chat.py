@@ -7,7 +7,7 @@ from flask import Blueprint, Response
 
 from server.conversations import Conversations
 from server.errors import InvalidRequest
-from server.model import Options, Run, new_id, rfc3339
+from server.model import Options, Run, id_from, rfc3339
 from server.wire import caller, sse
 from server.wire.contract import Contract
 from server.wire.failures import answer_failures, detailed_body
@@ -30,7 +30,7 @@ def blueprint(contract: Contract, conversations: Conversations, ttl_seconds: flo
     @contract.serves(bp, "startStream")
     def start(body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
         sse.require_a_new_question()
-        run = conversations.begin(_draft(conversations, ttl_seconds, body), streamed=True)
+        run = conversations.begin(_draft(conversations, ttl_seconds, body))
         return {"stream_id": run.id, "status": "started"}, {"X-Stream-ID": run.id}
 
     @contract.serves(bp, "readStream")
@@ -49,14 +49,15 @@ def blueprint(contract: Contract, conversations: Conversations, ttl_seconds: flo
 
 def _draft(conversations: Conversations, ttl_seconds: float, body: dict[str, Any]) -> Run:
     """The question, in the client's conversation or in one of its own that nobody can guess."""
-    name, request_id = body.get("client_name"), caller.request_id(body.get("request_id"))
+    name, request_id = body.get("client_name"), body.get("request_id")
     if name is None and request_id is not None:
-        raise InvalidRequest("A request_id needs a client_name: without one, no conversation remembers it.")
+        raise InvalidRequest("A request_id needs a client_name; without one, send the header Idempotency-Key.")
+    request_id = caller.idempotency_key("client_name") if name is None else caller.request_id(request_id)
     options = _options(body)
     if options.model is not None:
         conversations.require_offered(options.model)
     if name is None:
-        name = new_id("chat")
+        name = id_from("chat", request_id)
         said = [{"role": each["role"], "content": each["content"]} for each in body.get("conversation_history") or ()]
         conversations.create(name, seconds=ttl_seconds, messages=said)
     return Run(body["message"], request_id, conversation=name, options=options)

@@ -40,7 +40,8 @@ def blueprint(contract: Contract, conversations: Conversations, deadline_seconds
         if sse.is_wanted():
             stream_id, reading = conversations.stream(draft, caller.presence())
             return sse.event_stream(stream_id, 0, reading)
-        return _answered(conversations.ask(draft, caller.patience(deadline_seconds), caller.presence()))
+        seconds, is_streamed = caller.patience(deadline_seconds), caller.prefers_async()
+        return _answered(conversations.ask(draft, seconds, caller.presence(), streamed=is_streamed))
 
     @contract.serves(bp, "getHistory")
     def history(client_name: str, limit: int | None, before: str | None) -> Response:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from server.errors import RunExpired, RunInterrupted
@@ -33,6 +34,8 @@ class Terms:
 
 PLAIN = Terms()
 
+NOTHING: Mapping[str, int] = MappingProxyType({})
+
 
 class Store(Protocol):
     """Conversations by name, each with its messages and its runs.
@@ -56,8 +59,13 @@ class Store(Protocol):
 
     def conversation(self, name: str) -> Conversation | None: ...
 
-    def create(self, name: str, seconds: float | None, metadata: Mapping[str, Any]) -> Conversation:
-        """Make a conversation, which must not be there; it expires `seconds` after it was last touched, or never."""
+    def create(
+        self, name: str, seconds: float | None, metadata: Mapping[str, Any], messages: Sequence[Message] = ()
+    ) -> Conversation:
+        """Make a conversation with `messages`; it expires `seconds` after it was last touched, or never.
+
+        If it is there already, it is left as it is, so that the same call may be made again.
+        """
 
     def touch(self, name: str) -> bool:
         """Begin the conversation's time anew, as its own begins and finishes do. False where it is not there."""
@@ -94,12 +102,12 @@ class Store(Protocol):
         False, and nothing added, where the run has ended or is gone.
         """
 
-    def finish(self, name: str, ended: Run, replay_from: int | None) -> Run | None:
+    def finish(self, name: str, ended: Run, context_starts: Mapping[str, int] = NOTHING) -> Run | None:
         """Write a run's end, and `ended.exchange()` at the end of the history, together.
 
         The first end stands: where the run had one, that is what comes back, and nothing is written. None where the
-        run is gone. `replay_from`, where given, is remembered in the conversation. Any writer may do it; the run's own
-        hears of it from `listen`.
+        run is gone. `context_starts` are remembered in the conversation, beside those of other models. Any writer may
+        do it; the run's own hears of it from `listen`.
         """
 
     def pause(self, name: str, run: Run) -> bool:
@@ -143,7 +151,7 @@ class Store(Protocol):
         """Replace a message's metadata. Raises NotFound."""
 
     def delete_message(self, name: str, message_id: str) -> None:
-        """Take a message out; those after it move up by a place, and so does `replay_from`. Raises NotFound."""
+        """Take a message out; those after it move up by a place, and so do `context_starts`. Raises NotFound."""
 
     def clear(self, name: str) -> Sequence[str]:
         """Forget messages, runs and request ids, and keep the model. Gives the ids of the runs that were open."""

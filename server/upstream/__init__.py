@@ -1,6 +1,6 @@
 """What writes the replies: OpenAI and whatever speaks its protocol, or the scripted one."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -38,6 +38,8 @@ class Reply:
     """What the model wants called before it goes on."""
     logprobs: list[Any] | None = None
     """The upstream's own, where they were asked for."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """What the upstream sent along with `calls` and wants back with their outputs: fields of the message."""
 
 
 class Writing(Protocol):
@@ -47,7 +49,7 @@ class Writing(Protocol):
         """The text in pieces, none empty, then the Reply. To be iterated once.
 
         Raises UpstreamFailed or NotConfigured; ContextTooLong, before any text, where the messages are more than the
-        model can read. Failures that may pass are tried again in here, as long as nothing has been received.
+        model can read. What cannot have been paid and may work a moment later is tried again in here.
         """
 
     def cut(self) -> None:
@@ -63,8 +65,14 @@ class Upstream(Protocol):
     def models(self) -> list[dict[str, Any]]:
         """Each model as the upstream describes it, with at least `id`. Raises UpstreamFailed or NotConfigured."""
 
+    def offered_models(self) -> Collection[str]:
+        """The ids of the models, as far as they are known without waiting for a slow list; empty if they are not."""
+
     def default_model(self) -> str:
         """The model for a client that chose none. Raises what `models` raises, where only the list can tell."""
 
     def health(self) -> Health:
         """Whether calls can work, found out without spending tokens, in less than two seconds."""
+
+    def close_idle(self) -> None:
+        """Close the connections that nobody has used for a minute; to be called now and then."""

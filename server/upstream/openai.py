@@ -2,34 +2,40 @@
 
 import logging
 import random
-import re
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from typing import Any
 
+import httpx2
+import openai
 import orjson
 
 from server import errors
 from server.upstream import Call, Health, Reply
-from server.upstream.answers import Answer
-from server.upstream.connections import Connection, Connections, Unanswered
-from server.upstream.reading import streamed, whole
-from server.upstream.renamed import Refusal, may_pass, renamed
+from server.upstream.abort import Abort
+from server.upstream.client import Account, Client, is_openai
+from server.upstream.errors import Refusal, is_retryable, map_exception
+from server.upstream.model_list import NO_LIST, ModelList, parse_models
+from server.upstream.parameters import CallBody, UnknownParameters
+from server.upstream.parsing import parse_completion, parse_stream
+from server.upstream.redaction import redacted
 
 log = logging.getLogger("server.upstream")
 
 OPENAI_URL = "https://api.openai.com/v1"
 OPENAI_MODEL = "gpt-6-luna"
-_OPENAI_URL = re.compile(r"https?://api\.openai\.com(?:[:/]|$)", re.IGNORECASE)
 RETRIES = 2
-MODELS_SECONDS = 10.0
-HEALTH_SECONDS = 1.8
-HEALTH_TTL_SECONDS = 10.0
-KEPT_PARAMETERS = frozenset({"messages", "model", "stream", "response_format", "tools", "logprobs", "top_logprobs"})
-"""Never dropped, since a reply without them is not what was asked for."""
-OWN_PARAMETERS = frozenset({"stream_options", "prompt_cache_key", "safety_identifier", "max_tokens"})
-"""Sent besides what the call asks for."""
+CONNECT_SECONDS = 10.0
+MAX_ERROR_BYTES = 1_048_576
+DISPROOFS = (
+    errors.UpstreamUnreachable,
+    errors.UpstreamTimedOut,
+    errors.UpstreamNotFound,
+    errors.UpstreamRefusedKey,
+    errors.UpstreamQuotaExhausted,
+)
+"""Failures of a call that say that others will fail, too."""
 
 
 class OpenAIUpstream:
@@ -38,240 +44,209 @@ class OpenAIUpstream:
         key: str,
         base_url: str,
         *,
+        organization: str = "",
+        project: str = "",
+        headers: Mapping[str, str] | None = None,
         default_model: str = "",
         models_ttl_seconds: float = 300.0,
         retry_seconds: float = 0.5,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`retry_seconds` is the first pause before a retry; each further one is twice as long."""
-        self._is_configured = bool(key or base_url)
-        self._is_openai = not base_url or bool(_OPENAI_URL.match(base_url))
-        self._default_model = default_model
-        self._models_ttl = models_ttl_seconds
+        self.is_configured = bool(key or base_url)
         self.retry_seconds = retry_seconds
         self.clock = clock
-        headers = {"Authorization": f"Bearer {key or 'none'}", "Content-Type": "application/json"}
-        self._connections = Connections(base_url or OPENAI_URL, headers | {"Accept-Encoding": "identity"})
-        self._refused: dict[str, frozenset[str]] = {}
-        """The parameters that each model refused."""
-        self._models: list[dict[str, Any]] = []
-        self._models_until = 0.0
-        self._models_failures = 0
-        self._models_failure = errors.UpstreamFailed
-        """How the list could not be had the last time."""
-        self._models_lock = threading.Lock()
-        self._health: Health = "unreachable"
-        self._health_until = 0.0
-        self._health_lock = threading.Lock()
+        self._account = Account(key or "none", base_url or OPENAI_URL, organization, project, headers or {})
+        self._is_openai = is_openai(self._account.base_url)
+        self._default_model = default_model
+        self._models = ModelList(self._fetch_models, models_ttl_seconds, clock)
+        self._unknown = UnknownParameters()
+        self._client: Client | None = None
+        self._client_lock = threading.Lock()
 
     def open(self, call: Call) -> "_OpenAIWriting":
-        return _OpenAIWriting(self, self._connections, call)
+        return _OpenAIWriting(self, call)
 
     def models(self) -> list[dict[str, Any]]:
-        """As the protocol says. Kept for a while, and served stale while the upstream fails or another caller asks."""
-        failures = self._models_failures
-        if not self._models_lock.acquire(blocking=not self._models):
-            return self._models
-        try:
-            if not self._models and self._models_failures > failures:
-                raise self._models_failure  # Who waited while another asked in vain does not ask in vain too.
-            if self.clock() >= self._models_until:
-                self._renew_models()
-            return self._models
-        finally:
-            self._models_lock.release()
+        return self._models.get()
 
-    def _renew_models(self) -> None:
-        try:
-            self._models = self._fetch_models(MODELS_SECONDS)
-        except errors.UpstreamFailed as problem:
-            self._models_failure = type(problem)
-            self._models_failures += 1
-            if not self._models:
-                raise
-        self._models_until = self.clock() + self._models_ttl
+    def offered_models(self) -> Collection[str]:
+        return {each["id"] for each in self._models.glance()}
 
     def default_model(self) -> str:
         if self._default_model or self._is_openai:
             return self._default_model or OPENAI_MODEL
-        models = self.models()
+        models = self._models.glance() or self._models.get()
         if not models:
-            raise errors.UpstreamRefused("The model's server lists no models; the operator must set DEFAULT_MODEL.")
+            raise errors.UpstreamRefused(NO_LIST)
         first: str = models[0]["id"]
         return first
 
     def health(self) -> Health:
-        """As the protocol says. Looked up in a thread, since a name server may be slower than any timeout of ours."""
-        if not self._is_configured:
-            return "not_configured"
-        if not self._health_lock.acquire(timeout=HEALTH_SECONDS):
-            return "unreachable"
-        try:
-            if self.clock() >= self._health_until:
-                asked = threading.Thread(target=self._ask_health, daemon=True)
-                self._health = "unreachable"
-                asked.start()
-                asked.join(HEALTH_SECONDS)
-                self._health_until = self.clock() + HEALTH_TTL_SECONDS
-            return self._health
-        finally:
-            self._health_lock.release()
+        return self._models.health() if self.is_configured else "not_configured"
 
-    def _ask_health(self) -> None:
-        try:
-            self._fetch_models(HEALTH_SECONDS)
-        except errors.UpstreamFailed:
-            log.info("the upstream did not answer a health check")
-        else:
-            self._health = "connected"
-
-    def _fetch_models(self, seconds: float) -> list[dict[str, Any]]:
-        if not self._is_configured:
-            raise errors.NotConfigured
-        try:
-            with self._connections.lent() as connection:
-                response = connection.ask("GET", "/models", b"", seconds)
-                try:
-                    body = b"".join(connection.read(response))
-                finally:
-                    connection.end(response)
-            if response.status >= 300:
-                raise Refusal(response, body)
-            return [each for each in orjson.loads(body)["data"] if _is_model(each)]
-        except Exception as problem:  # noqa: BLE001 - the boundary: each becomes one of ours
-            raise _told(problem) from None
-
-    def body(self, call: Call) -> bytes:
-        """The request, without what the model is known to refuse."""
-        fields: dict[str, Any] = {"model": call.model}
-        if call.streamed:
-            fields |= {"stream": True, "stream_options": {"include_usage": True}}
-        if self._is_openai:
-            fields |= {"prompt_cache_key": call.client, "safety_identifier": call.client}
-        refused = self._refused.get(call.model, frozenset())
-        fields |= call.parameters
-        if "max_completion_tokens" in refused and "max_completion_tokens" in fields:
-            fields["max_tokens"] = fields["max_completion_tokens"]
-        kept = {name: value for name, value in fields.items() if name not in refused}
-        return orjson.dumps(kept)[:-1] + b',"messages":' + call.messages + b"}"
-
-    def dropped(self, call: Call, problem: Exception) -> str | None:
-        """The parameter of `call` that its model, as `problem` says, does not take; it is sent no more from now on."""
-        name = problem.parameter() if isinstance(problem, Refusal) else None
-        if name is None or name in KEPT_PARAMETERS or name not in call.parameters.keys() | OWN_PARAMETERS:
-            return None
-        self._refused[call.model] = self._refused.get(call.model, frozenset()) | {name}
-        log.info("model %s does without the parameter %s from now on", call.model, name)
-        return name
+    def close_idle(self) -> None:
+        if self._client is not None:
+            self._client.transport.close_idle()
 
     @property
-    def is_configured(self) -> bool:
-        return self._is_configured
+    def client(self) -> Client:
+        """Made at the first use, which is after any fork."""
+        if self._client is None:
+            with self._client_lock:
+                self._client = self._client or Client(self._account)
+        return self._client
+
+    def body(self, call: Call) -> CallBody:
+        return CallBody(call, self._unknown, is_openai=self._is_openai)
+
+    def worked(self) -> None:
+        """A call has worked."""
+        self._models.note(has_failed=False)
+
+    def failed(self, problem: Exception, call: Call | None = None) -> errors.ServerError:
+        """The problem as one of ours, told to the operator; of the upstream's words only at `debug`."""
+        error = map_exception(problem)
+        if call is not None and isinstance(error, DISPROOFS):
+            self._models.note(has_failed=True)
+        if isinstance(problem, Refusal):
+            log.warning("upstream: %s (status %d, request id %s)", error.code, problem.status, problem.request_id)
+            if log.isEnabledFor(logging.DEBUG):
+                known = call.model if call is not None else ""
+                asked = call.messages + orjson.dumps(dict(call.parameters)) if call is not None else b""
+                secrets = [self._account.key, *self._account.headers.values()]
+                log.debug("upstream said: %s", redacted(problem.words.text, secrets, asked, known))
+        else:
+            log.warning("upstream: %s (%s)", error.code, type(problem.__cause__ or problem).__name__)
+        return error
+
+    def _fetch_models(self, seconds: float) -> list[dict[str, Any]]:
+        if not self.is_configured:
+            raise errors.NotConfigured
+        try:
+            return parse_models(self.client.list_models(seconds))
+        except openai.APIStatusError as problem:
+            answer = problem.response
+            error = self.failed(Refusal(answer.status_code, answer.headers, answer.content))
+        except Exception as problem:  # noqa: BLE001 - the boundary: each becomes one of ours
+            error = self.failed(problem)
+        raise errors.UpstreamRefused(NO_LIST) if isinstance(error, errors.UpstreamNotFound) else error
 
 
 class _OpenAIWriting:
     """One reply on its way."""
 
-    def __init__(self, upstream: OpenAIUpstream, connections: Connections, call: Call) -> None:
+    def __init__(self, upstream: OpenAIUpstream, call: Call) -> None:
         self._upstream = upstream
-        self._connections = connections
         self._call = call
         self._deadline = upstream.clock() + call.seconds
-        self._cut = threading.Event()
-        self._connection: Connection | None = None
-        self._guard = threading.Lock()
-        """Held while `_connection` changes, so that no connection is cut that was lent to another call meanwhile."""
+        self._abort = Abort()
+        self._woken = threading.Event()
+        """Ends the pause before a further try."""
+        self._body = upstream.body(call)
 
     def __iter__(self) -> Generator[str | Reply, None, None]:
         if not self._upstream.is_configured:
             raise errors.NotConfigured
         try:
-            with self._connections.lent() as connection:
-                self._take(connection)
-                try:
-                    response = self._sent(connection)
-                    try:
-                        yield from self._read(connection, response)
-                    finally:
-                        connection.end(response)
-                finally:
-                    self._take(None)
+            response = self._sent()
+            try:
+                yield from self._read(response)
+            finally:
+                response.close()
+        except GeneratorExit:
+            raise
         except Exception as problem:  # noqa: BLE001 - the boundary: each becomes one of ours
-            if self._cut.is_set():
+            if self._abort.is_set:
                 raise errors.UpstreamCut from None
-            raise _told(problem) from None
+            raise self._upstream.failed(problem, self._call) from None
 
     def cut(self) -> None:
-        self._cut.set()
-        with self._guard:
-            if self._connection is not None:
-                self._connection.cut()
+        self._abort.set()
+        self._woken.set()
 
-    def _take(self, connection: Connection | None) -> None:
-        with self._guard:
-            self._connection = connection
-
-    def _read(self, connection: Connection, response: Answer) -> Iterator[str | Reply]:
-        if self._call.streamed:
-            pieces = streamed(connection.read(response, is_timed=False))
-        else:
-            pieces = whole(b"".join(self._in_time(connection, response)))
+    def _read(self, response: httpx2.Response) -> Iterator[str | Reply]:
+        chunks = self._in_time(response)
+        pieces = parse_stream(chunks) if self._call.streamed else parse_completion(b"".join(chunks))
         for piece in pieces:
-            if self._cut.is_set():
+            if self._abort.is_set:
                 raise errors.UpstreamCut
-            yield piece
+            if isinstance(piece, Reply):
+                response.close()  # Waits a moment for the stream's end, so that its connection can be used again.
+                self._body.learn()
+                self._upstream.worked()
+                yield piece
+                return
+            try:
+                yield piece
+            except GeneratorExit:
+                self.cut()  # Who leaves in the middle waits for nothing.
+                raise
 
-    def _in_time(self, connection: Connection, response: Answer) -> Iterator[bytes]:
+    def _in_time(self, response: httpx2.Response) -> Iterator[bytes]:
         """The body as it comes. A read timeout alone would let a slow server drip for ever."""
-        for chunk in connection.read(response):
-            if self._left() <= 0:
+        is_plain = "content-encoding" not in response.headers
+        assert isinstance(response.stream, httpx2.SyncByteStream)
+        for chunk in response.stream if is_plain else response.iter_bytes():
+            if not self._call.streamed and self._left() <= 0:
                 raise errors.UpstreamTimedOut
             yield chunk
 
     def _left(self) -> float:
         return self._deadline - self._upstream.clock()
 
-    def _sent(self, connection: Connection) -> Answer:
-        """The response, its body unread. Tries again as long as there is time and nothing was received.
-
-        A connection that breaks in the middle of the body has been paid for.
-        """
-        retries, dropped = 0, set[str]()
+    def _sent(self) -> httpx2.Response:
+        """The response, its body unread. Tries again as long as there is time and nothing can have been paid."""
+        retries = 0
         while True:
-            if self._cut.is_set():
+            if self._abort.is_set:
                 raise errors.UpstreamCut
             left = self._left()
             if left <= 0:
                 raise errors.UpstreamTimedOut
             try:
-                response = connection.ask("POST", "/chat/completions", self._upstream.body(self._call), left)
-                if response.status < 300:
-                    return response
-                try:
-                    raise Refusal(response, b"".join(self._in_time(connection, response)))
-                finally:
-                    connection.end(response)
-            except (Refusal, Unanswered, OSError) as problem:
-                name = self._upstream.dropped(self._call, problem)
-                if name and name not in dropped:
-                    dropped.add(name)
+                return self._ask(left)
+            except (Refusal, httpx2.TransportError) as problem:
+                if isinstance(problem, Refusal) and problem.status in (400, 422) and self._body.adapt(problem.words):
                     continue
                 pause = self._upstream.retry_seconds * 2**retries * random.uniform(0.75, 1.25)
                 if isinstance(problem, Refusal):
                     pause = max(pause, problem.retry_after(self._upstream.clock()))
-                if retries == RETRIES or pause >= self._left() or not may_pass(problem) or self._cut.is_set():
+                if retries == RETRIES or pause >= self._left() or not is_retryable(problem) or self._abort.is_set:
                     raise
                 retries += 1
-                self._cut.wait(pause)
+                self._woken.wait(pause)
 
+    def _ask(self, left: float) -> httpx2.Response:
+        """Ask once. Raises Refusal for an answer that is no reply, and httpx2's exceptions."""
+        timeout: dict[str, float | None] = {
+            "connect": min(CONNECT_SECONDS, left),
+            "read": left,
+            "write": left,
+            "pool": left,
+        }
+        if self._call.streamed:
+            # Its run's timeout ends it; a clock that is set anew for each piece is a fifth of what a piece costs.
+            timeout["body"] = None
+        extensions = {"timeout": timeout, "abort": self._abort, "trace": self._abort.trace}
+        # A compressor would hold the pieces of a stream back.
+        encoding = "identity" if self._call.streamed else "gzip, deflate"
+        response = self._upstream.client.send(self._body.to_bytes(), extensions, encoding)
+        if response.status_code < 300:
+            return response
+        try:
+            raise Refusal(response.status_code, response.headers, self._error_body(response))
+        finally:
+            response.close()
 
-def _is_model(entry: Any) -> bool:
-    return isinstance(entry, dict) and isinstance(entry.get("id"), str)
-
-
-def _told(problem: Exception) -> errors.ServerError:
-    """The problem as one of ours, told to the operator by its class and status alone."""
-    failure = renamed(problem)
-    kind = type(problem.__cause__ or problem).__name__
-    log.warning("upstream: %s (%s %s)", failure.code, kind, getattr(problem, "status", "-"))
-    return failure
+    def _error_body(self, response: httpx2.Response) -> bytes:
+        """As far as it comes and is worth to be read: the status alone tells enough to fail."""
+        body = b""
+        try:
+            for chunk in response.iter_bytes():
+                body += chunk
+                if len(body) > MAX_ERROR_BYTES or self._left() <= 0:
+                    break
+        except (httpx2.TransportError, httpx2.DecodingError) as problem:
+            log.info("an error of the upstream broke off (%s)", type(problem).__name__)
+        return body

@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from typing import Any
 
 import orjson
@@ -45,11 +45,17 @@ class ScriptedUpstream:
     def models(self) -> list[dict[str, Any]]:
         return [{"id": MODEL, "object": "model", "created": 0, "owned_by": "this server"}]
 
+    def offered_models(self) -> Collection[str]:
+        return {each["id"] for each in self.models()}
+
     def default_model(self) -> str:
         return MODEL
 
     def health(self) -> Health:
         return "connected"
+
+    def close_idle(self) -> None:
+        """There are none."""
 
     def count(self, change: int) -> None:
         with self._lock:

@@ -27,10 +27,12 @@ def is_chatgpt() -> bool:
 
 
 def patience(default_seconds: float) -> float:
-    """How many seconds the caller waits for a reply: what `Prefer: wait=N` says, else what is known of the caller."""
+    """How many seconds the caller waits for a reply: as `Prefer` says, else by what is known of the caller."""
     preferred = preferred_wait()
     if preferred is not None:
         return preferred
+    if prefers_async():
+        return 0.0
     return min(default_seconds, CHATGPT_DEADLINE_SECONDS) if is_chatgpt() else default_seconds
 
 
@@ -38,6 +40,12 @@ def preferred_wait() -> float | None:
     """The N of the header `Prefer: wait=N` (RFC 7240), in seconds."""
     found = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?([0-9]{1,9})\b", request.headers.get("Prefer", ""), re.IGNORECASE)
     return None if found is None else float(found[1])
+
+
+def prefers_async() -> bool:
+    """Whether the header `Prefer: respond-async` (RFC 7240) asks not to wait for the reply."""
+    preferred = re.split(r"[,;\s]+", request.headers.get("Prefer", "").lower())
+    return "respond-async" in preferred or preferred_wait() == 0
 
 
 def presence() -> Callable[[], bool]:
@@ -78,6 +86,18 @@ def request_id(in_body: str | None) -> str | None:
     given = request.headers.get("Idempotency-Key") if in_body is None else in_body
     if given is not None and not 1 <= len(given) <= 200:
         raise InvalidRequest("Idempotency-Key must have 1 to 200 characters.")
+    return given
+
+
+def idempotency_key(missing: str) -> str | None:
+    """The header `Idempotency-Key` of a request that names no conversation, as it has no field `missing`.
+
+    The key names it instead, so that the same key finds the same reply. Raises InvalidRequest where it is no text of 16
+    to 200 characters, since whoever guesses it could read the reply.
+    """
+    given = request.headers.get("Idempotency-Key")
+    if given is not None and not 16 <= len(given) <= 200:
+        raise InvalidRequest(f"Without a {missing}, Idempotency-Key must have 16 to 200 characters.")
     return given
 
 

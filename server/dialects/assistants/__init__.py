@@ -9,7 +9,7 @@ from server.conversations import Conversations
 from server.dialects.assistants import made, runs, threads
 from server.dialects.assistants.faults import failure_body, named
 from server.errors import ActionRequired, NotFound
-from server.model import new_id, rfc3339
+from server.model import id_from, rfc3339
 from server.wire import caller
 from server.wire.contract import Contract
 from server.wire.failures import answer_failures
@@ -45,9 +45,9 @@ def blueprint(
     @contract.serves(bp, "chatOnThread")
     def chat(body: dict[str, Any]) -> dict[str, Any]:
         thread_id = body.get("thread_id")
-        draft = assistants.draft(
-            thread_id or new_id("thread"), {}, question=body["message"], request_id=caller.request_id(None)
-        )
+        key = caller.idempotency_key("thread_id") if thread_id is None else caller.request_id(None)
+        name = id_from("thread", key) if thread_id is None else thread_id
+        draft = assistants.draft(name, {}, question=body["message"], request_id=key)
         # Nobody knows when the outputs come, and until then nothing could be said here.
         if thread_id is not None and conversations.runs(thread_id, "requires_action", 1):
             raise ActionRequired

@@ -11,7 +11,7 @@ from server.dialects.assistants.faults import named, refused_while_a_run_is_open
 from server.dialects.assistants.made import Assistants
 from server.dialects.assistants.threads import made
 from server.errors import InvalidRequest, NoActionRequired, NotFound
-from server.model import Conversation, Run, new_id
+from server.model import Conversation, Run, id_from
 from server.wire import caller, sse
 from server.wire.contract import Contract
 
@@ -37,17 +37,18 @@ def blueprint(
     @contract.serves(bp, "createThreadAndRun")
     def create_with_thread(body: dict[str, Any]) -> dict[str, Any] | Response:
         sse.require_a_new_question()
-        draft = assistants.draft(new_id("thread"), body)
+        key = caller.idempotency_key("thread")
+        draft = assistants.draft(id_from("thread", key), body, request_id=key)
         thread = made(conversations, draft.conversation, body.get("thread") or {}, most_characters)
         return begun(draft, body, [], thread)
 
     def begun(
         draft: Run, body: dict[str, Any], messages: list[dict[str, Any]], thread: Conversation | None = None
     ) -> dict[str, Any] | Response:
-        is_streamed = bool(body.get("stream"))
         with named("thread"), refused_while_a_run_is_open("run it again"):
-            run = conversations.begin(draft, streamed=is_streamed, messages=messages, alone=True, create=False)
-        if not is_streamed:
+            # Streamed from the upstream in any case: nobody waits for it here, and others can see it grow.
+            run = conversations.begin(draft, messages=messages, alone=True, create=False)
+        if not body.get("stream"):
             # As it was made. One that an earlier request with the same key has made may have ended.
             return shapes.run(replace(run, status="queued") if run.is_moving else run)
         reading = conversations.read(run.id, 0, caller.presence())
@@ -85,12 +86,11 @@ def blueprint(
         sse.require_a_new_question()
         found(thread_id, run_id)
         outputs = {each["tool_call_id"]: each.get("output") or "" for each in body["tool_outputs"]}
-        is_streamed = bool(body.get("stream"))
         try:
-            run = conversations.submit(run_id, outputs, streamed=is_streamed)
+            run = conversations.submit(run_id, outputs)
         except NoActionRequired as problem:
             raise InvalidRequest(str(problem)) from None
-        if not is_streamed:
+        if not body.get("stream"):
             return shapes.run(run)
         reading = conversations.read(run_id, len(run.text), caller.presence())
         return sse.streamed(run_id, events.resumed(run, reading), reading)

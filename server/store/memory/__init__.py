@@ -4,12 +4,12 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 from server.errors import ConversationBusy, NotFound, StoreFull
 from server.model import Conversation, Message, Run, Status
-from server.store import PLAIN, Begun, Terms
+from server.store import NOTHING, PLAIN, Begun, Terms
 from server.store.memory.kept import Kept, is_expired
 
 
@@ -26,17 +26,23 @@ class MemoryStore:
         self._names: dict[str, str] = {}
         """The conversation of each run, by the run's id."""
         self._records: dict[tuple[str, str], bytes] = {}
+        self._histories = count(1)
 
     def conversation(self, name: str) -> Conversation | None:
         with self._lock:
             kept = self._find(name)
             return None if kept is None else kept.snapshot()
 
-    def create(self, name: str, seconds: float | None, metadata: Mapping[str, Any]) -> Conversation:
+    def create(
+        self, name: str, seconds: float | None, metadata: Mapping[str, Any], messages: Sequence[Message] = ()
+    ) -> Conversation:
         with self._lock:
-            kept = self._kept[name] = self._room_for(name)
-            kept.seconds = seconds
-            kept.conversation = replace(kept.conversation, metadata=metadata)
+            kept = self._find(name)
+            if kept is None:
+                kept = self._kept[name] = self._room_for(name)
+                kept.seconds = seconds
+                kept.conversation = replace(kept.conversation, metadata=metadata)
+                kept.messages.extend(messages)
             return kept.snapshot()
 
     def touch(self, name: str) -> bool:
@@ -97,7 +103,7 @@ class MemoryStore:
             kept.change(replace(run, text=run.text.encode()[:at].decode() + text))
             return True
 
-    def finish(self, name: str, ended: Run, replay_from: int | None) -> Run | None:
+    def finish(self, name: str, ended: Run, context_starts: Mapping[str, int] = NOTHING) -> Run | None:
         with self._lock:
             kept = self._find(name)
             if kept is None or ended.id not in kept.runs:
@@ -107,8 +113,9 @@ class MemoryStore:
             kept.end(ended)
             kept.messages.extend(ended.exchange())
             kept.touched = self._clock()
-            if replay_from is not None:
-                kept.conversation = replace(kept.conversation, replay_from=replay_from)
+            if context_starts:
+                starts = {**kept.conversation.context_starts, **context_starts}
+                kept.conversation = replace(kept.conversation, context_starts=starts)
             return ended
 
     def pause(self, name: str, run: Run) -> bool:
@@ -188,15 +195,17 @@ class MemoryStore:
             kept = self._found(name)
             place = kept.place(message_id)
             del kept.messages[place]
-            if place < kept.conversation.replay_from:
-                kept.conversation = replace(kept.conversation, replay_from=kept.conversation.replay_from - 1)
+            starts = kept.conversation.context_starts
+            moved = {model: start - (place < start) for model, start in starts.items()}
+            kept.conversation = replace(kept.conversation, context_starts=moved, history_id=self._next_history_id())
 
     def clear(self, name: str) -> Sequence[str]:
         with self._lock:
             kept = self._find(name)
             if kept is None:
                 return ()
-            self._kept[name] = Kept(replace(kept.conversation, replay_from=0), kept.seconds, self._clock())
+            emptied = replace(kept.conversation, context_starts={}, history_id=self._next_history_id())
+            self._kept[name] = Kept(emptied, kept.seconds, self._clock())
             return self._forgotten(kept)
 
     def delete(self, name: str) -> Sequence[str]:
@@ -270,4 +279,8 @@ class MemoryStore:
     def _room_for(self, name: str) -> Kept:
         if len(self._kept) >= self._most:
             raise StoreFull
-        return Kept(Conversation(name, created=self._clock()), None, self._clock())
+        new = Conversation(name, created=self._clock(), history_id=self._next_history_id())
+        return Kept(new, None, self._clock())
+
+    def _next_history_id(self) -> str:
+        return str(next(self._histories))

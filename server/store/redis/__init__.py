@@ -19,7 +19,7 @@ import orjson
 
 from server.errors import ConversationBusy, NotFound, RequestIdConflict, StoreUnavailable
 from server.model import Conversation, Message, Run, Status
-from server.store import COLLECT_SECONDS, PLAIN, REQUEST_ID_SECONDS, Begun, Terms
+from server.store import COLLECT_SECONDS, NOTHING, PLAIN, REQUEST_ID_SECONDS, Begun, Terms
 from server.store.redis.client import RedisClient
 from server.store.redis.listener import RedisListener
 from server.store.redis.packing import conversation_of, head_of, mark_of, message_of, packed, run_of
@@ -51,17 +51,20 @@ class RedisStore:
         snapshot = self._ask("conversation", name)
         return None if snapshot is None else conversation_of(name, snapshot)
 
-    def create(self, name: str, seconds: float | None, metadata: Mapping[str, Any]) -> Conversation:
+    def create(
+        self, name: str, seconds: float | None, metadata: Mapping[str, Any], messages: Sequence[Message] = ()
+    ) -> Conversation:
         # In this order: a tag without its conversation is swept away, a conversation without its tag never is.
         due = [] if seconds is None else [("ZADD", "expiring", self._clock() + seconds, _tag(name))]
-        script = self._script("create", name, "" if seconds is None else seconds, orjson.dumps(metadata))
+        known = "" if seconds is None else seconds, orjson.dumps(metadata), secrets.token_hex(8)
+        script = self._script("create", name, *known, *map(packed, messages))
         return conversation_of(name, self._make(name, *due, script))
 
     def touch(self, name: str) -> bool:
         return bool(self._ask("touch", name))
 
     def set_model(self, name: str, model: str) -> None:
-        self._make(name, self._script("set_model", name, model))
+        self._make(name, self._script("set_model", name, model, secrets.token_hex(8)))
 
     def set_metadata(self, name: str, metadata: Mapping[str, Any]) -> Conversation:
         return conversation_of(name, _there(self._ask("set_metadata", name, orjson.dumps(metadata))))
@@ -102,10 +105,10 @@ class RedisStore:
     def append(self, name: str, run_id: str, at: int, text: str) -> bool:
         return bool(self._ask("append", name, run_id, at, text))
 
-    def finish(self, name: str, ended: Run, replay_from: int | None) -> Run | None:
+    def finish(self, name: str, ended: Run, context_starts: Mapping[str, int] = NOTHING) -> Run | None:
         known = (ended.id, ended.packed(), ended.status, ended.ended or 0.0, int(ended.collected))
-        place = "" if replay_from is None else replay_from
-        answer = self._ask("finish", name, *known, place, *map(packed, ended.exchange()))
+        starts = orjson.dumps(dict(context_starts))
+        answer = self._ask("finish", name, *known, starts, *map(packed, ended.exchange()))
         if answer is None:
             return None
         return ended if answer == b"ended" else run_of(answer)
@@ -158,7 +161,7 @@ class RedisStore:
         return message_of(_there(changed))
 
     def delete_message(self, name: str, message_id: str) -> None:
-        if not self._ask("delete_message", name, head_of(message_id)):
+        if not self._ask("delete_message", name, head_of(message_id), secrets.token_hex(8)):
             raise NotFound
 
     def put_record(self, kind: str, record_id: str, record: bytes) -> None:
@@ -177,7 +180,7 @@ class RedisStore:
             raise NotFound
 
     def clear(self, name: str) -> Sequence[str]:
-        return self._forgotten(self._ask("clear", name))
+        return self._forgotten(self._ask("clear", name, secrets.token_hex(8)))
 
     def delete(self, name: str) -> Sequence[str]:
         _, answer = self._redis.ask(("ZREM", "expiring", _tag(name)), self._script("delete", name))

@@ -19,12 +19,13 @@ def mark_of(run: Run) -> bytes:
 
 
 def conversation_of(name: str, snapshot: list[Any]) -> Conversation:
-    model, message_count, replay_from, created, touched, metadata = snapshot
+    model, message_count, context_starts, created, touched, metadata, history_id = snapshot
     return Conversation(
         name,
         None if model is None else model.decode(),
         message_count,
-        int(replay_from or 0),
+        orjson.loads(context_starts or b"{}"),
+        (history_id or b"").decode(),
         float(created),
         float(touched),
         orjson.loads(metadata or b"{}"),

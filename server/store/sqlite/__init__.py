@@ -10,7 +10,7 @@ import orjson
 
 from server.errors import ConversationBusy, NotFound, StoreUnavailable
 from server.model import Conversation, Message, Run, Status
-from server.store import PLAIN, REQUEST_ID_SECONDS, Begun, Terms
+from server.store import NOTHING, PLAIN, REQUEST_ID_SECONDS, Begun, Terms
 from server.store.sqlite import runs, schema
 from server.store.sqlite.database import FAILURES, Reader, Writer
 from server.store.sqlite.history import History
@@ -64,8 +64,15 @@ class SqliteStore:
         found = self._read(lambda view: view.find(name))
         return None if found is None else found.conversation
 
-    def create(self, name: str, seconds: float | None, metadata: Mapping[str, Any]) -> Conversation:
-        return self._write(lambda view: view.make(name, seconds, metadata).conversation)
+    def create(
+        self, name: str, seconds: float | None, metadata: Mapping[str, Any], messages: Sequence[Message] = ()
+    ) -> Conversation:
+        def create(view: View) -> Conversation:
+            there = view.find(name)
+            made = there or view.make(name, seconds, metadata)
+            return made.conversation if there else runs.add_messages(view, made, messages)
+
+        return self._write(create)
 
     def touch(self, name: str) -> bool:
         def touch(view: View) -> bool:
@@ -108,8 +115,8 @@ class SqliteStore:
     def append(self, name: str, run_id: str, at: int, text: str) -> bool:
         return self._write(lambda view: runs.append(view, name, run_id, at, text, view.now + self._lease_seconds))
 
-    def finish(self, name: str, ended: Run, replay_from: int | None) -> Run | None:
-        return self._write(lambda view: runs.finish(view, name, ended, replay_from))
+    def finish(self, name: str, ended: Run, context_starts: Mapping[str, int] = NOTHING) -> Run | None:
+        return self._write(lambda view: runs.finish(view, name, ended, context_starts))
 
     def pause(self, name: str, run: Run) -> bool:
         until = run.expires or 0.0
@@ -170,7 +177,13 @@ class SqliteStore:
         return self._write(lambda view: _history(view, name).change(message_id, metadata))
 
     def delete_message(self, name: str, message_id: str) -> None:
-        self._write(lambda view: _history(view, name).take_out(message_id), is_long=True)
+        def delete_message(view: View) -> None:
+            found = _there(view.find(name))
+            place = History(view.db, found.id).take_out(message_id)
+            starts = found.conversation.context_starts
+            view.change_history(found.id, {model: start - (place < start) for model, start in starts.items()})
+
+        self._write(delete_message, is_long=True)
 
     def put_record(self, kind: str, record_id: str, record: bytes) -> None:
         self._write(lambda view: view.db.execute("REPLACE INTO records VALUES (?, ?, ?)", (kind, record_id, record)))
@@ -199,7 +212,7 @@ class SqliteStore:
             if found is None:
                 return ()
             open_runs = view.empty(found.id)
-            view.replay_from(found.id, 0)
+            view.change_history(found.id, {})
             view.touch(found.id)
             return open_runs
 

@@ -15,7 +15,6 @@ PLACE = "SELECT place FROM messages WHERE place BETWEEN ? AND ? AND id = ? ORDER
 METADATA = "UPDATE messages SET metadata = ? WHERE place = ?"
 TAKE_OUT = "DELETE FROM messages WHERE place = ?"
 MOVE_UP = "UPDATE messages SET place = place - 1 WHERE place > ? AND place <= ?"
-FOLLOW_UP = "UPDATE conversations SET replay_from = replay_from - 1 WHERE id = ? AND replay_from > ?"
 
 
 def places(conversation: int) -> tuple[int, int]:
@@ -29,7 +28,6 @@ class History:
 
     def __init__(self, db: sqlite3.Connection, conversation: int) -> None:
         self._db = db
-        self._conversation = conversation
         self._first, self._last = places(conversation)
 
     def read(self, start: int, stop: int) -> list[Message]:
@@ -56,12 +54,12 @@ class History:
         self._db.execute(METADATA, (_packed(metadata), self._first + place))
         return self.read(place, place + 1)[0]
 
-    def take_out(self, message_id: str) -> None:
-        """Delete a message, and let those after it move up. Raises NotFound."""
+    def take_out(self, message_id: str) -> int:
+        """Delete a message, and let those after it move up; the place that it had. Raises NotFound."""
         place = self.place(message_id)
         self._db.execute(TAKE_OUT, (self._first + place,))
         self._db.execute(MOVE_UP, (self._first + place, self._last))
-        self._db.execute(FOLLOW_UP, (self._conversation, place))
+        return place
 
     def _read(self, first: int, last: int) -> list[Message]:
         rows = self._db.execute(MESSAGES, (first, last))

@@ -76,15 +76,15 @@ def append(view: View, name: str, run_id: str, at: int, text: str, lease: float)
     return True
 
 
-def finish(view: View, name: str, ended: Run, replay_from: int | None) -> Run | None:
+def finish(view: View, name: str, ended: Run, context_starts: Mapping[str, int]) -> Run | None:
     still = view.open_run(ended.id, name)
     if still is None:
         known = view.run(ended.id, name)
         return None if known is None else known.run
     view.end(still.place, ended)
     History(view.db, still.conversation).add(still.message_count, ended.exchange())
-    if replay_from is not None:
-        view.replay_from(still.conversation, replay_from)
+    if context_starts:
+        view.add_context_starts(still.conversation, context_starts)
     if still.is_made:
         view.touch(still.conversation)
     is_mine = view.is_mine(still.writer)

@@ -81,6 +81,13 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         ) WITHOUT ROWID
         """,
     ),
+    (
+        # What a model could not read is remembered for that model alone, as JSON by its name.
+        "ALTER TABLE conversations DROP COLUMN replay_from",
+        "ALTER TABLE conversations ADD COLUMN context_starts BLOB NOT NULL DEFAULT '{}'",
+        # Another one as soon as the history has changed other than by growing.
+        "ALTER TABLE conversations ADD COLUMN history INTEGER NOT NULL DEFAULT 0",
+    ),
 )
 """The statements of each version, in order; a file's `user_version` is how many of these it has seen."""
 

@@ -1,5 +1,6 @@
 """An SQLite store's rows, as one writer sees them at one moment, in a read or in a transaction."""
 
+import secrets
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
@@ -16,13 +17,15 @@ from server.store.sqlite.history import places
 from server.store.sqlite.writers import Writers
 
 FIND = """
-SELECT c.id, c.model, c.replay_from, c.expires, c.created, c.touched, c.metadata, newest.place, newest.timestamp,
-    EXISTS (SELECT 1 FROM open_runs WHERE place BETWEEN c.id << 32 AND (c.id << 32) + 4294967295)
+SELECT c.id, c.model, c.context_starts, c.history, c.expires, c.created, c.touched, c.metadata, newest.place,
+    newest.timestamp, EXISTS (SELECT 1 FROM open_runs WHERE place BETWEEN c.id << 32 AND (c.id << 32) + 4294967295)
 FROM conversations c LEFT JOIN messages newest ON newest.place =
     (SELECT max(place) FROM messages WHERE place BETWEEN c.id << 32 AND (c.id << 32) + 4294967295)
 WHERE c.name = ?
 """
-MAKE = "INSERT INTO conversations (name, seconds, expires, created, touched, metadata) VALUES (?, ?, ?, ?, ?, ?)"
+MAKE = """
+INSERT INTO conversations (name, seconds, expires, created, touched, metadata, history) VALUES (?, ?, ?, ?, ?, ?, ?)
+"""
 FIND_ID = "SELECT id, expires FROM conversations WHERE name = ?"
 TOUCH = "UPDATE conversations SET touched = ?, expires = ? + seconds WHERE id = ?"
 COLUMNS = "r.place, r.packed, r.details, o.writer, o.lease, o.status, o.text"
@@ -115,13 +118,14 @@ class View:
 
     def find(self, name: str) -> Found | None:
         row = self.db.execute(FIND, (name,)).fetchone()
-        if row is None or self._has_expired(row[0], row[3]):
+        if row is None or self._has_expired(row[0], row[4]):
             return None
-        key, model, replay_from, expires, created, touched, metadata, last, newest, has_open = row
+        key, model, starts, history, expires, created, touched, metadata, last, newest, has_open = row
         count = 0 if last is None else last - (key << 32) + 1
         # What does not expire is not written to with each turn.
         touched = max(touched, newest or 0.0) if expires is None else touched
-        known = Conversation(name, model, count, replay_from, created, touched, orjson.loads(metadata))
+        details = orjson.loads(starts), str(history), created, touched, orjson.loads(metadata)
+        known = Conversation(name, model, count, *details)
         return Found(key, known, expires is not None, has_open == 1)
 
     def find_id(self, name: str) -> int | None:
@@ -186,8 +190,9 @@ class View:
         """A new conversation, instead of an expired one."""
         self.delete(name)
         expires = None if seconds is None else self.now + seconds
-        given = (name, seconds, expires, self.now, self.now, orjson.dumps(metadata))
-        known = Conversation(name, created=self.now, touched=self.now, metadata=metadata)
+        history = secrets.randbits(62)
+        given = (name, seconds, expires, self.now, self.now, orjson.dumps(metadata), history)
+        known = Conversation(name, history_id=str(history), created=self.now, touched=self.now, metadata=metadata)
         return Found(self.db.execute(MAKE, given).lastrowid or 0, known, seconds is not None, has_open=False)
 
     def touch(self, conversation: int) -> None:
@@ -214,8 +219,15 @@ class View:
     def replace(self, place: int, run: Run) -> None:
         self.db.execute(REPLACE_RUN, (run.status, run.collected, run.packed(), place))
 
-    def replay_from(self, conversation: int, place: int) -> None:
-        self.db.execute("UPDATE conversations SET replay_from = ? WHERE id = ?", (place, conversation))
+    def add_context_starts(self, conversation: int, starts: Mapping[str, int]) -> None:
+        (known,) = self.db.execute("SELECT context_starts FROM conversations WHERE id = ?", (conversation,)).fetchone()
+        merged = orjson.dumps({**orjson.loads(known), **starts})
+        self.db.execute("UPDATE conversations SET context_starts = ? WHERE id = ?", (merged, conversation))
+
+    def change_history(self, conversation: int, context_starts: Mapping[str, int]) -> None:
+        """The history has changed other than by growing; `context_starts` are what is left of them."""
+        changed = orjson.dumps(context_starts), secrets.randbits(62), conversation
+        self.db.execute("UPDATE conversations SET context_starts = ?, history = ? WHERE id = ?", changed)
 
     def empty(self, conversation: int) -> list[str]:
         """Forget messages, runs and request ids. Gives the ids of the runs that were open."""

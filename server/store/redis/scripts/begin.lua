@@ -45,7 +45,8 @@ if (alone and #open > 0) or (status == 'queued' and count_queued(open) >= waitin
 
 redis.call('HSET', conversation, 'touched', now)
 redis.call('HSETNX', conversation, 'created', now)
-known = {now, known[2], known[3], known[4], known[5] or now, known[6]}
+redis.call('HSETNX', conversation, 'history', id)
+known = {now, known[2], known[3], known[4], known[5] or now, known[6], known[7] or id}
 redis.call('HSET', run_key(id), 'kept', kept, 'question', question, 'status', status, 'writer', writer, 'lease', lease)
 if asks ~= '' then redis.call('HSET', run_key(id), 'asks', asks) end
 for place = 15, #ARGV do redis.call('RPUSH', messages, ARGV[place]) end

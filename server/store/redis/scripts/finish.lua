@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- The messages of the exchange follow the arguments that have names.
-local id, kept, status, ended, collected, replay_from = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local id, kept, status, ended, collected, learnt = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local found, holder = status_of(id)
 if not found or not is_there() then return false end
 if not is_open(found) then return record(id) end
@@ -11,7 +11,11 @@ redis.call('UNLINK', text_key(id))
 redis.call('LREM', open_runs, 1, id)
 for place = 10, #ARGV do redis.call('RPUSH', messages, ARGV[place]) end
 redis.call('HSET', conversation, 'touched', now)
-if replay_from ~= '' then redis.call('HSET', conversation, 'replay_from', replay_from) end
+if learnt ~= '{}' then
+  local starts = cjson.decode(known[4] or '{}')
+  for model, start in pairs(cjson.decode(learnt)) do starts[model] = start end
+  redis.call('HSET', conversation, 'context_starts', cjson.encode(starts))
+end
 tell(id, holder)
 tell_next(holder)
 return 'ended'

@@ -3,7 +3,7 @@
 local conversation, now, lease, writer = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 local messages, runs, open_runs = conversation .. ':messages', conversation .. ':runs', conversation .. ':open'
 local known = redis.call(
-  'HMGET', conversation, 'touched', 'seconds', 'model', 'replay_from', 'created', 'metadata'
+  'HMGET', conversation, 'touched', 'seconds', 'model', 'context_starts', 'created', 'metadata', 'history'
 )
 local touched, seconds = known[1], known[2]
 
@@ -37,7 +37,9 @@ end
 
 local function is_there() return touched and not has_expired() end
 
-local function snapshot() return {known[3], redis.call('LLEN', messages), known[4], known[5], known[1], known[6]} end
+local function snapshot()
+  return {known[3], redis.call('LLEN', messages), known[4], known[5], known[1], known[6], known[7]}
+end
 
 -- A run as it was begun or ended; where its writer has not ended it, also what has become of it.
 local function record(id)

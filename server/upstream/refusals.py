@@ -1,0 +1,149 @@
+"""What a server's refusal means, in every known server's words.
+
+Only structured fields and the first MAX_TEXT characters are looked at, with expressions whose time is linear in them:
+servers echo what callers sent, which may be a megabyte that was written to be slow to search.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+MAX_TEXT = 4_096
+MAX_DEPTH = 8
+MAX_ENTRIES = 64
+LIMITS = ("max_completion_tokens", "max_tokens")
+"""The two names of the longest reply, of which some servers know only one."""
+
+BILLING_CODES = ("insufficient_quota", "credit_balance_exhausted", "billing_hard_limit_reached", "billing_not_active")
+
+_TOO_LONG = re.compile(
+    # OpenAI, vLLM, DeepSeek, OpenRouter, Mistral, llama.cpp, Ollama, LiteLLM, Cloudflare, SGLang, LM Studio, Anthropic
+    r"context_length_exceeded|exceed_context_size|context ?window ?exceeded"
+    r"|maximum context length|(?:exceed\w*|larger than|longer than|beyond|greater than|overflow\w*|reached)"
+    r"[^.\n]{0,60}\b(?:context[ _-](?:length|size|window|limit)|max_seq_len|maximum (?:model|prompt|input) length)"
+    r"|context[ _-](?:length|size|window|limit)[^.\n]{0,40}\b(?:exceed|overflow|too (?:small|short))"
+    r"|(?:prompt|inputs?|messages|conversation) (?:is|are|was|were) too (?:long|large)"
+    r"|\bprompt(?: tokens?)? too long|loaded with context length of only"
+    # Gemini, xAI, Cohere, Moonshot, Zhipu, Qwen, TGI
+    r"|token count[^\n]{0,60}\bexceeds the maximum number of tokens|maximum prompt length is"
+    r"|too many tokens|exceeded model token limit|prompt exceeds max|range of input length should be"
+    r"|inputs[^\n]{0,60}must (?:be <=|have less than)|reduce the length of (?:the|your) (?:input|messages|prompt)",
+    re.IGNORECASE,
+)
+
+_BAD_KEY = re.compile(
+    r"invalid_api_key|api_key_invalid|no_db_connection"  # The last is LiteLLM's, which would look the key up.
+    r"|\b(?:incorrect|invalid|missing|expired|wrong|no|unknown)[ _-](?:or \w+ )?api[ _-]?key"
+    r"|\bapi[ _-]?key\b[^.\n]{0,40}\b(?:invalid|incorrect|expired|missing|not valid|not found|required|revoked)",
+    re.IGNORECASE,
+)
+
+_NO_SUCH_MODEL = re.compile(r"model|deployment|engine|endpoints? found", re.IGNORECASE)
+
+_UNKNOWN = (
+    r"(?:unrecogni[sz]ed|unknown|unsupported|unexpected|extraneous|not? (?:permitted|allowed|supported|such)"
+    r"|(?:do|does) not support|doesn't support|extra_forbidden|extra (?:inputs|fields) not permitted)"
+)
+
+
+class Words:
+    """What one error says: an object, a list of one, or a text."""
+
+    def __init__(self, body: Any) -> None:
+        """`body` is that of an answer, or the error in the middle of one."""
+        self._body = body[0] if isinstance(body, list) and len(body) == 1 else body
+        error = self._body.get("error") if isinstance(self._body, Mapping) else None
+        self._error = error or self._body
+        self.text = " ".join(islice(_texts(self._body), MAX_ENTRIES))[:MAX_TEXT]
+        """All of its texts, one after another, as far as they are looked at."""
+
+    def field(self, name: str) -> str | None:
+        value = self._error.get(name) if isinstance(self._error, Mapping) else None
+        return value[:MAX_TEXT] if isinstance(value, str) else None
+
+    @property
+    def code(self) -> str | None:
+        return self.field("code")
+
+    @property
+    def status(self) -> int | None:
+        """The status that the server would have sent, if it says so: some errors come with 200."""
+        for name in ("code", "status", "status_code", "error_code"):
+            value = str(self._error.get(name)) if isinstance(self._error, Mapping) else ""
+            if re.fullmatch("[45][0-9][0-9]", value):
+                return int(value)
+        return None
+
+    @property
+    def is_too_long(self) -> bool:
+        """Whether the messages are more than the model can read."""
+        return _TOO_LONG.search(self.text) is not None
+
+    @property
+    def is_bad_key(self) -> bool:
+        return _BAD_KEY.search(self.text) is not None
+
+    @property
+    def is_billing(self) -> bool:
+        kinds = [self.code, self.field("type")]
+        return any(
+            kind in BILLING_CODES or (kind.endswith("_limit_exceeded") and kind != "rate_limit_exceeded")
+            for kind in kinds
+            if kind
+        )
+
+    @property
+    def is_about_model(self) -> bool:
+        """Whether it is the model that is not there, rather than the address."""
+        return isinstance(self._body, Mapping) and _NO_SUCH_MODEL.search(self.text) is not None
+
+    def unknown(self, names: Sequence[str]) -> str | None:
+        """The first of the parameters `names` that the server does not take; None if it refuses for another reason."""
+        if self.code in ("unsupported_parameter", "unsupported_value", "unknown_parameter"):
+            param = self.field("param")
+            is_value_of_limit = self.code == "unsupported_value" and param in LIMITS
+            return param if param in names and not is_value_of_limit else None
+        forbidden = set(_forbidden(self._body))
+        return next((name for name in names if name in forbidden or _says_unknown(self.text, name)), None)
+
+
+def _says_unknown(text: str, name: str) -> bool:
+    between = r"[\w ,:'\"`(\[]"
+    patterns = (
+        rf"\b{_UNKNOWN}\b[\w ,:]{{0,60}}\W{{0,4}}\b{name}\b",
+        rf"\b{name}\b\W{{0,4}}[\w ]{{0,30}}\b{_UNKNOWN}\b",
+        rf"extra_forbidden{between}{{0,20}}loc{between}{{0,20}}body{between}{{0,6}}{name}\b",
+        rf"\bloc{between}{{0,20}}body{between}{{0,6}}{name}\b[^\n]{{0,40}}\b(?:extra|not permitted)\b",
+    )
+    if name not in text:
+        return False
+    found = [match[0] for pattern in patterns if (match := re.search(pattern, text, re.IGNORECASE))]
+    # A limit may be known and its value not be supported; what is left out is never the limit itself.
+    return any(name not in LIMITS or "value" not in match.lower() for match in found)
+
+
+def _forbidden(body: Any, depth: int = 0) -> Iterator[str]:
+    """The parameters that pydantic calls extra, by the last word of each `loc`."""
+    if isinstance(body, Mapping) and depth < MAX_DEPTH:
+        loc, kind = body.get("loc"), body.get("type")
+        if isinstance(loc, list) and loc and isinstance(kind, str) and "extra" in kind:
+            yield str(loc[-1])[:MAX_TEXT]
+        for value in islice(body.values(), MAX_ENTRIES):
+            if isinstance(value, list | Mapping):
+                yield from _forbidden(value, depth + 1)
+    elif isinstance(body, list) and depth < MAX_DEPTH:
+        for value in islice(body, MAX_ENTRIES):
+            yield from _forbidden(value, depth + 1)
+
+
+def _texts(body: Any, depth: int = 0) -> Iterator[str]:
+    """The texts in an error, outermost first, each as far as it is looked at."""
+    if isinstance(body, str):
+        yield body[:MAX_TEXT]
+    elif isinstance(body, Mapping) and depth < MAX_DEPTH:
+        for value in sorted(islice(body.values(), MAX_ENTRIES), key=lambda each: not isinstance(each, str)):
+            yield from _texts(value, depth + 1)
+    elif isinstance(body, list) and depth < MAX_DEPTH:
+        for value in islice(body, MAX_ENTRIES):
+            yield from _texts(value, depth + 1)
