@@ -63,19 +63,24 @@ def side_by_side(title: str, stub_port: int, kinds: tuple[str, ...]) -> None:
 
 
 def turns(stub_port: int) -> None:
-    """What the thousandth turn of a conversation costs, against the first."""
+    """What the thousandth turn of a conversation costs on each store, against the first."""
     behave(stub_port, delay=0.0)
-    first, last = [], []
-    with serving("ours", stub_port) as server:
-        load(server.port, concurrency=1, requests=300, tag="warm")
-        for number in range(ROUNDS):
-            client = f"long {number}"
-            checked(server, stub_port, concurrency=1, requests=950, client=client, tag="fill")
-            last.append(checked(server, stub_port, concurrency=1, requests=100, client=client, tag="last")["p50_ms"])
-            first.append(checked(server, stub_port, concurrency=1, requests=100, tag=f"first{number}")["p50_ms"])
-    ratios = [late / early for late, early in zip(last, first, strict=True)]
-    row = [f"{statistics.median(first):.2f}", f"{statistics.median(last):.2f}", f"{statistics.median(ratios):.2f} ×"]
-    table("Turn 1,000 against turn 1", ["turn 1, p50 ms", "turn 1,000, p50 ms", "ratio"], [row])
+    rows = []
+    with each_store(stub_port) as servers:
+        for name, server in servers.items():
+            first, last = [], []
+            load(server.port, concurrency=1, requests=300, tag="warm")
+            for number in range(ROUNDS):
+                client = f"long {number}"
+                checked(server, stub_port, concurrency=1, requests=950, client=client, tag="fill")
+                last.append(
+                    checked(server, stub_port, concurrency=1, requests=100, client=client, tag="last")["p50_ms"]
+                )
+                first.append(checked(server, stub_port, concurrency=1, requests=100, tag=f"first{number}")["p50_ms"])
+            ratios = [late / early for late, early in zip(last, first, strict=True)]
+            medians = [f"{statistics.median(each):.2f}" for each in (first, last)]
+            rows.append([name, *medians, f"{statistics.median(ratios):.2f} ×"])
+    table("Turn 1,000 against turn 1", ["", "turn 1, p50 ms", "turn 1,000, p50 ms", "ratio"], rows)
 
 
 def crowd(stub_port: int) -> None:

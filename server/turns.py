@@ -26,7 +26,7 @@ class Turns:
         self._free = places
         self._queued: dict[str, LiveRun] = {}
         """The runs whose turn has not come, oldest first, by id."""
-        self._held: dict[str, str] = {}
+        self._held: dict[str, LiveRun] = {}
         """The run that has its conversation's turn in this process, by the conversation's name."""
         self._looks = 0
         """How often `advance` was called since the thread that looks for queued runs began to; 0 where none does."""
@@ -48,7 +48,7 @@ class Turns:
         """It was begun as running."""
         with self._lock:
             if live.run.is_open:  # else it was cleared away in this instant
-                self._held[live.name] = live.run.id
+                self._held[live.name] = live
 
     def queue(self, live: LiveRun) -> None:
         with self._lock:
@@ -57,11 +57,9 @@ class Turns:
         self.advance()
 
     def leave(self, live: LiveRun) -> None:
-        """It has ended, whether it had its turn or not."""
+        """It has ended, whether it had its turn or not; the run may go on as another LiveRun, with outputs of tools."""
         with self._lock:
-            self._queued.pop(live.run.id, None)
-            if self._held.get(live.name) == live.run.id:
-                del self._held[live.name]
+            self._remove(live)
         self.advance()
 
     def stop(self) -> None:
@@ -99,10 +97,10 @@ class Turns:
             with self._lock:
                 if not self._free or self._stopped:
                     return
-                if live.name in self._held or live.run.id not in self._queued:
+                if live.name in self._held or self._queued.get(live.run.id) is not live:
                     continue
                 self._free -= 1
-                self._held[live.name] = live.run.id
+                self._held[live.name] = live
             conversation = None
             try:
                 conversation = self._start(live)
@@ -110,9 +108,17 @@ class Turns:
                 with self._lock:
                     if conversation is None:
                         self._free += 1
-                        if self._held.get(live.name) == live.run.id:
-                            del self._held[live.name]
-                    else:
-                        self._queued.pop(live.run.id, None)
+                        self._let_go(live)
+                    elif self._queued.get(live.run.id) is live:
+                        del self._queued[live.run.id]
             if conversation is not None:
                 self._write(live, conversation)
+
+    def _remove(self, live: LiveRun) -> None:
+        if self._queued.get(live.run.id) is live:
+            del self._queued[live.run.id]
+        self._let_go(live)
+
+    def _let_go(self, live: LiveRun) -> None:
+        if self._held.get(live.name) is live:
+            del self._held[live.name]

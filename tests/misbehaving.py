@@ -83,6 +83,11 @@ class Exchange:
             assert not self._reader.read(1)
         self.is_alone = True
 
+    def close(self) -> None:
+        """End the connection, so that the client has heard of it when this returns."""
+        self.is_whole = False
+        self._wire.shutdown(socket.SHUT_RDWR)
+
     def reset(self) -> None:
         """Break the connection as a crash would."""
         self._wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -845,12 +845,17 @@ def test_plain_calls_one_after_another_share_a_connection(server: Misbehaving, u
 def test_a_connection_that_the_server_has_closed_meanwhile_is_replaced(
     server: Misbehaving, upstream: OpenAIUpstream
 ) -> None:
+    was_closed = threading.Event()
+
     def answers_and_closes(exchange: Exchange) -> None:
         good(exchange)
-        exchange.is_whole = False
+        exchange.close()
+        was_closed.set()
 
-    server.follow(answers_and_closes)
-    assert [asked(upstream), asked(upstream)] == ["Hello", "Hello"]
+    server.follow(answers_and_closes, good)
+    assert asked(upstream) == "Hello"
+    assert was_closed.wait(PATIENCE_SECONDS)
+    assert asked(upstream) == "Hello"
     assert [heard.connection for heard in server.heard] == [0, 1]
 
 

@@ -1,7 +1,7 @@
 """The `openai` package as it is used here: its client says who we are and where, and its httpx2 client sends."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -10,8 +10,6 @@ import httpx2
 from openai import OpenAI
 
 from server.upstream.transport import Transport
-
-MAX_ERROR_BYTES = 1_048_576
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,11 @@ class Client:
             logging.getLogger(name).setLevel(logging.WARNING)
         base_url, _, query = account.base_url.partition("?")
         self.transport = Transport()
-        self.http = _Http(self.transport)
+        self._custom = {name.lower() for name in account.headers} | {"openai-organization", "openai-project"}
+        try:
+            self.http = _Http(self.transport, self._keep_secrets)
+        except (ValueError, ImportError, OSError) as problem:  # A proxy or a file of certificates that is none.
+            raise httpx2.ConnectError(str(problem)) from problem
         self.openai = OpenAI(
             api_key=account.key,
             base_url=base_url,
@@ -51,11 +53,14 @@ class Client:
         # Empty, they would be sent as empty headers.
         self.openai.organization = self.openai.organization or None
         self.openai.project = self.openai.project or None
+        self._origin = self.openai.base_url.scheme, self.openai.base_url.host, self.openai.base_url.port
         self._url = httpx2.URL(f"{str(self.openai.base_url).rstrip('/')}/chat/completions")
         if query:
             self._url = self._url.copy_with(query=query.encode())
-        known = {**self.openai.auth_headers, **self.openai.default_headers}
-        self._headers = httpx2.Headers({name: value for name, value in known.items() if isinstance(value, str)})
+        self._headers = httpx2.Headers(self.openai.auth_headers)
+        for name, value in self.openai.default_headers.items():
+            if isinstance(value, str):
+                self._headers[name] = value
 
     def send(self, body: bytes, extensions: Mapping[str, Any], accept_encoding: str) -> httpx2.Response:
         """Ask for a completion; its body is unread. Raises httpx2's exceptions."""
@@ -63,6 +68,12 @@ class Client:
         headers["Accept-Encoding"] = accept_encoding
         request = httpx2.Request("POST", self._url, headers=headers, content=body, extensions=dict(extensions))
         return self.http.send(request, stream=True)
+
+    def _keep_secrets(self, request: httpx2.Request) -> None:
+        """Where a redirect leads elsewhere, headers of ours are not sent along; httpx2 keeps `Authorization` back."""
+        if (request.url.scheme, request.url.host, request.url.port) != self._origin:
+            for name in self._custom & request.headers.keys():
+                del request.headers[name]
 
     def list_models(self, seconds: float) -> bytes:
         """The answer as it came. Raises the package's exceptions."""
@@ -73,12 +84,13 @@ class Client:
 class _Http(httpx2.Client):
     """Sends by our transport where the environment names no proxy, and else by httpx2's own."""
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, check: Callable[[httpx2.Request], None]) -> None:
+        """`check` is called with each request, also of a redirect, before it is sent."""
         self._direct = transport
         # A connection through a proxy is not kept: only of a new one, its transport tells which socket it is, which
         # must be known to abort the call.
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
-        super().__init__(follow_redirects=True, limits=limits)
+        super().__init__(follow_redirects=True, limits=limits, event_hooks={"request": [check]})
 
     def _init_transport(self, *_: Any, **__: Any) -> httpx2.BaseTransport:
         return self._direct

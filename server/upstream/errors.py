@@ -132,6 +132,8 @@ def map_exception(problem: Exception) -> errors.ServerError:
         return problem
     if isinstance(problem, Refusal):
         return _by_words(problem.words, problem.status, problem.is_page)
+    if isinstance(problem, openai.APIConnectionError) and isinstance(problem.__cause__, httpx2.HTTPError):
+        problem = problem.__cause__  # Which tells more.
     return next((MAPPED[kind] for kind in type(problem).__mro__ if kind in MAPPED), errors.UpstreamFailed)()
 
 
@@ -150,7 +152,7 @@ def is_retryable(problem: Exception) -> bool:
 def _by_words(words: Words, status: int, is_page: bool) -> errors.ServerError:
     if words.is_billing:
         return errors.UpstreamQuotaExhausted()
-    if words.code == "rate_limit_exceeded" or status == 429:
+    if words.is_rate_limit or status == 429:
         return errors.UpstreamRateLimited()
     if not is_page and words.is_bad_key and status in (400, 404, 422):
         return errors.UpstreamRefusedKey()

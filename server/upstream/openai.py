@@ -17,9 +17,10 @@ from server.upstream.abort import Abort
 from server.upstream.client import Account, Client, is_openai
 from server.upstream.errors import Refusal, is_retryable, map_exception
 from server.upstream.model_list import NO_LIST, ModelList, parse_models
-from server.upstream.parameters import CallBody, UnknownParameters
-from server.upstream.parsing import parse_completion, parse_stream
+from server.upstream.parameters import OWN, CallBody, UnknownParameters
+from server.upstream.parsing import parse_reply
 from server.upstream.redaction import redacted
+from server.upstream.refusals import LIMITS
 
 log = logging.getLogger("server.upstream")
 
@@ -112,8 +113,8 @@ class OpenAIUpstream:
         if isinstance(problem, Refusal):
             log.warning("upstream: %s (status %d, request id %s)", error.code, problem.status, problem.request_id)
             if log.isEnabledFor(logging.DEBUG):
-                known = call.model if call is not None else ""
-                asked = call.messages + orjson.dumps(dict(call.parameters)) if call is not None else b""
+                known = {call.model, *call.parameters, *OWN, *LIMITS} if call is not None else set()
+                asked = call.messages + orjson.dumps([*call.parameters.values()]) if call is not None else b""
                 secrets = [self._account.key, *self._account.headers.values()]
                 log.debug("upstream said: %s", redacted(problem.words.text, secrets, asked, known))
         else:
@@ -154,6 +155,7 @@ class _OpenAIWriting:
                 yield from self._read(response)
             finally:
                 response.close()
+                self._abort.close()
         except GeneratorExit:
             raise
         except Exception as problem:  # noqa: BLE001 - the boundary: each becomes one of ours
@@ -166,9 +168,7 @@ class _OpenAIWriting:
         self._woken.set()
 
     def _read(self, response: httpx2.Response) -> Iterator[str | Reply]:
-        chunks = self._in_time(response)
-        pieces = parse_stream(chunks) if self._call.streamed else parse_completion(b"".join(chunks))
-        for piece in pieces:
+        for piece in parse_reply(self._in_time(response)):
             if self._abort.is_set:
                 raise errors.UpstreamCut
             if isinstance(piece, Reply):

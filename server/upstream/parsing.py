@@ -5,7 +5,6 @@ error, before the reply or in the middle of it, fails it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain
 from typing import Any
 
 import httpx2
@@ -15,9 +14,10 @@ from server.model import Usage
 from server.upstream import Reply
 from server.upstream.errors import map_error_body
 from server.upstream.lenient_json import join, loads, mended
+from server.upstream.refusals import Words
+from server.upstream.sse import events, first_bytes
 from server.upstream.tool_calls import ToolCalls
 
-BOM = b"\xef\xbb\xbf"
 ERROR_FIELDS = ("error_msg", "error_message", "errorMessage", "errors", "detail", "fault", "message", "msg")
 """Of an object without choices, each tells an error."""
 BROKEN_OFF = (
@@ -32,37 +32,39 @@ SENT_BACK = ("reasoning_content", "reasoning", "reasoning_details", "thinking_bl
 MOST_TOKENS = 2**53
 
 
-def parse_completion(body: bytes) -> Iterator[str | Reply]:
-    """The text of a chat.completion, then the Reply; a stream is read, too, where a server sends one unasked."""
-    body = body.removeprefix(BOM).lstrip()
-    if body.startswith((b"data:", b"event:", b"id:", b":")):
-        yield from parse_stream([body])
-        return
-    _require_no_page(body)
-    reply = _PartialReply("message", "delta")
-    yield from reply.take(loads(body))
-    if not reply.has_message:
-        raise errors.UpstreamBadReply
-    yield from reply.finish()
+def parse_reply(chunks: Iterable[bytes]) -> Iterator[str | Reply]:
+    """The text of a chat.completion, or of a stream of chat.completion.chunk events, then the Reply.
 
-
-def parse_stream(chunks: Iterable[bytes]) -> Iterator[str | Reply]:
-    """The text of a stream of chat.completion.chunk events, then the Reply; a plain answer is read, too."""
+    Which of the two it is is seen from its beginning: servers send either one unasked. Raises UpstreamFailed, and
+    ContextTooLong before any text.
+    """
     chunks = iter(chunks)
-    start = _start(chunks)
+    start = first_bytes(chunks)
+    if start.startswith(b"<"):
+        raise errors.UpstreamNotFound
     if start.startswith((b"{", b"[")):
         body = start + b"".join(chunks)
+        start, chunks = body, iter(())
         try:
-            loads(body)
+            answer = loads(body)
         except ValueError:
-            start, chunks = body, iter(())  # One object a line.
-        else:
-            yield from parse_completion(body)
+            if b"\n" not in body.rstrip():
+                raise
+            answer = None  # One object a line.
+        if answer is not None and not _is_chunk(answer):
+            reply = _PartialReply("message", "delta")
+            yield from reply.take(answer)
+            if not reply.has_message:
+                raise errors.UpstreamBadReply
+            yield from reply.finish()
             return
-    _require_no_page(start)
+    yield from _parse_stream(start, chunks)
+
+
+def _parse_stream(start: bytes, chunks: Iterator[bytes]) -> Iterator[str | Reply]:
     reply = _PartialReply("delta", "message")
     has_ended = False
-    for event in _until_broken(_events(start, chunks), reply):
+    for event in _until_broken(events(start, chunks), reply):
         if event is None:
             has_ended = True
             break
@@ -102,7 +104,7 @@ class _PartialReply:
         self._model = _name(chunk.get("model")) or self._model
         self._usage = _find_usage(chunk, choice) or self._usage
         self._logprobs += _logprobs(choice)
-        message = _message(choice, self._names)
+        message = _message(choice, self._names[:1] if self.has_text else self._names)
         self.has_message = self.has_message or message is not None
         if message is not None:
             self.calls.add(message)
@@ -143,16 +145,6 @@ class _PartialReply:
         return errors.UpstreamCut() if self.has_text and isinstance(failure, errors.ContextTooLong) else failure
 
 
-def _start(chunks: Iterator[bytes]) -> bytes:
-    """The first of the chunks, up to something that is no white space."""
-    start = b""
-    for chunk in chunks:
-        start += chunk
-        if not BOM.startswith(start[:3]) and (start := start.removeprefix(BOM).lstrip()):
-            break
-    return start
-
-
 def _until_broken(events: Iterator[Any], reply: _PartialReply) -> Iterator[Any]:
     """The events, also where the line breaks after the model has said that it is done: only the counts are lost."""
     try:
@@ -162,54 +154,10 @@ def _until_broken(events: Iterator[Any], reply: _PartialReply) -> Iterator[Any]:
             raise
 
 
-def _events(start: bytes, chunks: Iterator[bytes]) -> Iterator[Any]:
-    """The JSON of each server-sent event; None for `[DONE]`. Raises UpstreamBadReply for one that is no JSON."""
-    data, is_error = b"", False
-    for line in _lines(start, chunks):
-        field, _, value = line.partition(b":")
-        if line.startswith((b"{", b"[")):
-            value = line
-        elif field == b"event":
-            is_error = value.strip() == b"error"
-            continue
-        elif field != b"data":
-            if not line and data:
-                raise errors.UpstreamBadReply
-            continue
-        data = b"\n".join(filter(None, (data, value.strip())))
-        if data == b"[DONE]":
-            yield None
-            return
-        if data.endswith((b"}", b"]")):
-            try:
-                event = loads(data)
-            except ValueError:  # More lines of it are to come.
-                continue
-            yield {"error": event} if is_error else event
-            data = b""
-    if data:
-        raise errors.UpstreamBadReply
-
-
-def _lines(start: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Split at line ends only: a JSON text may hold other separators."""
-    rest = b""
-    for chunk in chain([start], chunks):
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield from _split(line)
-    yield from _split(rest)
-
-
-def _split(line: bytes) -> list[bytes]:
-    """A line without its CR, or the lines of a server that ends them with CR alone."""
-    line = line.rstrip(b"\r")
-    return line.split(b"\r") if b"\rdata:" in line else [line]
-
-
-def _require_no_page(body: bytes) -> None:
-    if body.startswith(b"<"):
-        raise errors.UpstreamNotFound
+def _is_chunk(answer: Any) -> bool:
+    """Whether it is of a stream, so that its end must be told."""
+    choice = _choice(answer) if isinstance(answer, Mapping) else {}
+    return isinstance(choice.get("delta"), Mapping) and not isinstance(choice.get("message"), Mapping)
 
 
 def _choice(chunk: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -222,10 +170,9 @@ def _choice(chunk: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _message(choice: Mapping[str, Any], names: Iterable[str]) -> Mapping[str, Any] | None:
     """What the choice says under the first of the names; None if it says nothing, which in a stream is no fault."""
-    for name in names:
-        if isinstance(choice.get(name), Mapping):
-            found: Mapping[str, Any] = choice[name]
-            return found
+    found: list[Mapping[str, Any]] = [choice[name] for name in names if isinstance(choice.get(name), Mapping)]
+    if found:
+        return next(filter(None, found), found[0])  # Some servers send an empty one beside the other.
     return {"content": choice["text"]} if isinstance(choice.get("text"), str) else None
 
 
@@ -249,16 +196,25 @@ def _part(part: Any) -> str:
 
 def _error_in(chunk: Mapping[str, Any], choice: Mapping[str, Any]) -> Any:
     """What tells that the reply has failed, in any known server's form; None for nothing."""
-    for error in (chunk.get("error"), choice.get("error")):
+    places = (chunk, choice, choice.get("delta"), choice.get("message"))
+    for error in (place.get("error") for place in places if isinstance(place, Mapping)):
         if error:
             return error
-    if chunk.get("object") == "error" or chunk.get("error_code"):
+    result = chunk.get("base_resp")  # MiniMax's
+    has_failed = isinstance(result, Mapping) and result.get("status_code")
+    if has_failed or chunk.get("object") == "error" or chunk.get("error_code"):
         return chunk
     if choice:
         return None
-    is_error = chunk.get("type") == "error" or chunk.get("success") is False or any(map(chunk.get, ERROR_FIELDS))
-    status = chunk.get("status") or chunk.get("code")
-    return chunk if is_error or (isinstance(status, int) and status >= 400) or "error" in chunk else None
+    is_error = (
+        "error" in (chunk.get("type"), chunk.get("status"))
+        or chunk.get("success") is False
+        or chunk.get("status") == "failed"
+        or any(map(chunk.get, ERROR_FIELDS))
+        or ("error" in chunk and not chunk.keys() & {"choices", "usage"})
+        or Words(chunk).status is not None
+    )
+    return chunk if is_error else None
 
 
 def _logprobs(choice: Mapping[str, Any]) -> list[Any]:

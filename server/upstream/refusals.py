@@ -47,6 +47,9 @@ _UNKNOWN = (
 )
 
 
+_KNOWN_LIMIT = r"\b(?:value|use)\b|tokens\W.*\b(?:not|n't) support\b"
+
+
 class Words:
     """What one error says: an object, a list of one, or a text."""
 
@@ -85,6 +88,10 @@ class Words:
         return _BAD_KEY.search(self.text) is not None
 
     @property
+    def is_rate_limit(self) -> bool:
+        return any("rate_limit" in kind for kind in (self.code, self.field("type")) if kind)
+
+    @property
     def is_billing(self) -> bool:
         kinds = [self.code, self.field("type")]
         return any(
@@ -119,8 +126,8 @@ def _says_unknown(text: str, name: str) -> bool:
     if name not in text:
         return False
     found = [match[0] for pattern in patterns if (match := re.search(pattern, text, re.IGNORECASE))]
-    # A limit may be known and its value not be supported; what is left out is never the limit itself.
-    return any(name not in LIMITS or "value" not in match.lower() for match in found)
+    # A limit may be known, and its value not be supported, or it may be what is to be used instead.
+    return any(name not in LIMITS or not re.search(_KNOWN_LIMIT, match, re.IGNORECASE) for match in found)
 
 
 def _forbidden(body: Any, depth: int = 0) -> Iterator[str]:

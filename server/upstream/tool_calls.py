@@ -1,7 +1,7 @@
 """The calls of functions in a reply, put together from the pieces in which servers send them."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,10 +48,11 @@ class ToolCalls:
         legacy = message.get("function_call")
         if legacy and not parts:
             parts = [{"index": 0, "function": legacy}]
+        earlier = list(self._calls)
         for part in parts if isinstance(parts, list) else [parts]:
             if not isinstance(part, Mapping):
                 raise UpstreamBadReply
-            self._add(part)
+            self._add(part, earlier)
 
     def finish(self) -> tuple[ToolCall, ...]:
         """The calls, each with an id of its own and JSON as arguments. Raises UpstreamBadReply if one has no name."""
@@ -67,35 +68,39 @@ class ToolCalls:
             found.append(ToolCall(mended(call.id), mended(call.name), arguments, extra=mended(call.extra)))
         return tuple(found)
 
-    def _add(self, part: Mapping[str, Any]) -> None:
+    def _add(self, part: Mapping[str, Any], earlier: Sequence[_Call]) -> None:
+        """Take in one part, which may go on with one of the `earlier` calls."""
         function = part.get("function")
         function = function if isinstance(function, Mapping) else part
         call_id, name = _word(part.get("id")), _word(function.get("name"))
-        call = self._earlier(part.get("index"), call_id, name)
+        arguments = _json_text(function.get("arguments"))
+        call = _continued(earlier, part.get("index"), call_id, name, arguments)
         if call is None:
             call = _Call(part.get("index"))
             self._calls.append(call)
         call.id = call.id or call_id
         call.name = call.name or name
-        call.arguments += _json_text(function.get("arguments"))
+        call.arguments += arguments
         for key, value in part.items():
             if key not in KNOWN and function is not part:
                 call.extra[key] = value
 
-    def _earlier(self, index: Any, call_id: str, name: str) -> _Call | None:
-        """The call that a part with these continues; None for a new one.
 
-        Some servers give all calls the same index, or none; some repeat id and name with each part; some give no ids.
-        """
-        if call_id:
-            for call in reversed(self._calls):
-                if call.id == call_id and (index is None or call.index == index):
-                    return call
-        newest = next((each for each in reversed(self._calls) if index is None or each.index == index), None)
-        if newest is None or (call_id and (newest.id or index is None)):
+def _continued(earlier: Sequence[_Call], index: Any, call_id: str, name: str, arguments: str) -> _Call | None:
+    """The call that a part goes on with; None if it begins another.
+
+    Some servers give all calls the same index, or none; some repeat id and name with each part; some give no ids.
+    """
+    newest_first = [each for each in reversed(earlier) if index is None or each.index == index]
+    call = next((each for each in newest_first if call_id and each.id == call_id), None)
+    if call is None:
+        if not newest_first or (call_id and (newest_first[0].id or index is None)):
             return None
-        is_another = name and newest.name and (name != newest.name or newest.has_arguments)
-        return None if is_another else newest
+        call = newest_first[0]
+    if name and call.name and name != call.name:
+        return None
+    # One that is whole goes on with nothing but an empty part.
+    return None if call.has_arguments and (arguments or (name and not call_id)) else call
 
 
 def _word(value: Any) -> str:

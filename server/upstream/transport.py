@@ -14,12 +14,13 @@ from functools import cached_property
 import httpx2
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from server.upstream.abort import Abort
+from server.upstream.abort import Abort, connect
 
 CHUNK_BYTES = 16_384
 IDLE_SECONDS = 60.0  # Something on the way may have forgotten a connection that was idle for longer, without a word.
 DRAIN_SECONDS = 0.05  # How long a reader who leaves waits for the answer's end, so that another can use the connection.
 KEEP_ALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 60, "TCP_KEEPCNT": 5, "TCP_NODELAY": 1}
+PORTS = {"http": 80, "https": 443}
 SOCKET_OPTIONS = [(getattr(socket, name), value) for name, value in KEEP_ALIVE.items() if hasattr(socket, name)]
 
 Idle = deque[tuple[socket.socket, float]]  # Since when on the monotonic clock; the last one back is lent first.
@@ -57,15 +58,15 @@ class Transport(httpx2.BaseTransport):
         self.close_idle(0.0)
 
     def _connect(self, url: httpx2.URL, seconds: float | None, abort: Abort) -> socket.socket:
-        is_tls = url.scheme == "https"
+        if url.scheme not in PORTS:
+            raise httpx2.UnsupportedProtocol(url.scheme)
         try:
-            wire = socket.create_connection((url.host, url.port or (443 if is_tls else 80)), seconds)
+            wire = connect(url.host, url.port or PORTS[url.scheme], seconds, abort)
             try:
-                abort.watch(wire)
                 wire.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
                 for option in SOCKET_OPTIONS:
                     wire.setsockopt(socket.IPPROTO_TCP, *option)
-                if is_tls:
+                if url.scheme == "https":
                     wire = self._tls.wrap_socket(wire, server_hostname=url.host, do_handshake_on_connect=False)
                     abort.watch(wire)
                     wire.do_handshake()
@@ -75,8 +76,8 @@ class Transport(httpx2.BaseTransport):
                 wire.close()
                 raise
         except (OSError, UnicodeError) as problem:  # UnicodeError: a name that no host can have.
-            is_late = isinstance(problem, TimeoutError)
-            raise (httpx2.ConnectTimeout if is_late else httpx2.ConnectError)(str(problem)) from problem
+            kind = httpx2.ConnectTimeout if isinstance(problem, TimeoutError) else httpx2.ConnectError
+            raise kind(str(problem)) from problem
 
 
 class _Exchange(httpx2.SyncByteStream):
@@ -87,20 +88,17 @@ class _Exchange(httpx2.SyncByteStream):
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self._body: list[bytes] = []
-        self._body_seconds: float | None = None
         self._has_head = self._has_length = self._is_whole = self._is_last = self._is_closed = False
         self._error: httpx2.TransportError | None = None  # Why nothing more can be heard.
         self._parser = HttpResponseParser(self)
-        # Some servers send both lengths; the chunks then say where the body ends (RFC 9112, 6.3).
-        self._parser.set_dangerous_leniencies(lenient_chunked_length=True)
+        self._parser.set_dangerous_leniencies(lenient_chunked_length=True)  # Some send both lengths (RFC 9112, 6.3).
         abort.watch(wire)
 
     def ask(self, request: httpx2.Request, timeout: Mapping[str, float | None]) -> None:
-        """Send the request, and wait for the answer's head."""
         head = [b"%b %b HTTP/1.1" % (request.method.encode(), request.url.raw_path)]
         head += [b"%b: %b" % field for field in request.headers.raw]
         data = b"\r\n".join((*head, b"", request.read()))  # In one piece, which is one call of the system.
-        unsent: httpx2.TransportError | None = None
+        unsent: str | None = None
         try:
             self._wire.settimeout(timeout.get("write"))
             sent = self._wire.send(data)
@@ -109,17 +107,18 @@ class _Exchange(httpx2.SyncByteStream):
         except TimeoutError as problem:
             raise httpx2.WriteTimeout(str(problem)) from problem
         except OSError as problem:  # Who stops reading may have answered before, such as with 413.
-            unsent, self._is_last = httpx2.WriteError(str(problem)), True
-        self._wire.settimeout(timeout.get("read"))
+            unsent, self._is_last = str(problem), True
+        self._body_seconds = timeout.get("read")
+        self._wire.settimeout(self._body_seconds)
         while not (self._has_head or self._error):
             self._hear()
         if self._error and not self._has_head:
-            raise unsent or self._error
-        self._body_seconds = timeout.get("body", timeout.get("read"))
+            raise self._error if unsent is None else httpx2.WriteError(unsent)
+        if self.status < 300:
+            self._body_seconds = timeout.get("body", timeout.get("read"))
 
     def __iter__(self) -> Iterator[bytes]:
-        if not self._is_whole:
-            self._wire.settimeout(self._body_seconds)
+        self._wire.settimeout(self._body_seconds)
         while self._body or not (self._is_whole or self._error):
             if self._body:
                 yield self._body.pop(0)
@@ -147,7 +146,6 @@ class _Exchange(httpx2.SyncByteStream):
             self._wire.close()
 
     def _hear(self) -> None:
-        """Take in what comes next."""
         try:
             if data := self._wire.recv(CHUNK_BYTES):
                 self._parser.feed_data(data)
@@ -166,10 +164,13 @@ class _Exchange(httpx2.SyncByteStream):
         if self._is_whole:
             raise httpx2.RemoteProtocolError("an answer to nothing")
         self.headers.clear()
+        self._has_length = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name, value))
-        self._has_length = self._has_length or name.lower() in (b"content-length", b"transfer-encoding")
+        if not self._has_head:  # Else it is a trailer.
+            self.headers.append((name, value))
+            is_chunked = name.lower() == b"transfer-encoding" and b"chunked" in value.lower()
+            self._has_length = self._has_length or is_chunked or name.lower() == b"content-length"
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
