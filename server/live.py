@@ -237,6 +237,15 @@ class LiveRun:
             self._ends.append(self._length)
 
 
+def with_end(reading: Reading, tell: Callable[[Run], None]) -> Reading:
+    """`reading`, and `tell` is called with the run when it has been read to its end."""
+    with closing(reading):
+        for happening in reading:
+            if isinstance(happening, Run):
+                tell(happening)
+            yield happening
+
+
 def problem_of(run: Run) -> ServerError | None:
     """Why a run that nobody writes any more has no whole reply; None where it has one."""
     if run.failure is not None:

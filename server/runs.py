@@ -5,14 +5,14 @@ A request begins a run, or joins one, and then only waits for it or reads it; wh
 
 import time
 from collections.abc import Callable, Collection
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from server import errors
 from server.followed import Followed
 from server.held import Held, failure_of
-from server.live import LiveRun, Reading
+from server.live import LiveRun, Reading, with_end
 from server.model import Run, Status, Step
 from server.store import PLAIN, Begun, Store, Terms
 from server.ticker import Ticker
@@ -67,8 +67,11 @@ class Runner:
         run = self._begin(live, terms)
         if run.id == live.run.id:
             return live.wait_on(seconds, is_there)
+        if not run.is_moving:
+            self._collect(run, is_there)
+            return run
         try:
-            return self.wait(run.id, seconds, is_there) if run.is_moving else run
+            return self.wait(run.id, seconds, is_there)
         except errors.NotFound:  # It was there a moment ago, so that it was cleared away in between.
             raise errors.RunCancelled from None
 
@@ -145,7 +148,7 @@ class Runner:
         live = self._held.get(run_id) or self._followed.live(run_id)
         if not live.run.is_open:
             live.check(position)
-        return self._collected(live.read(position, is_there), is_there)
+        return with_end(live.read(position, is_there), lambda run: self._collect(run, is_there))
 
     def cancel(self, run_id: str) -> Run:
         """End a run, keeping what was written; one that has ended stays as it is. Raises NotFound, StoreUnavailable.
@@ -248,14 +251,6 @@ class Runner:
             raise errors.ShuttingDown
         if not self._held.is_reachable:
             raise errors.StoreUnavailable
-
-    def _collected(self, reading: Reading, is_there: Callable[[], bool]) -> Reading:
-        """`reading`, and who has read it to its end has collected the reply."""
-        with closing(reading):
-            for happening in reading:
-                if isinstance(happening, Run):
-                    self._collect(happening, is_there)
-                yield happening
 
     def _collect(self, run: Run, is_there: Callable[[], bool]) -> None:
         """Note that the caller has the reply, where nobody waited for it when it was finished."""

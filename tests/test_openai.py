@@ -937,7 +937,7 @@ def test_models_that_are_known_are_served_while_another_caller_asks_anew(
     [
         (refuses(401), errors.UpstreamRefusedKey),
         (refuses(500), errors.UpstreamFailed),
-        (resets, errors.UpstreamUnreachable),
+        (resets, errors.UpstreamCut),
         (says(b"<html>"), errors.UpstreamBadReply),
         (says(b'{"data": 7}'), errors.UpstreamBadReply),
     ],

@@ -19,6 +19,7 @@ from server.runs import Runner
 from server.store import Terms
 from server.store.memory import MemoryStore
 from server.upstream import Call
+from server.upstream.abort import connect
 from server.upstream.openai import OpenAIUpstream
 from server.writing import Limits
 from tests.clock import Clock
@@ -729,12 +730,11 @@ def test_what_may_have_been_paid_is_asked_once_on_a_kept_connection_too(
 def test_a_connection_that_is_refused_is_tried_again(
     server: Misbehaving, upstream: OpenAIUpstream, monkeypatch: pytest.MonkeyPatch, streamed: bool
 ) -> None:
-    connect = socket.create_connection
     gone = socket.create_server(("127.0.0.1", 0))
     dead = gone.getsockname()
     gone.close()
     addresses = [dead, dead, ("127.0.0.1", server.port)]
-    monkeypatch.setattr(socket, "create_connection", lambda _, *more: connect(addresses.pop(0), *more))
+    monkeypatch.setattr("server.upstream.transport.connect", lambda _, __, *more: connect(*addresses.pop(0), *more))
     server.follow(answers)
     assert asked(upstream, streamed=streamed) == "Hello"
     assert addresses == []

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -9,11 +10,11 @@ import pytest
 
 from server import errors, live
 from server.live import SILENCE_SECONDS, Piece, Reading
-from server.model import Conversation, Run
+from server.model import Conversation, Options, Run, ToolCall
 from server.runs import Runner
 from server.store import PLAIN, Begun, Terms
 from server.store.memory import MemoryStore
-from server.upstream import Call
+from server.upstream import Call, Reply
 from server.upstream.scripted import ScriptedUpstream
 from server.writing import Limits
 from tests.clock import Clock
@@ -614,6 +615,63 @@ class TestLimits:
         ended(runner, first)
         ended(runner, queued)
         assert [call.seconds for call in upstream.heard] == [600, 500]
+
+
+class Interrupting(MemoryStore):
+    """Does something of a test's at the instant when a run has been paused and its process has not heard of it."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(1000, clock)
+        self.between: Callable[[Run], None] = lambda _: None
+
+    def pause(self, name: str, run: Run) -> bool:
+        was_paused = super().pause(name, run)
+        self.between(run)
+        return was_paused
+
+
+def test_outputs_that_come_before_the_pause_is_heard_of_are_answered(clock: Clock, told: Told) -> None:
+    store = Interrupting(clock)
+    call = ToolCall("call_1", "look", "{}")
+    told.say("slow", Reply("m", None, "tool_calls", (call,)))  # type: ignore[arg-type]
+    runner = Runner(store, ScriptedUpstream(told), Limits(), clock)
+
+    def submit(run: Run) -> None:
+        step = replace(run.steps[-1], calls=(replace(call, output="seen"),), ended=clock.now)
+        runner.resume(replace(run, steps=(step,)))
+
+    store.between = submit
+    options = Options(parameters={"tools": [{}]})
+    run = runner.begin(Run("slow", conversation="ada", options=options))
+    assert told_of(runner, run).text == "re: seen"
+    assert asked(runner, "next").text == "re: next"
+    runner.shut_down(0)
+
+
+def told_of(runner: Runner, run: Run) -> Run:
+    """The run once it has ended, though it may have required action meanwhile."""
+    while (found := ended(runner, run)).is_open:
+        pass
+    return found
+
+
+def test_a_reply_that_was_collected_after_its_end_is_not_given_to_the_next_question(runner: Runner, told: Told) -> None:
+    first = runner.ask(Run("slow", conversation="ada"), 0, lambda: True)
+    told.end("slow", "the first")
+    runner.wait(first.id, PATIENCE_SECONDS, lambda: False)
+    collected = runner.ask(Run("slow", conversation="ada"), PATIENCE_SECONDS, lambda: True)
+    assert (collected.id, collected.text) == (first.id, "the first")
+    told.end("slow", "the second")
+    again = runner.ask(Run("slow", conversation="ada"), PATIENCE_SECONDS, lambda: True)
+    assert again.text == "the second"
+
+
+def test_a_reply_whose_caller_is_gone_is_kept_for_the_next_question(runner: Runner, told: Told) -> None:
+    first = runner.ask(Run("slow", conversation="ada"), 0, lambda: True)
+    told.end("slow", "at last")
+    runner.wait(first.id, PATIENCE_SECONDS, lambda: False)
+    for is_there in (lambda: False, lambda: True):
+        assert runner.ask(Run("slow", conversation="ada"), PATIENCE_SECONDS, is_there).id == first.id
 
 
 def test_a_failure_without_a_name_ends_the_run_and_is_logged(

@@ -61,11 +61,14 @@ class Client:
         for name, value in self.openai.default_headers.items():
             if isinstance(value, str):
                 self._headers[name] = value
+        # A compressor would hold the pieces of a stream back.
+        self._headers["Accept-Encoding"] = "identity"
+        self._plain_headers = self._headers.copy()
+        self._plain_headers["Accept-Encoding"] = "gzip, deflate"
 
-    def send(self, body: bytes, extensions: Mapping[str, Any], accept_encoding: str) -> httpx2.Response:
+    def send(self, body: bytes, extensions: Mapping[str, Any], *, streamed: bool) -> httpx2.Response:
         """Ask for a completion; its body is unread. Raises httpx2's exceptions."""
-        headers = self._headers.copy()
-        headers["Accept-Encoding"] = accept_encoding
+        headers = self._headers if streamed else self._plain_headers
         request = httpx2.Request("POST", self._url, headers=headers, content=body, extensions=dict(extensions))
         return self.http.send(request, stream=True)
 

@@ -103,12 +103,7 @@ class Refusal(Exception):
 
     @property
     def request_id(self) -> str:
-        """The upstream's name for the request, with which its operator finds it."""
-        for name in ("x-request-id", "request-id", "apim-request-id"):
-            value = self._headers.get(name, "")
-            if value.isascii() and value.isprintable() and 0 < len(value) <= 100:
-                return value
-        return "-"
+        return request_id(self._headers)
 
     def retry_after(self, now: float) -> float:
         """The seconds that the upstream asks us to wait, in numbers or as a date; 0 if it does not say."""
@@ -126,22 +121,40 @@ class Refusal(Exception):
         return max(0.0, seconds)  # The order matters: nan is not more than 0.
 
 
+class ReplyError(Exception):
+    """An error that came with status 200, in place of a reply or in the middle of one."""
+
+    def __init__(self, error: Any, *, has_text: bool) -> None:
+        """`has_text` tells whether a part of the reply had come before."""
+        super().__init__()
+        self.words = Words(error)
+        self.has_text = has_text
+
+
 def map_exception(problem: Exception) -> errors.ServerError:
     """Our error for whatever came out of a call, or of the reading of a reply."""
     if isinstance(problem, errors.ServerError):
         return problem
     if isinstance(problem, Refusal):
         return _by_words(problem.words, problem.status, problem.is_page)
+    if isinstance(problem, ReplyError):
+        words = problem.words
+        failure = _by_words(words, words.status or (400 if words.is_bad_key else 500), is_page=False)
+        # Nobody may take it for a call that can be made again with fewer messages: text has been given out.
+        is_late = problem.has_text and isinstance(failure, errors.ContextTooLong)
+        return errors.UpstreamCut() if is_late else failure
     if isinstance(problem, openai.APIConnectionError) and isinstance(problem.__cause__, httpx2.HTTPError):
         problem = problem.__cause__  # Which tells more.
     return next((MAPPED[kind] for kind in type(problem).__mro__ if kind in MAPPED), errors.UpstreamFailed)()
 
 
-def map_error_body(error: Any) -> errors.ServerError:
-    """Our error for one that came with status 200, such as in the middle of a stream."""
-    words = Words(error)
-    status = words.status or (400 if words.is_bad_key else 500)
-    return _by_words(words, status, is_page=False)
+def request_id(headers: Mapping[str, str]) -> str:
+    """The upstream's name for a request, with which its operator finds it; `-` if it tells none."""
+    for name in ("x-request-id", "request-id", "apim-request-id"):
+        value = headers.get(name, "")
+        if value.isascii() and value.isprintable() and 0 < len(value) <= 100:
+            return value
+    return "-"
 
 
 def is_retryable(problem: Exception) -> bool:

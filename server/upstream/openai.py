@@ -15,7 +15,7 @@ from server import errors
 from server.upstream import Call, Health, Reply
 from server.upstream.abort import Abort
 from server.upstream.client import Account, Client, is_openai
-from server.upstream.errors import Refusal, is_retryable, map_exception
+from server.upstream.errors import Refusal, ReplyError, is_retryable, map_exception, request_id
 from server.upstream.model_list import NO_LIST, ModelList, parse_models
 from server.upstream.parameters import OWN, CallBody, UnknownParameters
 from server.upstream.parsing import parse_reply
@@ -105,20 +105,28 @@ class OpenAIUpstream:
         """A call has worked."""
         self._models.note(has_failed=False)
 
-    def failed(self, problem: Exception, call: Call | None = None) -> errors.ServerError:
-        """The problem as one of ours, told to the operator; of the upstream's words only at `debug`."""
+    def failed(
+        self, problem: Exception, call: Call | None = None, response: httpx2.Response | None = None
+    ) -> errors.ServerError:
+        """The problem as one of ours, told to the operator; of the upstream's words only at `debug`.
+
+        `response` is the answer in which it came, if it is no Refusal.
+        """
         error = map_exception(problem)
         if call is not None and isinstance(error, DISPROOFS):
             self._models.note(has_failed=True)
         if isinstance(problem, Refusal):
             log.warning("upstream: %s (status %d, request id %s)", error.code, problem.status, problem.request_id)
-            if log.isEnabledFor(logging.DEBUG):
-                known = {call.model, *call.parameters, *OWN, *LIMITS} if call is not None else set()
-                asked = call.messages + orjson.dumps([*call.parameters.values()]) if call is not None else b""
-                secrets = [self._account.key, *self._account.headers.values()]
-                log.debug("upstream said: %s", redacted(problem.words.text, secrets, asked, known))
+        elif response is not None:
+            told = error.code, type(problem).__name__, response.status_code, request_id(response.headers)
+            log.warning("upstream: %s (%s, status %d, request id %s)", *told)
         else:
             log.warning("upstream: %s (%s)", error.code, type(problem.__cause__ or problem).__name__)
+        if isinstance(problem, Refusal | ReplyError) and log.isEnabledFor(logging.DEBUG):
+            known = {call.model, *call.parameters, *OWN, *LIMITS} if call is not None else set()
+            asked = call.messages + orjson.dumps([*call.parameters.values()]) if call is not None else b""
+            secrets = [self._account.key, *self._account.headers.values()]
+            log.debug("upstream said: %s", redacted(problem.words.text, secrets, asked, known))
         return error
 
     def _fetch_models(self, seconds: float) -> list[dict[str, Any]]:
@@ -149,19 +157,21 @@ class _OpenAIWriting:
     def __iter__(self) -> Generator[str | Reply, None, None]:
         if not self._upstream.is_configured:
             raise errors.NotConfigured
+        response = None
         try:
             response = self._sent()
             try:
                 yield from self._read(response)
             finally:
                 response.close()
-                self._abort.close()
         except GeneratorExit:
             raise
         except Exception as problem:  # noqa: BLE001 - the boundary: each becomes one of ours
             if self._abort.is_set:
                 raise errors.UpstreamCut from None
-            raise self._upstream.failed(problem, self._call) from None
+            raise self._upstream.failed(problem, self._call, response) from None
+        finally:
+            self._abort.close()
 
     def cut(self) -> None:
         self._abort.set()
@@ -229,9 +239,7 @@ class _OpenAIWriting:
             # Its run's timeout ends it; a clock that is set anew for each piece is a fifth of what a piece costs.
             timeout["body"] = None
         extensions = {"timeout": timeout, "abort": self._abort, "trace": self._abort.trace}
-        # A compressor would hold the pieces of a stream back.
-        encoding = "identity" if self._call.streamed else "gzip, deflate"
-        response = self._upstream.client.send(self._body.to_bytes(), extensions, encoding)
+        response = self._upstream.client.send(self._body.to_bytes(), extensions, streamed=self._call.streamed)
         if response.status_code < 300:
             return response
         try:

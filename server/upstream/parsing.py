@@ -4,7 +4,7 @@ The reader takes any shape in which a known server gives text, calls or usage, a
 error, before the reply or in the middle of it, fails it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import httpx2
@@ -12,9 +12,9 @@ import httpx2
 from server import errors
 from server.model import Usage
 from server.upstream import Reply
-from server.upstream.errors import map_error_body
+from server.upstream.errors import ReplyError
 from server.upstream.lenient_json import join, loads, mended
-from server.upstream.refusals import Words
+from server.upstream.refusals import status_in
 from server.upstream.sse import events, first_bytes
 from server.upstream.tool_calls import ToolCalls
 
@@ -29,6 +29,7 @@ TEXT_PARTS = (None, "text", "output_text", "refusal")
 """The types of those parts of a content that are the reply; others are reasoning, references or images."""
 SENT_BACK = ("reasoning_content", "reasoning", "reasoning_details", "thinking_blocks", "extra_content")
 """What servers send along with calls and want back, unchanged, with their outputs."""
+PLAIN = {"content", "role", "refusal"}
 MOST_TOKENS = 2**53
 
 
@@ -53,7 +54,9 @@ def parse_reply(chunks: Iterable[bytes]) -> Iterator[str | Reply]:
             answer = None  # One object a line.
         if answer is not None and not _is_chunk(answer):
             reply = _PartialReply("message", "delta")
-            yield from reply.take(answer)
+            text = reply.take(answer)
+            if text:
+                yield text
             if not reply.has_message:
                 raise errors.UpstreamBadReply
             yield from reply.finish()
@@ -68,7 +71,9 @@ def _parse_stream(start: bytes, chunks: Iterator[bytes]) -> Iterator[str | Reply
         if event is None:
             has_ended = True
             break
-        yield from reply.take(event)
+        text = reply.take(event)
+        if text:
+            yield text
     if not has_ended and not reply.reason:
         raise errors.UpstreamCut if reply.has_text or reply.calls else errors.UpstreamBadReply
     yield from reply.finish()
@@ -91,37 +96,44 @@ class _PartialReply:
         self._half = ""
         """A surrogate whose other half may still come."""
 
-    def take(self, chunk: Any) -> Iterator[str]:
+    def take(self, chunk: Any) -> str:
         """Take in a completion or a chunk of one, and give its text. Raises what its error stands for."""
         if isinstance(chunk, list) and len(chunk) == 1:
             chunk = chunk[0]
-        if not isinstance(chunk, Mapping):
+        if not isinstance(chunk, dict):
             raise errors.UpstreamBadReply
         choice = _choice(chunk)
-        error = _error_in(chunk, choice)
+        message = _message(choice, self._names[:1] if self.has_text else self._names)
+        error = _error_in(chunk, choice, message)
         if error:
-            raise self._failure(error)
+            raise ReplyError(error, has_text=self.has_text)
         self._model = _name(chunk.get("model")) or self._model
         self._usage = _find_usage(chunk, choice) or self._usage
+        if self.reason not in BROKEN_OFF:
+            self.reason = _name(choice.get("finish_reason")) or self.reason
         self._logprobs += _logprobs(choice)
-        message = _message(choice, self._names[:1] if self.has_text else self._names)
-        self.has_message = self.has_message or message is not None
-        if message is not None:
+        return "" if message is None else self._take_message(message)
+
+    def _take_message(self, message: dict[str, Any]) -> str:
+        self.has_message = True
+        if not message.keys() <= PLAIN:  # Most deltas have nothing else.
             self.calls.add(message)
             self._add_extra(message)
-            text, self._half = join(self._half, _text(message.get("content")) or _text(message.get("refusal")))
-            if text:
-                self.has_text = True
-                yield text
-        self.reason = _name(choice.get("finish_reason")) or self.reason
-        if self.reason in BROKEN_OFF:
-            raise errors.UpstreamFailed
+        text, self._half = join(self._half, _text(message.get("content")) or _text(message.get("refusal")))
+        self.has_text = self.has_text or bool(text)
+        return text
 
     def finish(self) -> Iterator[str | Reply]:
-        """What is left of the text, then the Reply. Raises UpstreamEmptyReply if there is neither text nor a call."""
+        """What is left of the text, then the Reply.
+
+        Raises UpstreamEmptyReply if there is neither text nor a call, UpstreamFailed if the server says that it is not
+        whole.
+        """
         if self._half:
             self.has_text = True
             yield "\ufffd"
+        if self.reason in BROKEN_OFF:
+            raise errors.UpstreamFailed
         calls = self.calls.finish()
         if not self.has_text and not calls:
             raise errors.UpstreamEmptyReply
@@ -129,7 +141,7 @@ class _PartialReply:
         logprobs = mended(self._logprobs) or None
         yield Reply(mended(self._model), self._usage, mended(self.reason), calls, logprobs, extra)
 
-    def _add_extra(self, message: Mapping[str, Any]) -> None:
+    def _add_extra(self, message: dict[str, Any]) -> None:
         for name in SENT_BACK:
             value: Any = message.get(name)
             earlier: Any = self._extra.get(name)
@@ -138,11 +150,6 @@ class _PartialReply:
             if earlier is not None and type(earlier) is type(value):
                 value = earlier | value if isinstance(value, dict) else earlier + value
             self._extra[name] = value
-
-    def _failure(self, error: Any) -> errors.ServerError:
-        failure = map_error_body(error)
-        # Nobody may take it for a call that can be made again with fewer messages: text has been given out.
-        return errors.UpstreamCut() if self.has_text and isinstance(failure, errors.ContextTooLong) else failure
 
 
 def _until_broken(events: Iterator[Any], reply: _PartialReply) -> Iterator[Any]:
@@ -156,21 +163,21 @@ def _until_broken(events: Iterator[Any], reply: _PartialReply) -> Iterator[Any]:
 
 def _is_chunk(answer: Any) -> bool:
     """Whether it is of a stream, so that its end must be told."""
-    choice = _choice(answer) if isinstance(answer, Mapping) else {}
-    return isinstance(choice.get("delta"), Mapping) and not isinstance(choice.get("message"), Mapping)
+    choice = _choice(answer) if isinstance(answer, dict) else {}
+    return isinstance(choice.get("delta"), dict) and not isinstance(choice.get("message"), dict)
 
 
-def _choice(chunk: Mapping[str, Any]) -> Mapping[str, Any]:
+def _choice(chunk: dict[str, Any]) -> dict[str, Any]:
     """The first choice; empty if there is none."""
     choices = chunk.get("choices") or [{}]
-    if not isinstance(choices, list) or not isinstance(choices[0], Mapping):
+    if not isinstance(choices, list) or not isinstance(choices[0], dict):
         raise errors.UpstreamBadReply
     return choices[0]
 
 
-def _message(choice: Mapping[str, Any], names: Iterable[str]) -> Mapping[str, Any] | None:
+def _message(choice: dict[str, Any], names: Iterable[str]) -> dict[str, Any] | None:
     """What the choice says under the first of the names; None if it says nothing, which in a stream is no fault."""
-    found: list[Mapping[str, Any]] = [choice[name] for name in names if isinstance(choice.get(name), Mapping)]
+    found: list[dict[str, Any]] = [choice[name] for name in names if isinstance(choice.get(name), dict)]
     if found:
         return next(filter(None, found), found[0])  # Some servers send an empty one beside the other.
     return {"content": choice["text"]} if isinstance(choice.get("text"), str) else None
@@ -180,7 +187,7 @@ def _text(content: Any) -> str:
     """A content is a text, or a list of parts."""
     if content is None or isinstance(content, str):
         return content or ""
-    if isinstance(content, Mapping):
+    if isinstance(content, dict):
         content = [content]
     if not isinstance(content, list):
         raise errors.UpstreamBadReply
@@ -188,20 +195,19 @@ def _text(content: Any) -> str:
 
 
 def _part(part: Any) -> str:
-    if isinstance(part, Mapping):
+    if isinstance(part, dict):
         text = (part.get("text") or part.get("refusal")) if part.get("type") in TEXT_PARTS else ""
-        part = text.get("value") if isinstance(text, Mapping) else text
+        part = text.get("value") if isinstance(text, dict) else text
     return part if isinstance(part, str) else ""
 
 
-def _error_in(chunk: Mapping[str, Any], choice: Mapping[str, Any]) -> Any:
+def _error_in(chunk: dict[str, Any], choice: dict[str, Any], message: dict[str, Any] | None) -> Any:
     """What tells that the reply has failed, in any known server's form; None for nothing."""
-    places = (chunk, choice, choice.get("delta"), choice.get("message"))
-    for error in (place.get("error") for place in places if isinstance(place, Mapping)):
-        if error:
-            return error
+    error = chunk.get("error") or choice.get("error") or (message and message.get("error"))
+    if error:
+        return error
     result = chunk.get("base_resp")  # MiniMax's
-    has_failed = isinstance(result, Mapping) and result.get("status_code")
+    has_failed = isinstance(result, dict) and result.get("status_code")
     if has_failed or chunk.get("object") == "error" or chunk.get("error_code"):
         return chunk
     if choice:
@@ -212,14 +218,14 @@ def _error_in(chunk: Mapping[str, Any], choice: Mapping[str, Any]) -> Any:
         or chunk.get("status") == "failed"
         or any(map(chunk.get, ERROR_FIELDS))
         or ("error" in chunk and not chunk.keys() & {"choices", "usage"})
-        or Words(chunk).status is not None
+        or status_in(chunk) is not None
     )
     return chunk if is_error else None
 
 
-def _logprobs(choice: Mapping[str, Any]) -> list[Any]:
+def _logprobs(choice: dict[str, Any]) -> list[Any]:
     told = choice.get("logprobs")
-    content = told.get("content") if isinstance(told, Mapping) else None
+    content = told.get("content") if isinstance(told, dict) else None
     return content if isinstance(content, list) else []
 
 
@@ -227,19 +233,16 @@ def _name(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _find_usage(chunk: Mapping[str, Any], choice: Mapping[str, Any]) -> Usage | None:
+def _find_usage(chunk: dict[str, Any], choice: dict[str, Any]) -> Usage | None:
     """The counts, wherever a known server puts them."""
     groq = chunk.get("x_groq")
-    for place in (chunk, choice, groq if isinstance(groq, Mapping) else {}):
-        usage = _usage(place.get("usage"))
-        if usage is not None:
-            return usage
-    return None
+    told = (chunk.get("usage"), choice.get("usage"), groq.get("usage") if isinstance(groq, dict) else None)
+    return next((usage for usage in map(_usage, filter(None, told)) if usage is not None), None)
 
 
 def _usage(counts: Any) -> Usage | None:
     """None also for counts that make no sense: they are no reason to lose a reply that is there."""
-    if not isinstance(counts, Mapping):
+    if not isinstance(counts, dict):
         return None
     try:
         prompt = int(counts.get("prompt_tokens") or counts.get("input_tokens") or 0)

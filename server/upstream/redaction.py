@@ -18,7 +18,7 @@ _KEY = re.compile(r".*\*.*|(?=.*\d)[\w.\-]{12,}|(?:sk|pk|rk|key|hf|gsk|xai|ghp)[
 def redacted(text: str, secrets: Iterable[str], asked: bytes, known: Collection[str]) -> str:
     """`text` with each word struck out that may be a key, or of which a part stands in `asked`.
 
-    `known` are words that may stay. Of a request that is too long to be compared, every word is struck out.
+    In one line. `known` are words that may stay. Of a request that is too long to be compared, no word is left.
     """
     secrets = [secret for secret in secrets if secret]
     if len(text) == MAX_TEXT:  # What was cut off may have been a secret, whose beginning is left.
@@ -38,7 +38,8 @@ def redacted(text: str, secrets: Iterable[str], asked: bytes, known: Collection[
         is_content = any(len(part) > 2 and part.lower() in content for part in _PART.findall(word))
         return STRUCK if is_long or is_content or not word.isascii() or _KEY.fullmatch(word) else found[0]
 
-    return _WORD.sub(strike, _unescaped(text))
+    line = "".join(character if character.isprintable() else " " for character in _unescaped(text))
+    return _WORD.sub(strike, line)
 
 
 def _unescaped(text: str) -> str:

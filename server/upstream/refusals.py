@@ -72,11 +72,7 @@ class Words:
     @property
     def status(self) -> int | None:
         """The status that the server would have sent, if it says so: some errors come with 200."""
-        for name in ("code", "status", "status_code", "error_code"):
-            value = str(self._error.get(name)) if isinstance(self._error, Mapping) else ""
-            if re.fullmatch("[45][0-9][0-9]", value):
-                return int(value)
-        return None
+        return status_in(self._error)
 
     @property
     def is_too_long(self) -> bool:
@@ -113,6 +109,14 @@ class Words:
             return param if param in names and not is_value_of_limit else None
         forbidden = set(_forbidden(self._body))
         return next((name for name in names if name in forbidden or _says_unknown(self.text, name)), None)
+
+
+def status_in(error: Any) -> int | None:
+    """The status that stands in an error, as a number or as a text."""
+    for name in ("code", "status", "status_code", "error_code") if isinstance(error, Mapping) else ():
+        if re.fullmatch("[45][0-9][0-9]", str(error.get(name))):
+            return int(error[name])
+    return None
 
 
 def _says_unknown(text: str, name: str) -> bool:

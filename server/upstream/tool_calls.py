@@ -50,7 +50,7 @@ class ToolCalls:
             parts = [{"index": 0, "function": legacy}]
         earlier = list(self._calls)
         for part in parts if isinstance(parts, list) else [parts]:
-            if not isinstance(part, Mapping):
+            if not isinstance(part, dict):
                 raise UpstreamBadReply
             self._add(part, earlier)
 
@@ -71,7 +71,7 @@ class ToolCalls:
     def _add(self, part: Mapping[str, Any], earlier: Sequence[_Call]) -> None:
         """Take in one part, which may go on with one of the `earlier` calls."""
         function = part.get("function")
-        function = function if isinstance(function, Mapping) else part
+        function = function if isinstance(function, dict) else part
         call_id, name = _word(part.get("id")), _word(function.get("name"))
         arguments = _json_text(function.get("arguments"))
         call = _continued(earlier, part.get("index"), call_id, name, arguments)
