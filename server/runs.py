@@ -61,12 +61,16 @@ class Runner:
     def ask(
         self, draft: Run, seconds: float, is_there: Callable[[], bool], terms: Terms = PLAIN, *, streamed: bool = False
     ) -> Run:
-        """`begin`, and then `wait`, whose NotFound is RunCancelled here; the caller waits from the start."""
+        """`begin`, and then `wait`, whose NotFound is RunCancelled here; the caller waits from the start.
+
+        One who waits no `seconds` gets a new run as it was begun, and has not collected its reply.
+        """
         live = self._drafted(draft, streamed)
-        live.attend(is_there)
+        if seconds > 0:
+            live.attend(is_there)
         run = self._begin(live, terms)
         if run.id == live.run.id:
-            return live.wait_on(seconds, is_there)
+            return live.wait_on(seconds, is_there) if seconds > 0 else run
         if not run.is_moving:
             self._collect(run, is_there)
             return run

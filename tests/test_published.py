@@ -213,6 +213,15 @@ class TestDeadline:
             assert query(client, f"hi {prefer}", headers={"Prefer": prefer}).status_code == 200
         assert [call.streamed for call in upstream.heard] == [False, False, True]
 
+    def test_who_prefers_not_to_wait_is_told_so_however_soon_the_reply_comes(
+        self, client: FlaskClient, told: Told
+    ) -> None:
+        for _ in range(20):
+            answer = query(client, "hi", headers={"Prefer": "respond-async"})
+            assert (answer.status_code, answer.json["status"]) == (202, "running")
+            assert query(client, "hi", headers={"Prefer": "wait=20"}).json == {"response": "re: hi"}
+        assert len(told.calls) == 20
+
     def test_a_reply_that_is_there_already_is_given_at_once(self, client: FlaskClient) -> None:
         assert query(client, "hi", request_id="1", headers={"Prefer": "wait=20"}).status_code == 200
         again = query(client, "hi", request_id="1", headers={"Prefer": "respond-async"})

@@ -40,7 +40,8 @@ def blueprint(contract: Contract, conversations: Conversations, deadline_seconds
         if sse.is_wanted():
             stream_id, reading = conversations.stream(draft, caller.presence())
             return sse.event_stream(stream_id, 0, reading)
-        seconds, is_streamed = caller.patience(deadline_seconds), caller.prefers_async()
+        seconds = caller.patience(deadline_seconds)
+        is_streamed = caller.prefers_async() or not seconds
         return _answered(conversations.ask(draft, seconds, caller.presence(), streamed=is_streamed))
 
     @contract.serves(bp, "getHistory")
