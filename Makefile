@@ -8,7 +8,7 @@ BESIDE ?= $$(($$(getconf _NPROCESSORS_ONLN) + 1))
 unexport PYTHONDONTWRITEBYTECODE
 
 run: .venv/run ## Start on port 10000; without a key, the demonstration
-	@if $(BIN)/python -c '$(NOTHING_SET)'; then \
+	@if $(BIN)/python -c '$(NOTHING_SET)' 2> /dev/null; then \
 		export UPSTREAM=scripted; \
 		echo "=============================== DEMONSTRATION ==============================="; \
 		echo "No key is set, so no model is asked: every reply is scripted, and says so."; \
@@ -75,7 +75,7 @@ tests/node/node_modules: $(wildcard tests/node/package-lock.json)
 
 # Succeeds where neither the environment nor .env says who is to write the replies.
 define NOTHING_SET
-import os, sys, dotenv; known = {**dotenv.dotenv_values(".env"), **os.environ}; \
+import os, sys, dotenv; known = {**dotenv.dotenv_values(".env", encoding="utf-8-sig"), **os.environ}; \
 sys.exit(any(known.get(name) for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "LLM_SERVER_URL", "UPSTREAM")))
 endef
 

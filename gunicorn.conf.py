@@ -1,26 +1,38 @@
 """How the server is served: workers, connections, timeouts, and a stop that loses nothing."""
 
-# First of all: under --preload, and wherever ssl was imported before, patching later would come too late.
-import gevent
-from gevent import monkey
+import os
+import signal
+from typing import Any
+
+
+def leave(*_: Any) -> None:
+    """End the process: nothing was served yet, and no exit through half-loaded modules could be a clean one."""
+    os._exit(0)
+
+
+# From the first line on, until gunicorn has handlers of its own; a reload finds those. run.py keeps a SIGTERM back.
+for number, default in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+    if signal.getsignal(number) is default:
+        signal.signal(number, leave)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+# Before others: under --preload, and wherever ssl was imported before, patching later would come too late.
+import gevent  # noqa: E402
+from gevent import monkey  # noqa: E402
 
 monkey.patch_all()
 
 import gc  # noqa: E402
 import logging  # noqa: E402
-import os  # noqa: E402
 import re  # noqa: E402
 import resource  # noqa: E402
 import secrets  # noqa: E402
-import socket  # noqa: E402
 import sys  # noqa: E402
 import time  # noqa: E402
 from contextlib import suppress  # noqa: E402
 from functools import lru_cache  # noqa: E402
 from types import FrameType  # noqa: E402
-from typing import Any  # noqa: E402
 
-from dotenv import dotenv_values  # noqa: E402
 from gevent.server import StreamServer  # noqa: E402
 from gunicorn import util  # noqa: E402
 from gunicorn.http import errors as unreadable  # noqa: E402
@@ -30,12 +42,17 @@ from gunicorn.workers.ggevent import GeventWorker  # noqa: E402
 from server.settings import Settings  # noqa: E402
 
 try:
-    settings = Settings.from_env({**dotenv_values(".env"), **os.environ})
+    from server.serving import connections
+except ImportError as problem:
+    raise SystemExit(f"The server cannot start. {problem}; install what requirements.txt names.") from None
+
+try:
+    settings = Settings.read()
 except ValueError as problem:
     raise SystemExit(f"The server cannot start. {problem}") from None
 
 wsgi_app = "run:app"
-bind = f"{settings.host}:{settings.port}"
+bind = settings.bind
 workers = settings.web_concurrency
 worker_connections = 5000
 backlog = 4096
@@ -79,7 +96,12 @@ UNREADABLE = {
 
 
 def on_starting(server: Any) -> None:
+    try:
+        connections.require_known_gunicorn()
+    except ValueError as problem:
+        raise SystemExit(f"The server cannot start. {problem}") from None
     # Once, though this file is read again at each reload.
+    connections.replace_parser()
     wsgi.Response = Response
     util.http_date = http_date
     if server.cfg.workers > 1 and settings.effective_store_url.startswith("memory:"):
@@ -91,6 +113,20 @@ def on_starting(server: Any) -> None:
         server.log.warning("DATABASE_URL is no SQLite file and is ignored; STORE_URL says where conversations live.")
     if settings.upstream == "scripted":
         server.log.warning("UPSTREAM=scripted: this is a DEMONSTRATION. No model is asked; every reply says so.")
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """Let a worker end on a signal until it has handlers of its own; what the arbiter's heard meanwhile counts.
+
+    Those would put the signal into a queue that nobody in this process reads, and the worker would be waited for until
+    it is killed.
+    """
+    ends = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+    for number in ends:
+        signal.signal(number, leave)
+    while not server.SIG_QUEUE.empty():
+        if server.SIG_QUEUE.get_nowait() in ends:
+            leave()
 
 
 class Idle(gevent.Timeout):
@@ -110,7 +146,7 @@ class Idle(gevent.Timeout):
 
 
 class Worker(GeventWorker):
-    """gunicorn's worker, except that its end waits for open requests only, and not for idle connections."""
+    """gunicorn's worker, except that its end waits for open requests only, and that no caller holds it for ever."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -119,16 +155,28 @@ class Worker(GeventWorker):
         self.quitting = False
 
     def patch(self) -> None:
-        """Also let the system keep connections until there is something to be read of them, where it can."""
         super().patch()
         for listener in self.sockets:
-            with suppress(OSError, AttributeError):  # Not every system can, nor every kind of socket.
-                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
+            connections.prepare_listener(listener)
 
     def timeout_ctx(self) -> Idle:
         return Idle(self)
 
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        client.settimeout(settings.client_timeout_seconds)
+        super(GeventWorker, self).handle(listener, client, addr)  # gevent's own would take the timeout away.
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
+        try:
+            super().handle_request(listener_name, req, sock, addr)
+        except StopIteration:  # The connection ends with this answer.
+            if connections.has_unread(req.body):
+                connections.linger(sock)
+            raise
+
     def handle_exit(self, number: int, frame: FrameType | None) -> None:
+        if not self.booted:
+            leave()
         # Beside: a signal may come while this very thread holds a lock that the end of runs needs, or while gevent's
         # loop runs, where nothing may wait.
         self.stopping = gevent.spawn(self.wsgi.extensions["runner"].shut_down, settings.graceful_seconds)
@@ -143,6 +191,8 @@ class Worker(GeventWorker):
             connection.throw(wait)
 
     def handle_quit(self, number: int, frame: FrameType | None) -> None:
+        if not self.booted:
+            leave()
         # Ctrl-C comes twice, from the terminal and from gunicorn; the second exit would end in a traceback.
         if not self.quitting:
             self.quitting = True
@@ -161,6 +211,7 @@ class Worker(GeventWorker):
         head += f"X-Request-ID: {request_id}\r\n"
         with suppress(OSError):  # Who sends such things often does not wait for an answer.
             util.write_nonblock(client, f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        connections.linger(client)
 
 
 worker_class = Worker
@@ -183,17 +234,15 @@ class Response(wsgi.Response):
     def _send(self, data: bytes) -> None:
         """The head, where it has not gone out, and `data`."""
         data, self.unsent = self.unsent + data, b""
-        # gevent's `sendall` asks the system for the size of its buffer, each time.
-        if data and (sent := self.sock.send(data)) < len(data):
-            self.sock.sendall(memoryview(data)[sent:])
+        if data:
+            connections.send(self.sock, data)
 
     def can_sendfile(self) -> bool:
         return False  # It would go past the head.
 
     def close(self) -> None:
         self.send_headers()
-        self._send(b"")
-        super().close()
+        self._send(b"0\r\n\r\n" if self.chunked else b"")
 
 
 write_date = lru_cache(1)(util.http_date)

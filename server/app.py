@@ -1,5 +1,6 @@
 """The composition root: the only place where the parts meet."""
 
+import re
 from typing import Any
 
 import orjson
@@ -8,20 +9,27 @@ from flask.json.provider import JSONProvider
 from flask_cors import CORS
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from server import addresses
 from server.conversations import Conversations
 from server.dialects import DOCUMENTS, assistants, chat, operators, published, sessions
+from server.dialects.assistants.faults import failure_body
 from server.runs import Runner
 from server.settings import Settings
 from server.store import Store, open_store
 from server.upstream import Upstream
 from server.upstream.openai import OpenAIUpstream
 from server.upstream.scripted import ScriptedUpstream
+from server.wire.caching import forbid_storing
 from server.wire.contract import Contract
-from server.wire.failures import answer_failures
+from server.wire.failures import Body, answer_failures, body_beneath, detailed_body
+from server.wire.hosts import Hosts, answer_only_to
 from server.wire.log import log_requests
 from server.writing import Limits
 
 EXPOSED_HEADERS = ["X-Request-ID", "X-Stream-ID", "X-Messages-Omitted", "Link", "Retry-After", "openai-poll-after-ms"]
+
+SHAPES: dict[str, Body] = {"/api/v1": failure_body, "/api": detailed_body, "/chat": detailed_body}
+"""How failures are told beneath a path, also where no operation is found there."""
 
 
 def create_app(settings: Settings, *, store: Store | None = None, upstream: Upstream | None = None) -> Flask:
@@ -37,18 +45,27 @@ def create_app(settings: Settings, *, store: Store | None = None, upstream: Upst
     conversations = Conversations(store, upstream, runner)
     contracts = {name: Contract(document) for name, document in read_documents(settings).items()}
     documents = {name: contract.document for name, contract in contracts.items()}
-    address = settings.public_url or settings.render_external_url
+    address, _, path = settings.sites[0] if settings.sites else ("", "", "")
 
     app = Flask(__name__, static_folder=None, template_folder="web")
     app.json = _Json(app)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    app.config["APPLICATION_ROOT"] = path or "/"
     # A caller such as ChatGPT follows no redirect: an address that is not quite right is plainly not found.
     app.url_map.merge_slashes = False
     app.extensions.update(runner=runner, store=store, contracts=contracts)
     log_requests(app)
-    answer_failures(app)
+    answer_failures(app, body_beneath(SHAPES))
+    forbid_storing(app, varies=settings.cors_origins not in ((), ("*",)))
+    answer_only_to(
+        app,
+        hosts_of(settings),
+        listens_on=addresses.host(settings.host),
+        is_configured=bool(settings.allowed_hosts or settings.public_url),
+        exempt=operators.PROBES,
+    )
     if settings.cors_origins:
-        CORS(app, origins=list(settings.cors_origins), expose_headers=EXPOSED_HEADERS)
+        CORS(app, origins=origins_of(settings), expose_headers=EXPOSED_HEADERS, send_wildcard=True)
     app.register_blueprint(published.blueprint(contracts["published"], conversations, settings.query_deadline_seconds))
     app.register_blueprint(chat.blueprint(contracts["chat"], conversations, settings.stream_ttl_seconds))
     session_seconds = settings.session_timeout_hours * 3600
@@ -60,13 +77,28 @@ def create_app(settings: Settings, *, store: Store | None = None, upstream: Upst
         contract.require_all_served()
     if settings.trusted_proxies:
         hops = settings.trusted_proxies
-        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops)  # type: ignore[method-assign]
+        believed = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops, x_prefix=hops)
+        app.wsgi_app = believed  # type: ignore[method-assign]
     return app
+
+
+def hosts_of(settings: Settings) -> Hosts:
+    """What callers may call the server: what the operator has written anywhere."""
+    allowed = [addresses.host_pattern(each) for each in settings.allowed_hosts]
+    return Hosts([addresses.host(settings.host), *(each.host for each in settings.sites), *allowed])
+
+
+def origins_of(settings: Settings) -> str | list[re.Pattern[str]]:
+    """As flask-cors takes them, which would guess of a text whether it is an expression, and leave its end open."""
+    return "*" if settings.cors_origins == ("*",) else [addresses.origin(each) for each in settings.cors_origins]
 
 
 def store_of(settings: Settings) -> Store:
     return open_store(
-        settings.effective_store_url, max_conversations=settings.max_conversations, lease_seconds=settings.lease_seconds
+        settings.effective_store_url,
+        max_conversations=settings.max_conversations,
+        max_records=settings.max_records,
+        lease_seconds=settings.lease_seconds,
     )
 
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -11,7 +12,7 @@ import orjson
 
 from server import errors
 from server.health import Standing, standing
-from server.listing import Page, page
+from server.listing import Page, newest, page
 from server.live import Reading, problem_of
 from server.model import Conversation, Message, Run, Status
 from server.runs import Runner
@@ -61,10 +62,20 @@ class Conversations:
                 raise errors.UnknownModel
 
     def create(
-        self, name: str, *, seconds: float | None = None, metadata: Mapping[str, Any] = NOTHING, messages: Said = ()
+        self,
+        name: str,
+        *,
+        seconds: float | None = None,
+        metadata: Mapping[str, Any] = NOTHING,
+        messages: Said = (),
+        is_evictable: bool = False,
     ) -> Conversation:
-        """A new conversation, or the one of that name; it expires `seconds` after it was last touched, or never."""
-        return self._store.create(name, seconds, dict(metadata), [_kept(each) for each in messages])
+        """A new conversation, or the one of that name; it expires `seconds` after it was last touched, or never.
+
+        One that `is_evictable` makes room for others where there is none.
+        """
+        said = [_kept(each) for each in messages]
+        return self._store.create(name, seconds, dict(metadata), said, is_evictable=is_evictable)
 
     def find(self, name: str) -> Conversation:
         """Raises NotFound. An expiring conversation's time begins anew."""
@@ -176,12 +187,29 @@ class Conversations:
         return self._store.runs(name, status, most)
 
     def history(self, name: str, limit: int | None, before: int | None, most_characters: int | None) -> Page:
-        """The newest messages older than place `before`: at most `limit`, in at most `most_characters` of JSON."""
+        """The newest messages older than place `before`: at most `limit`, in at most `most_characters` of JSON.
+
+        A long one is read in parts, while it is taken; StoreUnavailable may come in the middle.
+        """
         conversation = self._renewed(name)
         count = 0 if conversation is None else conversation.message_count
         stop = count if before is None else min(before, count)
         start = 0 if limit is None else max(0, stop - limit)
-        return page(self._store.messages(name, start, stop), stop, most_characters)
+        read = partial(self._store.messages, name)
+        if most_characters is not None:
+            return newest(read, start, stop, most_characters)
+        history_id = "" if conversation is None else conversation.history_id
+
+        def find_next(last: Message, place: int) -> int | None:
+            now = self._store.conversation(name)
+            if now is None or now.history_id == history_id:
+                return None if now is None else place
+            try:
+                return self._store.place(name, last.id) + 1
+            except errors.NotFound:
+                return None
+
+        return page(read, find_next, start, stop)
 
     def messages(self, name: str, start: int, stop: int) -> Sequence[Message]:
         """The history's messages from place `start` to before place `stop`, oldest first; places begin at 0."""

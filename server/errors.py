@@ -9,6 +9,7 @@ ServerError
       ContextTooLong
     NotFound
     MethodNotAllowed
+    MisdirectedRequest
     RunConflict            the conversation's own state stands against it
       RequestIdConflict
       RunCancelled
@@ -18,6 +19,7 @@ ServerError
     BodyTooLarge
     UnsupportedMediaType
     ConversationBusy
+    TooManyRecords
   Unavailable              something behind the caller failed; the same request may work later
     InternalError
     NotConfigured
@@ -86,6 +88,13 @@ class MethodNotAllowed(Refused):
     sentence = "This address does not take that method; the Allow header lists those that it does."
 
 
+class MisdirectedRequest(Refused):
+    code = "misdirected_request"
+    sentence = (
+        "This server does not answer to the host that the request names; the operator may add it to ALLOWED_HOSTS."
+    )
+
+
 class RunConflict(Refused):
     code = "conflict"
 
@@ -128,6 +137,11 @@ class UnsupportedMediaType(Refused):
 class ConversationBusy(Refused):
     code = "conversation_busy"
     sentence = "Too many questions are waiting in this conversation; wait for a reply before asking the next."
+
+
+class TooManyRecords(Refused):
+    code = "too_many_records"
+    sentence = "This server keeps as many assistants as it may; delete one, or let the operator raise MAX_RECORDS."
 
 
 class Unavailable(ServerError):

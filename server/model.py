@@ -19,11 +19,11 @@ def new_id(kind: str) -> str:
     return f"{kind}_{secrets.token_hex(16)}"
 
 
-def id_from(kind: str, key: str | None) -> str:
-    """The id that belongs to `key`, which only those can tell who know it; a new one without a key."""
+def id_from(kind: str, door: str, key: str | None) -> str:
+    """The id that belongs to `key` at a door, which only those can tell who know the key; a new one without a key."""
     if key is None:
         return new_id(kind)
-    return f"{kind}_{hashlib.sha256(f'{kind} {key}'.encode()).hexdigest()[:32]}"
+    return f"{kind}_{hashlib.sha256(f'{door} {key}'.encode()).hexdigest()[:32]}"
 
 
 def rfc3339(seconds: float) -> str:

@@ -43,6 +43,7 @@ class Runner:
         )
         self._turns = Turns(limits.max_concurrent_runs, self._held.start, self._author.begin)
         self._ticker = Ticker(FLUSH_SECONDS, self.tick, self._listen, clock)
+        self._is_sweeping = False
         self.is_closing = False
         """Whether `begin` refuses, because the process is to end."""
 
@@ -229,8 +230,8 @@ class Runner:
         if self._held.is_reachable:
             if self._ticker.is_due("renew", self._limits.lease_seconds / 3):
                 self._held.renew()
-            if self._ticker.is_due("sweep", SWEEP_SECONDS):
-                self._store.sweep()
+            if self._is_sweeping or self._ticker.is_due("sweep", SWEEP_SECONDS):
+                self._is_sweeping = self._store.sweep(FLUSH_SECONDS / 2)
         self._author.tick()
         self._leave_ended()
 

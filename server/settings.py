@@ -1,11 +1,13 @@
 """What an operator may choose, read from the environment once, at start."""
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Self, get_args, get_origin
+from typing import Any, Self
 from urllib.parse import urlsplit
+
+from server import addresses
+from server.environment import parse, read_environment
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Settings:
     system_prompt: str = ""
     """Sent before every history."""
 
-    store_url: str = ""
+    store_url: str = field(default="", repr=False)
     """Where conversations live: `memory://`, `sqlite:///chatbot.db`, `redis://host:6379`. Empty: `DATABASE_URL`."""
 
     database_url: str = field(default="", repr=False)
@@ -55,7 +57,7 @@ class Settings:
     """How long a reply counts as being written after its process was last heard of, on a shared store."""
 
     host: str = "127.0.0.1"
-    """The address to listen on; `0.0.0.0` for every one."""
+    """The address to listen on; `0.0.0.0` for every one, `::` for those of IPv6 too."""
 
     port: int = 10000
     """The port to listen on."""
@@ -67,10 +69,13 @@ class Settings:
     """How many proxies in front of the server are believed about the public address."""
 
     public_url: str = ""
-    """The address that `/openapi.json` tells. Empty: `RENDER_EXTERNAL_URL`, else the request's own host."""
+    """The address that callers use, which `/openapi.json` tells. Empty: `RENDER_EXTERNAL_URL`, else the request's."""
 
     render_external_url: str = ""
     """Set by Render."""
+
+    allowed_hosts: tuple[str, ...] = ()
+    """Further hosts that callers may use for the server: a comma list or a JSON list; `*` for all."""
 
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may call the server: a comma list or a JSON list; `*` for all. Empty: none."""
@@ -86,6 +91,9 @@ class Settings:
 
     graceful_seconds: float = 45.0
     """How long open replies may go on after SIGTERM."""
+
+    client_timeout_seconds: float = 30.0
+    """How long nothing of an answer may be taken before its connection is closed."""
 
     session_timeout_hours: float = 24.0
     """How long a session is kept after it was last used."""
@@ -108,6 +116,9 @@ class Settings:
     max_conversations: int = 100_000
     """Conversations that the memory store holds."""
 
+    max_records: int = 10_000
+    """Assistants that the server keeps."""
+
     max_input_chars: int = 100_000
     """The longest question, and the longest system prompt that comes with one, in characters."""
 
@@ -121,6 +132,9 @@ class Settings:
     """`debug`, `info`, `warning` or `error`."""
 
     def __post_init__(self) -> None:
+        for each in fields(self):
+            if each.type is str:
+                _require_text(each.name, getattr(self, each.name))
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name.upper()}: say one of {', '.join(allowed)}")
@@ -128,15 +142,30 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
                 raise ValueError(f"{name.upper()}: must be between {least:g} and {most:g}")
-        for name in ("openai_base_url", "llm_server_url"):
-            if not _is_address(getattr(self, name)):
-                raise ValueError(f"{name.upper()}: must be an address such as http://localhost:11434/v1")
+        for name, (read, form) in _FORMS.items():
+            value = getattr(self, name)
+            try:
+                for text in [value] if isinstance(value, str) else value:
+                    if text and value != ("*",):
+                        read(text)
+            except ValueError:
+                raise ValueError(f"{name.upper()}: must be {form}") from None
         for name in ("openai_api_key", "openai_org_id", "openai_project_id"):
             value = getattr(self, name)
             if not value.isascii() or not value.isprintable():
                 raise ValueError(f"{name.upper()}: must have no characters but those of ASCII")
         if any(not _HEADER.fullmatch(line) for line in _lines(self.openai_custom_headers)):
             raise ValueError("OPENAI_CUSTOM_HEADERS: must be lines such as api-key: abc")
+
+    @property
+    def bind(self) -> str:
+        """`host` and `port` as gunicorn takes them."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def sites(self) -> list[addresses.Site]:
+        """Where callers reach the server, as far as it is configured, the first of them first."""
+        return [addresses.site(url) for url in (self.public_url, self.render_external_url) if url]
 
     @property
     def upstream_headers(self) -> dict[str, str]:
@@ -158,6 +187,14 @@ class Settings:
         return bool(found) and scheme != "sqlite"
 
     @classmethod
+    def read(cls) -> Self:
+        """Read the environment and, for what it does not have, the file `.env` of the working directory.
+
+        Raises ValueError as `from_env` does, and if the file cannot be read.
+        """
+        return cls.from_env(read_environment())
+
+    @classmethod
     def from_env(cls, env: Mapping[str, str | None]) -> Self:
         """Read each field from its upper-case name in `env`.
 
@@ -170,7 +207,7 @@ class Settings:
             text = (env.get(name) or "").strip()
             if text:
                 try:
-                    chosen[each.name] = _parse(text, each.type)
+                    chosen[each.name] = parse(text.lower() if each.name in _CHOICES else text, each.type)
                 except ValueError as problem:
                     raise ValueError(f"{name}: {problem}") from None
         return cls(**chosen)
@@ -193,49 +230,62 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "run_timeout_seconds": (1, 86_400),
     "lease_seconds": (1, 3_600),
     "graceful_seconds": (0, 3_600),
+    "client_timeout_seconds": (1, 3_600),
     "session_timeout_hours": (0.01, 87_600),
     "stream_ttl_seconds": (1, 31_536_000),
     "max_waiting_runs": (0, _MANY),
     "max_concurrent_runs": (1, 100_000),
     "max_conversations": (1, _MANY),
+    "max_records": (0, _MANY),
     "max_input_chars": (1, _MANY),
     "max_body_bytes": (1_024, _MANY),
     "models_ttl_seconds": (0, 86_400),
 }
 
 
-def _parse(text: str, kind: Any) -> Any:
-    """`text` as a `kind`: one of str, int, float, either of them or None, or a tuple of words."""
-    if get_origin(kind) is tuple:
-        return _words(text)
-    one: type = (get_args(kind) or (kind,))[0]
-    try:
-        return one(text)
-    except ValueError:
-        raise ValueError(f"must be {'a whole number' if one is int else 'a number'}") from None
+def _upstream_address(text: str) -> None:
+    port = urlsplit(text).port
+    if port == 0 or not re.fullmatch(r"https?://[^\s/?#:][^\s#]*", text, re.IGNORECASE):
+        raise ValueError("no address of HTTP")
 
 
-def _is_address(text: str) -> bool:
-    """Whether it is empty, or where a server for HTTP may be found."""
-    try:
-        port = urlsplit(text).port
-    except ValueError:
-        return False
-    return not text or (port != 0 and re.fullmatch(r"https?://[^\s/?#:][^\s#]*", text, re.IGNORECASE) is not None)
+def _store_url(text: str) -> None:
+    if text.startswith("sqlite:") and (not re.fullmatch(r"sqlite:///.+", text) or text.endswith(":memory:")):
+        raise ValueError("no file")
+
+
+def _assistant_id(text: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9._~-]{1,256}", text):
+        raise ValueError("no id")
+
+
+_FORMS: dict[str, tuple[Callable[[str], object], str]] = {
+    "openai_base_url": (_upstream_address, "an address such as http://localhost:11434/v1"),
+    "llm_server_url": (_upstream_address, "an address such as http://localhost:11434/v1"),
+    "store_url": (_store_url, "such as sqlite:///chatbot.db, where it names an SQLite file"),
+    "database_url": (_store_url, "such as chatbot.db or sqlite:///chatbot.db, where it names an SQLite file"),
+    "host": (addresses.host, "an address such as 127.0.0.1 or ::1, without scheme, port or brackets"),
+    "public_url": (addresses.site, "an address such as https://bot.example.com, without user, query or fragment"),
+    "render_external_url": (addresses.site, "an address such as https://bot.onrender.com"),
+    "allowed_hosts": (addresses.host_pattern, "hosts such as bot.example.com or *.example.com, without scheme or port"),
+    "cors_origins": (addresses.origin, "* alone, or origins such as https://a.example or https://*.a.example"),
+    "assistant_id": (_assistant_id, "at most 256 letters, digits, dots, hyphens and underscores"),
+}
+"""What takes a text, or raises ValueError, and how the text must look."""
+
+_JUDGED_AS_HEADERS = ("openai_api_key", "openai_org_id", "openai_project_id", "openai_custom_headers")
+_OF_SEVERAL_LINES = ("system_prompt", "assistant_instructions")
+
+
+def _require_text(name: str, text: str) -> None:
+    """Raises ValueError if `text` holds what no line of text does: bytes that are not UTF-8, control characters."""
+    if name in _JUDGED_AS_HEADERS:
+        return
+    if re.search(r"[\ud800-\udfff]", text):
+        raise ValueError(f"{name.upper()}: must be text in UTF-8")
+    if re.search(r"\x00" if name in _OF_SEVERAL_LINES else r"[\x00-\x1f\x7f-\x9f]", text):
+        raise ValueError(f"{name.upper()}: must have no control characters")
 
 
 def _lines(text: str) -> list[str]:
     return [line.strip() for line in text.split("\n") if line.strip()]
-
-
-def _words(text: str) -> tuple[str, ...]:
-    """A comma list or a JSON list, as its words."""
-    if not text.startswith("["):
-        return tuple(word.strip() for word in text.split(",") if word.strip())
-    try:
-        words = json.loads(text)
-    except ValueError:
-        raise ValueError("must be a comma list or a JSON list") from None
-    if not all(isinstance(word, str) for word in words):
-        raise ValueError("a JSON list must hold strings")
-    return tuple(words)

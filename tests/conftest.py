@@ -21,17 +21,17 @@ from werkzeug.routing import Rule
 from server.app import create_app
 from server.settings import Settings
 from server.store.memory import MemoryStore
-from server.upstream.scripted import ScriptedUpstream
 from tests.clock import Clock
 from tests.documents import hold_to_document
 from tests.misbehaving import Misbehaving
 from tests.serving import Served, serve
-from tests.told import Told
+from tests.told import SteeredUpstream, Told
 
 LONGEST = (
     "test_schemathesis",
     "test_workers",
     "test_serving",
+    "test_slow_callers",
     "test_litellm",
     "test_redis",
     "test_docs",
@@ -96,8 +96,8 @@ def told() -> Told:
 
 
 @pytest.fixture
-def upstream(told: Told) -> Iterator[ScriptedUpstream]:
-    yield ScriptedUpstream(told)
+def upstream(told: Told) -> Iterator[SteeredUpstream]:
+    yield SteeredUpstream(told)
     told.release()
 
 
@@ -112,7 +112,7 @@ def settings() -> Settings:
 
 
 @pytest.fixture
-def app(settings: Settings, store: MemoryStore, upstream: ScriptedUpstream) -> Iterator[Flask]:
+def app(settings: Settings, store: MemoryStore, upstream: SteeredUpstream) -> Iterator[Flask]:
     app = create_app(settings, store=store, upstream=upstream)
     app.testing = True  # An answer that breaks its document fails the test, and is no 500.
     hold_answers_to_documents(app)

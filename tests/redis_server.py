@@ -2,12 +2,15 @@
 
 import atexit
 import os
+import select
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -120,3 +123,53 @@ def shared_cluster() -> list[RedisServer]:
             node.ask("CLUSTER", "MEET", "127.0.0.1", other.port, other.options["cluster_port"])
     assert eventually(lambda: all("cluster_state:ok" in node.ask("CLUSTER", "INFO") for node in nodes))
     return nodes
+
+
+class LosingProxy:
+    """Stands in front of a Redis. Of the requests that are counted, one is done and its answer lost."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listening.getsockname()[1]
+        self.requests = 0
+        """How many were made since `count`."""
+        self.lost: set[int] = set()
+        """The answers to these are lost; they count from 0."""
+        self._is_counting = False
+        self._lock = threading.Lock()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def count(self, *lost: int) -> None:
+        self.requests, self.lost, self._is_counting = 0, set(lost), True
+
+    def stop_counting(self) -> None:
+        self._is_counting = False
+
+    def close(self) -> None:
+        self._listening.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listening.accept()
+                threading.Thread(target=self._relay, args=(client,), daemon=True).start()
+
+    def _relay(self, client: socket.socket) -> None:
+        """A client sends what belongs together at once, and nothing more before it has the answer."""
+        with client, socket.create_connection(("127.0.0.1", self._target)) as server, suppress(OSError):
+            is_lost = False
+            while True:
+                ready, _, _ = select.select([client, server], [], [])
+                if server in ready:
+                    answer = server.recv(1 << 20)
+                    if is_lost or not answer:
+                        return
+                    client.sendall(answer)
+                elif request := client.recv(1 << 20):
+                    with self._lock:
+                        is_lost = self._is_counting and self.requests in self.lost
+                        self.requests += self._is_counting
+                    server.sendall(request)
+                else:
+                    return

@@ -19,8 +19,7 @@ from server.runs import ACTION_SECONDS
 from server.settings import Settings
 from server.store.memory import MemoryStore
 from server.upstream import Reply
-from server.upstream.scripted import ScriptedUpstream
-from tests.told import Told
+from tests.told import SteeredUpstream, Told
 
 AtOnce = Callable[..., Any]
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
@@ -100,7 +99,7 @@ def refusal(answer: Any) -> str:
     return str(answer.json["error"]["message"])
 
 
-def sent(upstream: ScriptedUpstream) -> list[tuple[str, str]]:
+def sent(upstream: SteeredUpstream) -> list[tuple[str, str]]:
     """Role and content of each message of the newest call."""
     return [(each["role"], each["content"]) for each in json.loads(upstream.heard[-1].messages)]
 
@@ -125,7 +124,7 @@ def names(happened: Any) -> list[str]:
 
 
 class TestWhatARunIsAskedWith:
-    def test_it_has_its_assistants_words(self, client: FlaskClient, upstream: ScriptedUpstream) -> None:
+    def test_it_has_its_assistants_words(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
         format_ = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"type": "object"}}}
         assistant = made(
             client,
@@ -151,7 +150,7 @@ class TestWhatARunIsAskedWith:
             "tools": [TOOL],
         }
 
-    def test_its_own_words_come_before_its_assistants(self, client: FlaskClient, upstream: ScriptedUpstream) -> None:
+    def test_its_own_words_come_before_its_assistants(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
         assistant = made(client, "/assistants", model="m1", instructions="Explain.", tools=[TOOL], temperature=0.5)
         asked: Any = {
             "model": "m2",
@@ -178,15 +177,13 @@ class TestWhatARunIsAskedWith:
             "reasoning_effort": "high",
         }
 
-    def test_auto_and_what_is_said_of_no_tool_is_not_sent(
-        self, client: FlaskClient, upstream: ScriptedUpstream
-    ) -> None:
+    def test_auto_and_what_is_said_of_no_tool_is_not_sent(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
         ran(client, thread(client, "Hi"), response_format="auto", tool_choice="auto", parallel_tool_calls=False)
         assert upstream.heard[-1].parameters == {}
 
     @pytest.mark.parametrize("choice", ["required", "none", {"type": "function", "function": {"name": "look"}}])
     def test_a_choice_of_tools_is_sent_with_them(
-        self, client: FlaskClient, upstream: ScriptedUpstream, choice: Any
+        self, client: FlaskClient, upstream: SteeredUpstream, choice: Any
     ) -> None:
         run = ran(client, thread(client, "Hi"), tools=[TOOL], tool_choice=choice, parallel_tool_calls=False)
         assert (run["tool_choice"], run["parallel_tool_calls"]) == (choice, False)
@@ -211,7 +208,7 @@ class TestWhatARunIsAskedWith:
         assert (upstream.heard[-1].model, sent(upstream)[0]) == ("m9", ("system", "Be brief."))
 
     def test_an_assistant_without_instructions_has_the_servers_prompt(
-        self, store: MemoryStore, upstream: ScriptedUpstream
+        self, store: MemoryStore, upstream: SteeredUpstream
     ) -> None:
         app = create_app(Settings(system_prompt="Be kind."), store=store, upstream=upstream)
         ran(app.test_client(), thread(app.test_client(), "Hi"))
@@ -219,9 +216,7 @@ class TestWhatARunIsAskedWith:
         app.extensions["runner"].shut_down(0)
 
     @pytest.mark.parametrize("most", range(1, 6))
-    def test_last_messages_are_exactly_so_many(
-        self, client: FlaskClient, upstream: ScriptedUpstream, most: int
-    ) -> None:
+    def test_last_messages_are_exactly_so_many(self, client: FlaskClient, upstream: SteeredUpstream, most: int) -> None:
         said = ["one", "two", "three", "four"]
         strategy = {"type": "last_messages", "last_messages": most}
         run = ran(client, thread(client, *said), truncation_strategy=strategy)
@@ -230,7 +225,7 @@ class TestWhatARunIsAskedWith:
         assert [content for role, content in sent(upstream) if role == "user"] == ["\n\n".join(said[-most:])]
 
     def test_the_last_message_is_sent_also_where_it_is_a_reply(
-        self, client: FlaskClient, upstream: ScriptedUpstream
+        self, client: FlaskClient, upstream: SteeredUpstream
     ) -> None:
         thread_id = thread(client, "Hi")
         made(client, f"/threads/{thread_id}/messages", role="assistant", content="Ho")
@@ -255,7 +250,7 @@ class TestWhatARunIsAskedWith:
         ran(client, thread_id, additional_messages=more)
         assert texts(client, thread_id) == ["Hi", "Ho", "Hm", "re: Hm"]
 
-    def test_the_same_idempotency_key_gets_the_same_run(self, client: FlaskClient, upstream: ScriptedUpstream) -> None:
+    def test_the_same_idempotency_key_gets_the_same_run(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
         thread_id = thread(client)
         body = {"additional_messages": [{"role": "user", "content": "Ho"}]}
         headers = {"Idempotency-Key": "1"}
@@ -268,7 +263,7 @@ class TestWhatARunIsAskedWith:
         assert len(upstream.heard) == 1
 
     def test_a_run_that_nobody_reads_is_streamed_from_the_upstream(
-        self, client: FlaskClient, upstream: ScriptedUpstream, told: Told
+        self, client: FlaskClient, upstream: SteeredUpstream, told: Told
     ) -> None:
         told.say("look", LOOK)  # type: ignore[arg-type]
         run = ran(client, thread(client, "look"), tools=[TOOL])
@@ -287,7 +282,7 @@ class TestWhatARunIsAskedWith:
         assert texts(client, run["thread_id"]) == ["slow", "So far"]
 
     def test_a_failed_run_leaves_no_two_questions_in_a_row(
-        self, client: FlaskClient, upstream: ScriptedUpstream, told: Told
+        self, client: FlaskClient, upstream: SteeredUpstream, told: Told
     ) -> None:
         thread_id = thread(client, "slow")
         told.fail("slow", errors.UpstreamFailed())
@@ -316,7 +311,7 @@ class TestNotOffered:
         ],
     )
     def test_it_is_refused_by_name_and_nothing_is_made(
-        self, client: FlaskClient, upstream: ScriptedUpstream, path: str, body: Any, name: str
+        self, client: FlaskClient, upstream: SteeredUpstream, path: str, body: Any, name: str
     ) -> None:
         client.post("/query", json={"client_name": "ada", "input": "Hi"})
         sentence = refusal(post(client, path, **body))
@@ -450,9 +445,7 @@ class TestHowRunsEnd:
 
 
 class TestFunctions:
-    def test_a_demanded_call_is_demanded_once(
-        self, client: FlaskClient, told: Told, upstream: ScriptedUpstream
-    ) -> None:
+    def test_a_demanded_call_is_demanded_once(self, client: FlaskClient, told: Told, upstream: SteeredUpstream) -> None:
         told.say("look", LOOK)  # type: ignore[arg-type]
         run = ran(client, thread(client, "look"), tools=[TOOL], tool_choice="required")
         told.end("found", "It is here.")
@@ -563,7 +556,7 @@ class TestStreams:
         }
 
     def test_one_that_waits_for_the_process_is_queued_until_it_is_written(
-        self, store: MemoryStore, upstream: ScriptedUpstream, told: Told
+        self, store: MemoryStore, upstream: SteeredUpstream, told: Told
     ) -> None:
         app = create_app(Settings(max_concurrent_runs=1), store=store, upstream=upstream)
         client = app.test_client()
@@ -656,7 +649,7 @@ class TestOtherDoors:
 
 class TestSimpleDoor:
     def test_a_thread_is_made_where_none_is_named_and_goes_on_where_one_is(
-        self, client: FlaskClient, upstream: ScriptedUpstream
+        self, client: FlaskClient, upstream: SteeredUpstream
     ) -> None:
         before = int(time.time())
         first = made(client, "/chat", message="Hi")
@@ -681,7 +674,7 @@ class TestSimpleDoor:
         answer = post(client, "/chat", message="Hi", thread_id=run["thread_id"])
         assert (answer.status_code, answer.json["error"]["code"]) == (409, "requires_action")
 
-    def test_an_idempotency_key_is_exact(self, client: FlaskClient, upstream: ScriptedUpstream) -> None:
+    def test_an_idempotency_key_is_exact(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
         thread_id = thread(client)
         body = {"message": "Hi", "thread_id": thread_id}
         headers = {"Idempotency-Key": "1"}
@@ -692,7 +685,7 @@ class TestSimpleDoor:
         assert (other.status_code, other.json["error"]["code"]) == (409, "request_id_conflict")
 
     def test_a_key_names_the_thread_of_a_message_that_names_none(
-        self, client: FlaskClient, upstream: ScriptedUpstream
+        self, client: FlaskClient, upstream: SteeredUpstream
     ) -> None:
         headers = {"Idempotency-Key": "k" * 16}
         first, second = (client.post("/api/v1/chat", json={"message": "Hi"}, headers=headers).json for _ in range(2))
@@ -704,7 +697,7 @@ class TestSimpleDoor:
         assert another["thread_id"] != first["thread_id"]
 
     def test_a_key_names_the_thread_that_is_made_with_its_run(
-        self, client: FlaskClient, upstream: ScriptedUpstream
+        self, client: FlaskClient, upstream: SteeredUpstream
     ) -> None:
         headers, body = {"Idempotency-Key": "k" * 16}, {"thread": {"messages": [{"role": "user", "content": "Hi"}]}}
         first, second = (
@@ -713,11 +706,13 @@ class TestSimpleDoor:
         assert first == second
         assert texts(client, first["thread_id"]) == ["Hi", "re: Hi"]
         assert len(upstream.heard) == 1
+        # A key is one door's own.
+        assert client.post("/api/v1/chat", json={"message": "Hi"}, headers=headers).status_code == 200
 
     @pytest.mark.parametrize("path", ["/api/v1/chat", "/api/v1/threads/runs"])
     @pytest.mark.parametrize("key", ["", "k" * 15, "k" * 201], ids=len)
     def test_a_key_that_could_be_guessed_names_no_thread(
-        self, client: FlaskClient, upstream: ScriptedUpstream, path: str, key: str
+        self, client: FlaskClient, upstream: SteeredUpstream, path: str, key: str
     ) -> None:
         body = {"message": "Hi"} if path.endswith("chat") else {}
         answer = client.post(path, json=body, headers={"Idempotency-Key": key})
@@ -736,7 +731,7 @@ class TestAssistants:
         assert "ASSISTANT_INSTRUCTIONS" in refusal(answer)
         assert get(client, "/assistants/asst_default")["name"] is None
 
-    def test_the_default_ones_id_is_a_setting(self, store: MemoryStore, upstream: ScriptedUpstream) -> None:
+    def test_the_default_ones_id_is_a_setting(self, store: MemoryStore, upstream: SteeredUpstream) -> None:
         app = create_app(Settings(assistant_id="asst_ours"), store=store, upstream=upstream)
         client = app.test_client()
         assert get(client, "/assistants/asst_ours")["instructions"] is None
@@ -819,7 +814,7 @@ class TestMessages:
         assert refusal(post(client, f"/threads/{thread_id}/messages", role="user", content=content))
         assert texts(client, thread_id) == []
 
-    def test_a_deleted_message_is_replayed_no_more(self, client: FlaskClient, upstream: ScriptedUpstream) -> None:
+    def test_a_deleted_message_is_replayed_no_more(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
         thread_id = thread(client, "one", "two")
         oldest = get(client, f"/threads/{thread_id}/messages", order="asc")["first_id"]
         assert client.delete(f"/api/v1/threads/{thread_id}/messages/{oldest}").status_code == 200

@@ -71,7 +71,7 @@ NO_JSON = {
     "deep objects": '{"input":' * 50_000 + "1" + "}" * 50_000,
     "deep where nobody looks": f'{{"client_name": "{MARK}", "input": "h", "x": {"[" * 2000}{"]" * 2000}}}',
     "deep and never closed": "[" * 100_000,
-    "a byte order mark": f'\ufeff{{"client_name": "{MARK}", "input": "h"}}',
+    "two byte order marks": f'\ufeff\ufeff{{"client_name": "{MARK}", "input": "h"}}',
 }
 
 
@@ -225,9 +225,7 @@ class TestModel:
 
 
 class TestRequestId:
-    @pytest.mark.parametrize(
-        "bad", [MARK * 26, "", f"{MARK}\n", 5, None], ids=["long", "empty", "control", "5", "null"]
-    )
+    @pytest.mark.parametrize("bad", [MARK * 26, "", f"{MARK}\n", 5], ids=["long", "empty", "control", "5"])
     def test_it_is_a_string_of_1_to_200_characters(self, unchanged: FlaskClient, bad: Any) -> None:
         assert "request_id" in sentence_of(ask(unchanged, request_id=bad), 400)
 
@@ -345,7 +343,7 @@ class TestAddresses:
             "/query/",
             "/history/",
             "/Models",
-            "/chat/streams",
+            "/chats",
             "/openapi.json/",
             "/v1/models",
             "/.env",
@@ -434,7 +432,7 @@ def exchanged(port: int, sent: bytes, *, leaves: bool = False) -> tuple[int, dic
 
 
 def head(*headers: str) -> bytes:
-    lines = ["POST /query HTTP/1.1", "Host: here", "Content-Type: application/json", *headers, "", ""]
+    lines = ["POST /query HTTP/1.1", "Host: localhost", "Content-Type: application/json", *headers, "", ""]
     return "\r\n".join(lines).encode()
 
 

@@ -17,9 +17,8 @@ from server.runs import Runner
 from server.settings import Settings
 from server.store.memory import MemoryStore
 from server.upstream import Reply
-from server.upstream.scripted import ScriptedUpstream
 from tests.clock import Clock
-from tests.told import PATIENCE_SECONDS, Told
+from tests.told import PATIENCE_SECONDS, SteeredUpstream, Told
 
 AtOnce = Callable[..., Any]
 
@@ -58,7 +57,7 @@ def contents(client: FlaskClient, name: str = "ada") -> list[str]:
     return [each["content"] for each in client.get("/history", query_string={"client_name": name}).json]
 
 
-def sent(upstream: ScriptedUpstream) -> list[tuple[str, str]]:
+def sent(upstream: SteeredUpstream) -> list[tuple[str, str]]:
     """The messages of the newest call, as role and content."""
     return [(each["role"], each["content"]) for each in orjson.loads(upstream.heard[-1].messages)]
 
@@ -92,7 +91,7 @@ class TestAnswer:
         assert (answer.json["usage"], answer.json["model"]) == (None, "other-model")
 
     def test_what_was_said_before_is_sent_along_in_its_order(
-        self, client: FlaskClient, upstream: ScriptedUpstream
+        self, client: FlaskClient, upstream: SteeredUpstream
     ) -> None:
         chat(client, "What is my cat called?", conversation_history=HISTORY)
         assert sent(upstream) == [
@@ -102,18 +101,18 @@ class TestAnswer:
         ]
 
     def test_a_greeting_before_the_first_question_is_sent_along(
-        self, client: FlaskClient, upstream: ScriptedUpstream
+        self, client: FlaskClient, upstream: SteeredUpstream
     ) -> None:
         chat(client, "hi", conversation_history=[{"role": "assistant", "content": "How can I help?"}, *HISTORY])
         assert sent(upstream)[0] == ("assistant", "How can I help?")
         assert len(sent(upstream)) == 4
 
-    def test_a_chat_knows_nothing_of_another(self, client: FlaskClient, upstream: ScriptedUpstream) -> None:
+    def test_a_chat_knows_nothing_of_another(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
         chat(client, "secret")
         chat(client, "hi")
         assert sent(upstream) == [("user", "hi")]
 
-    def test_a_clients_chat_belongs_to_its_conversation(self, client: FlaskClient, upstream: ScriptedUpstream) -> None:
+    def test_a_clients_chat_belongs_to_its_conversation(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
         chat(client, "first", client_name="ada")
         chat(client, "second", client_name="ada")
         assert contents(client) == ["first", "re: first", "second", "re: second"]
@@ -126,7 +125,7 @@ class TestAnswer:
         app.extensions["runner"].wait(stream_id, PATIENCE_SECONDS, lambda: False)
         assert contents(client) == ["slow", "done"]
 
-    def test_null_is_as_good_as_nothing(self, ask: Any, upstream: ScriptedUpstream, client: FlaskClient) -> None:
+    def test_null_is_as_good_as_nothing(self, ask: Any, upstream: SteeredUpstream, client: FlaskClient) -> None:
         properties = json.loads(client.get("/chat/openapi.json").data)["components"]["schemas"]["Question"][
             "properties"
         ]
@@ -157,7 +156,7 @@ class TestSettingsOfOneQuestion:
         def settings(self) -> Settings:
             return Settings(system_prompt="Be kind.", default_temperature=0.1, default_max_tokens=9)
 
-        def test_they_stand_in_for_the_servers_own(self, client: FlaskClient, upstream: ScriptedUpstream) -> None:
+        def test_they_stand_in_for_the_servers_own(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
             chat(client, system_prompt="Be brief.", temperature=2)
             assert sent(upstream) == [("system", "Be brief."), ("user", "hi")]
             assert upstream.heard[-1].parameters == {"temperature": 2, "max_completion_tokens": 9}
@@ -165,25 +164,23 @@ class TestSettingsOfOneQuestion:
             assert sent(upstream)[0] == ("system", "Be kind.")
             assert upstream.heard[-1].parameters == {"temperature": 0.1, "max_completion_tokens": 9}
 
-        def test_an_empty_system_prompt_is_none(self, client: FlaskClient, upstream: ScriptedUpstream) -> None:
+        def test_an_empty_system_prompt_is_none(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
             chat(client, system_prompt="")
             assert sent(upstream) == [("user", "hi")]
 
     @pytest.mark.parametrize("form", [{"type": "json_object"}, {"type": "text"}, SCHEMA])
     def test_the_form_of_the_reply_is_asked_for_as_it_came(
-        self, client: FlaskClient, upstream: ScriptedUpstream, form: Any
+        self, client: FlaskClient, upstream: SteeredUpstream, form: Any
     ) -> None:
         assert chat(client, response_format=form).status_code == 200
         assert upstream.heard[-1].parameters == {"response_format": form}
 
-    def test_a_number_of_tokens_is_sent_as_a_whole_number(
-        self, client: FlaskClient, upstream: ScriptedUpstream
-    ) -> None:
+    def test_a_number_of_tokens_is_sent_as_a_whole_number(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
         client.post("/chat", data='{"message": "hi", "max_tokens": 5.0}', content_type="application/json")
         assert orjson.dumps(upstream.heard[-1].parameters) == b'{"max_completion_tokens":5}'
 
     def test_logprobs_are_told_where_they_were_asked_for(
-        self, client: FlaskClient, upstream: ScriptedUpstream, told: Told
+        self, client: FlaskClient, upstream: SteeredUpstream, told: Told
     ) -> None:
         told.say("slow", "ok", Reply(None, None, logprobs=LOGPROBS))
         assert chat(client, "slow", logprobs=True).json["logprobs"] == LOGPROBS
@@ -193,7 +190,7 @@ class TestSettingsOfOneQuestion:
         assert "logprobs" not in chat(client, logprobs=False).json
         assert upstream.heard[-1].parameters == {}
 
-    def test_asking_for_other_tokens_asks_for_logprobs(self, client: FlaskClient, upstream: ScriptedUpstream) -> None:
+    def test_asking_for_other_tokens_asks_for_logprobs(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
         assert chat(client, top_logprobs=3).json["logprobs"] is None
         assert upstream.heard[-1].parameters == {"logprobs": True, "top_logprobs": 3}
 
@@ -208,7 +205,7 @@ class TestSettingsOfOneQuestion:
         }
 
     def test_a_model_that_is_not_offered_is_refused_and_nothing_is_made(
-        self, ask: Any, upstream: ScriptedUpstream, store: MemoryStore
+        self, ask: Any, upstream: SteeredUpstream, store: MemoryStore
     ) -> None:
         for name in ({}, {"client_name": "ada"}):
             answer = ask(model="gpt-4", **name)
@@ -261,7 +258,7 @@ class TestWithoutAName:
         clock.now += 1_000_000
         assert contents(client) == ["hi", "re: hi"]
 
-    def test_a_name_and_a_history_exclude_each_other(self, ask: Any, upstream: ScriptedUpstream) -> None:
+    def test_a_name_and_a_history_exclude_each_other(self, ask: Any, upstream: SteeredUpstream) -> None:
         answer = ask(client_name="ada", conversation_history=HISTORY)
         assert answer.status_code == 400
         assert answer.json["error"] == "The body must not have client_name and conversation_history together."
@@ -307,7 +304,7 @@ class TestKeyWithoutAName:
         assert told.calls == ["hi"]
 
     def test_what_came_with_the_question_comes_with_it_once(
-        self, client: FlaskClient, told: Told, upstream: ScriptedUpstream
+        self, client: FlaskClient, told: Told, upstream: SteeredUpstream
     ) -> None:
         told.fail("slow", errors.UpstreamFailed())
         assert chat(client, "slow", headers=self.KEY, conversation_history=HISTORY).status_code == 502
@@ -495,7 +492,7 @@ class TestStart:
         told.end("slow", "ok")
         assert [each["type"] for each in frames(client, stream_id)][0::2] == ["START", "END"]
 
-    def test_the_text_is_asked_for_as_it_is_written(self, client: FlaskClient, upstream: ScriptedUpstream) -> None:
+    def test_the_text_is_asked_for_as_it_is_written(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
         frames(client, start(client).json["stream_id"])
         assert upstream.heard[-1].streamed
         chat(client)

@@ -11,9 +11,9 @@ import server.app
 from server.app import create_app, read_documents
 from server.settings import Settings
 from server.store.memory import MemoryStore
-from server.upstream.scripted import ScriptedUpstream
 from server.wire.contract import Contract
 from server.wire.failures import answer_failures
+from tests.told import SteeredUpstream
 
 DOCUMENT: dict[str, Any] = {
     "openapi": "3.1.0",
@@ -86,7 +86,7 @@ def library() -> Library:
 
 def started_with(documents: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server.app, "read_documents", lambda _: documents)
-    create_app(Settings(), store=MemoryStore(10), upstream=ScriptedUpstream())
+    create_app(Settings(), store=MemoryStore(10), upstream=SteeredUpstream())
 
 
 class TestStart:

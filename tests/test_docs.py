@@ -96,6 +96,7 @@ class TestFiles:
         assert answer.data == FILES[name].read_bytes()
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert answer.headers["Cache-Control"] == "no-cache"
+        assert "Date" not in answer.headers
         again = client.get(f"/web/{name}", headers={"If-None-Match": answer.headers["ETag"]})
         assert (again.status_code, again.data) == (304, b"")
 

@@ -16,7 +16,7 @@ from server.app import create_app
 from server.dialects import DOCUMENTS
 from server.settings import Settings
 from server.store.memory import MemoryStore
-from server.upstream.scripted import ScriptedUpstream
+from tests.told import SteeredUpstream
 
 METHODS = {"get", "post", "put", "patch", "delete"}
 
@@ -270,7 +270,7 @@ def given_examples(document: dict[str, Any]) -> Iterator[tuple[Any, dict[str, An
             yield example["value"] if isinstance(named, dict) else example, schema
 
 
-class Offering(ScriptedUpstream):
+class Offering(SteeredUpstream):
     """The demonstration, with the models that the documents speak of."""
 
     def models(self) -> list[dict[str, Any]]:

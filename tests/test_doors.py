@@ -9,7 +9,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from server.store import Store, open_store
-from server.upstream.scripted import ScriptedUpstream
+from tests.told import SteeredUpstream
 
 Said = list[tuple[str, str]]
 """Role and content of each message, oldest first."""
@@ -113,7 +113,7 @@ def name(request: pytest.FixtureRequest, client: FlaskClient) -> str:
 
 
 def test_what_is_said_through_one_door_is_seen_through_the_others(
-    client: FlaskClient, upstream: ScriptedUpstream, name: str
+    client: FlaskClient, upstream: SteeredUpstream, name: str
 ) -> None:
     said: Said = []
     for ask in ASK:
@@ -168,14 +168,14 @@ def test_a_history_that_is_cleared_is_empty_at_every_door(client: FlaskClient, n
     assert [read(client, name) for read in READ] == [[], [], []]
 
 
-def test_a_chat_without_a_name_is_read_by_its_stream_alone(client: FlaskClient, upstream: ScriptedUpstream) -> None:
+def test_a_chat_without_a_name_is_read_by_its_stream_alone(client: FlaskClient, upstream: SteeredUpstream) -> None:
     said = [{"role": "user", "content": "first"}, {"role": "assistant", "content": "re: first"}]
     answer = client.post("/chat/stream", json={"message": "second", "conversation_history": said})
     read_to_its_end(client, answer.json["stream_id"])
     assert [each["content"] for each in orjson.loads(upstream.heard[-1].messages)] == ["first", "re: first", "second"]
 
 
-def test_only_a_clients_name_makes_a_conversation(client: FlaskClient, upstream: ScriptedUpstream) -> None:
+def test_only_a_clients_name_makes_a_conversation(client: FlaskClient, upstream: SteeredUpstream) -> None:
     assert client.post("/api/chat", json={"session_id": "nobody", "message": "hi"}).status_code == 404
     assert client.post("/api/v1/chat", json={"thread_id": "nobody", "message": "hi"}).status_code == 404
     assert not upstream.heard

@@ -9,10 +9,12 @@ from flask import Flask, abort
 from flask.testing import FlaskClient
 
 from server import errors
+from server.app import create_app
 from server.errors import ServerError, revived
+from server.settings import Settings
 from server.store.memory import MemoryStore
 from server.wire.failures import STATUS, answer_failures, status_of
-from tests.told import Told
+from tests.told import SteeredUpstream, Told
 
 CODES = {
     "body_too_large": 413,
@@ -23,6 +25,7 @@ CODES = {
     "invalid_position": 400,
     "invalid_request": 400,
     "method_not_allowed": 405,
+    "misdirected_request": 421,
     "not_configured": 503,
     "not_found": 404,
     "refused": 400,
@@ -36,6 +39,7 @@ CODES = {
     "run_timed_out": 504,
     "shutting_down": 503,
     "store_full": 503,
+    "too_many_records": 400,
     "store_unavailable": 503,
     "unavailable": 503,
     "unknown_model": 400,
@@ -158,11 +162,9 @@ class TestPublished:
         answer = client.open(f"{path}?client_name=ada", method=method, json={"client_name": "ada", "input": "hi"})
         assert (answer.status_code, answer.get_json()["code"]) == (500, "store_unavailable")
 
-    def test_a_full_store_is_a_500_with_its_code(
-        self, client: FlaskClient, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(store, "_most", 0)
-        answer = client.post("/model", json={"client_name": "ada", "model": "scripted-demo"})
+    def test_a_full_store_is_a_500_with_its_code(self, upstream: SteeredUpstream) -> None:
+        app = create_app(Settings(), store=MemoryStore(max_conversations=0), upstream=upstream)
+        answer = app.test_client().post("/model", json={"client_name": "ada", "model": "scripted-demo"})
         assert (answer.status_code, answer.get_json()["code"]) == (500, "store_full")
 
     def test_a_question_too_long_for_the_model_is_a_400(self, client: FlaskClient, told: Told) -> None:

@@ -10,7 +10,9 @@ SERVER = Path(__file__).parent.parent / "server"
 MAY_IMPORT = {
     "model": set(),
     "errors": set(),
-    "settings": set(),
+    "addresses": set(),
+    "environment": set(),
+    "settings": {"addresses", "environment"},
     "store": {"model", "errors"},
     "upstream": {"model", "errors"},
     "replay": {"model"},
@@ -26,11 +28,13 @@ MAY_IMPORT = {
     "health": {"upstream", "errors"},
     "listing": {"model"},
     "conversations": {"runs", "live", "health", "listing", "store", "upstream", "model", "errors"},
-    "wire": {"live", "model", "errors"},
+    "wire": {"live", "addresses", "model", "errors"},
     "web": set(),
+    # What knows the HTTP server, and nothing of what is served.
+    "serving": set(),
     # Never a store or an upstream, and never each other.
     "dialects": {"wire", "conversations", "model", "errors"},
-    "app": {"dialects", "wire", "conversations", "runs", "writing", "store", "upstream", "settings"},
+    "app": {"dialects", "wire", "conversations", "runs", "writing", "store", "upstream", "settings", "addresses"},
     "__init__": set(),
 }
 

@@ -17,8 +17,8 @@ from server.dialects import DOCUMENTS
 from server.errors import StoreUnavailable
 from server.settings import Settings
 from server.store.memory import MemoryStore
-from server.upstream.scripted import ScriptedUpstream
 from tests.serving import free_port
+from tests.told import SteeredUpstream
 
 RFC3339 = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
@@ -76,14 +76,14 @@ class TestHealth:
         told = client.get("/health").get_json()
         assert (told["status"], told["store"]) == ("unhealthy", "closing")
 
-    def test_it_spends_no_tokens(self, client: FlaskClient, upstream: ScriptedUpstream) -> None:
+    def test_it_spends_no_tokens(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
         client.get("/health")
         assert list(upstream.heard) == []
 
 
 class TestProbes:
     def test_alive_asks_nobody(
-        self, client: FlaskClient, store: MemoryStore, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+        self, client: FlaskClient, store: MemoryStore, upstream: SteeredUpstream, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(store, "ping", failing)
         monkeypatch.setattr(upstream, "health", failing)
@@ -132,7 +132,9 @@ class TestDocuments:
     )
     @pytest.mark.parametrize("path", ["/openapi.json", "/published/openapi.json", "/chat/openapi.json"])
     def test_they_name_the_public_address(self, env: dict[str, str], address: str, path: str) -> None:
-        answer = served_with(**env).get(path, base_url="http://asked.example:8080")
+        answer = served_with(**{"ALLOWED_HOSTS": "asked.example", **env}).get(
+            path, base_url="http://asked.example:8080"
+        )
         assert answer.get_json()["servers"] == [{"url": address}]
 
     @pytest.mark.parametrize(
@@ -141,7 +143,7 @@ class TestDocuments:
     )
     def test_as_many_proxies_are_believed_about_the_address_as_are_trusted(self, trusted: str, address: str) -> None:
         said = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "chat.example.org"}  # By one.
-        client = served_with(TRUSTED_PROXIES=trusted)
+        client = served_with(TRUSTED_PROXIES=trusted, HOST="0.0.0.0")
         answer = client.get("/openapi.json", base_url="http://asked.example", headers=said)
         assert answer.get_json()["servers"] == [{"url": address}]
 

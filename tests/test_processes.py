@@ -14,12 +14,11 @@ from server.runs import Runner
 from server.store import Store
 from server.store.redis import RedisStore
 from server.store.sqlite import SqliteStore
-from server.upstream.scripted import ScriptedUpstream
 from server.writing import Limits
 from tests.clock import Clock
 from tests.redis_server import needs_redis, shared_redis
 from tests.serving import eventually
-from tests.told import PATIENCE_SECONDS, Told
+from tests.told import PATIENCE_SECONDS, SteeredUpstream, Told
 
 AtOnce = Callable[..., Any]
 
@@ -32,7 +31,7 @@ def told() -> Told:
 class Process:
     """What one worker process has; all of them ask the same upstream."""
 
-    def __init__(self, store: Store, upstream: ScriptedUpstream, clock: Clock) -> None:
+    def __init__(self, store: Store, upstream: SteeredUpstream, clock: Clock) -> None:
         self.store = store
         self.runner = Runner(self.store, upstream, Limits(), clock)
         self.conversations = Conversations(self.store, upstream, self.runner)
@@ -63,7 +62,7 @@ class Process:
 
 @pytest.fixture(params=["sqlite", pytest.param("redis", marks=needs_redis)])
 def processes(
-    request: pytest.FixtureRequest, tmp_path: Path, upstream: ScriptedUpstream, clock: Clock
+    request: pytest.FixtureRequest, tmp_path: Path, upstream: SteeredUpstream, clock: Clock
 ) -> Iterator[tuple[Process, Process]]:
     def store() -> Store:
         if request.param == "sqlite":
@@ -132,7 +131,7 @@ def test_a_request_id_gets_the_kept_reply_in_another_process(here: Process, ther
 
 
 def test_a_run_is_cancelled_from_another_process_with_what_the_store_was_told(
-    here: Process, there: Process, told: Told, upstream: ScriptedUpstream, at_once: AtOnce
+    here: Process, there: Process, told: Told, upstream: SteeredUpstream, at_once: AtOnce
 ) -> None:
     run = here.begun("slow")
     reading = here.runner.read(run.id, 0, lambda: True)
@@ -254,7 +253,7 @@ class TestRetrying:
         assert here.store.run(run.id).status == "failed"
 
     def test_an_interrupted_question_is_asked_again(
-        self, here: Process, there: Process, told: Told, upstream: ScriptedUpstream
+        self, here: Process, there: Process, told: Told, upstream: SteeredUpstream
     ) -> None:
         run = here.begun("slow", "id")
         told.await_call("slow")

@@ -12,8 +12,7 @@ from server.model import Message, Run
 from server.settings import Settings
 from server.store.memory import MemoryStore
 from server.upstream import Call
-from server.upstream.scripted import ScriptedUpstream
-from tests.told import Told
+from tests.told import SteeredUpstream, Told
 
 AtOnce = Callable[..., Any]
 
@@ -78,7 +77,7 @@ class TestModels:
         assert client.get("/model", query_string={"client_name": "ada"}).json == {"model": "scripted-demo"}
         assert store.conversation("ada") is None
 
-    def test_a_chosen_model_answers_from_then_on(self, client: FlaskClient, upstream: ScriptedUpstream) -> None:
+    def test_a_chosen_model_answers_from_then_on(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
         upstream.models = lambda: [{"id": "m1"}]  # type: ignore[method-assign]
         answer = client.post("/model", json={"client_name": "ada", "model": "m1"})
         assert (answer.status_code, answer.json) == (200, {"model": "m1"})
@@ -113,12 +112,12 @@ class TestQuery:
             ("assistant", "re: hi"),
         ]
 
-    def test_the_history_is_replayed(self, client: FlaskClient, upstream: ScriptedUpstream) -> None:
+    def test_the_history_is_replayed(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
         query(client, "first")
         query(client, "second")
         assert b"re: first" in upstream.heard[-1].messages
 
-    def test_one_client_never_sees_another(self, client: FlaskClient, upstream: ScriptedUpstream) -> None:
+    def test_one_client_never_sees_another(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
         query(client, "secret", "ada")
         query(client, "hi", "eve")
         assert b"secret" not in upstream.heard[-1].messages
@@ -162,7 +161,7 @@ class TestDeadline:
         return Settings(query_deadline_seconds=0)
 
     def test_a_reply_that_takes_longer_is_202_and_collected_by_asking_the_same_again(
-        self, client: FlaskClient, told: Told, upstream: ScriptedUpstream
+        self, client: FlaskClient, told: Told, upstream: SteeredUpstream
     ) -> None:
         late = query(client, "slow")
         assert late.status_code == 202
@@ -194,7 +193,7 @@ class TestDeadline:
 
     @pytest.mark.parametrize("prefer", ["respond-async", "Respond-Async", "handling=lenient; respond-async", "wait=0"])
     def test_who_prefers_not_to_wait_is_answered_at_once_and_the_reply_is_streamed(
-        self, client: FlaskClient, told: Told, upstream: ScriptedUpstream, prefer: str
+        self, client: FlaskClient, told: Told, upstream: SteeredUpstream, prefer: str
     ) -> None:
         answer = query(client, "slow", headers={"Prefer": prefer})
         assert (answer.status_code, answer.json["status"]) == (202, "running")
@@ -207,7 +206,7 @@ class TestDeadline:
         assert [call.streamed for call in upstream.heard] == [True]
 
     def test_who_waits_for_the_whole_reply_is_no_reason_to_stream_it(
-        self, client: FlaskClient, upstream: ScriptedUpstream
+        self, client: FlaskClient, upstream: SteeredUpstream
     ) -> None:
         for prefer in ("wait=20", "respond-asynchronously, wait=20", "respond-async; wait=20"):
             assert query(client, f"hi {prefer}", headers={"Prefer": prefer}).status_code == 200
@@ -233,7 +232,7 @@ class TestDeadline:
 
 
 class TestRequestId:
-    def test_a_request_id_is_exact(self, client: FlaskClient, upstream: ScriptedUpstream) -> None:
+    def test_a_request_id_is_exact(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
         for _ in range(3):
             assert query(client, "hi", request_id="1").json == {"response": "re: hi"}
         assert len(upstream.heard) == 1
@@ -247,7 +246,7 @@ class TestRequestId:
         assert contents(client) == ["hi", "re: hi"]
 
     def test_the_header_idempotency_key_does_the_same_and_the_body_wins(
-        self, client: FlaskClient, upstream: ScriptedUpstream
+        self, client: FlaskClient, upstream: SteeredUpstream
     ) -> None:
         query(client, "hi", headers={"Idempotency-Key": "1"})
         query(client, "hi", headers={"Idempotency-Key": "1"})
@@ -287,7 +286,7 @@ class TestHistory:
         for each in history(client).json:
             assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", each["timestamp"])
 
-    def test_clearing_keeps_the_model(self, client: FlaskClient, upstream: ScriptedUpstream) -> None:
+    def test_clearing_keeps_the_model(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
         upstream.models = lambda: [{"id": "m1"}]  # type: ignore[method-assign]
         client.post("/model", json={"client_name": "ada", "model": "m1"})
         query(client, "hi")
@@ -347,7 +346,7 @@ class TestHistory:
 
 
 def test_the_demonstration_says_what_it_is_and_shows_that_history_was_replayed() -> None:
-    upstream = ScriptedUpstream()
+    upstream = SteeredUpstream()
     parts = [
         Message.of("user", "first", None, 0.0).fragment,
         Message.of("assistant", "reply", None, 0.0).fragment,

@@ -4,7 +4,7 @@ import logging
 import re
 import signal
 import subprocess
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
@@ -14,14 +14,15 @@ from typing import Any
 import pytest
 
 from server.errors import ConversationBusy, RequestIdConflict, StoreUnavailable
-from server.model import Conversation, Run
-from server.store import REQUEST_ID_SECONDS, Store, open_store
-from server.store.redis import RedisStore
+from server.model import Conversation, Message, Run, Step, ToolCall
+from server.store import REQUEST_ID_SECONDS, Store, Terms, open_store
+from server.store import redis as redis_store
+from server.store.redis import RedisStore, scripts
 from server.store.redis.client import CALL_SECONDS
 from tests.clock import Clock
-from tests.redis_server import RedisServer, needs_redis, redis_server, shared_cluster, shared_redis
+from tests.redis_server import LosingProxy, RedisServer, needs_redis, redis_server, shared_cluster, shared_redis
 from tests.serving import eventually, free_port
-from tests.test_stores import LEASE_SECONDS, SharedStoreTests, asked, contents, finished
+from tests.test_stores import LEASE_SECONDS, MAX_RECORDS, SharedStoreTests, asked, contents, finished
 
 pytestmark = needs_redis
 
@@ -46,7 +47,7 @@ def stored(clock: Clock) -> Iterator[Callable[[str], RedisStore]]:
     stores = []
 
     def made(url: str) -> RedisStore:
-        stores.append(RedisStore(url, LEASE_SECONDS, clock))
+        stores.append(RedisStore(url, LEASE_SECONDS, clock, max_records=MAX_RECORDS))
         return stores[-1]
 
     yield made
@@ -140,7 +141,7 @@ class TestRedisClusterStore(SharedStoreTests):
         stores = []
 
         def made(url: str) -> RedisStore:
-            stores.append(AcrossNodes(url, LEASE_SECONDS, clock))
+            stores.append(AcrossNodes(url, LEASE_SECONDS, clock, max_records=MAX_RECORDS))
             return stores[-1]
 
         yield made
@@ -206,10 +207,42 @@ class TestKeys:
             store.create(f"client {n}", 10.0, {})
             finished(store, asked(store, name=f"client {n}", request_id="1").run)
         clock.now += 11
-        store.sweep()
-        assert redis.all_keys()
-        store.sweep()
+        assert store.sweep() is False
         assert redis.all_keys() == []
+
+    def test_a_sweep_forgets_thousands_at_once(self, redis: RedisServer, store: RedisStore, clock: Clock) -> None:
+        names = [f"client {n}" for n in range(5000)]
+        store._forgetting.ask_all([store._script("create", name, 60.0, b"{}", "1") for name in names])
+        store._forgetting.ask_all([("ZADD", "expiring", clock.now + 60.0, redis_store._tag(name)) for name in names])
+        clock.now += 61
+        assert store.sweep(60.0) is False
+        assert redis.all_keys() == []
+
+    def test_a_sweep_passes_by_what_would_have_expired_if_its_run_were_not_open(
+        self, redis: RedisServer, store: RedisStore, clock: Clock
+    ) -> None:
+        for n in range(120):
+            store.create(f"client {n}", 10.0, {})
+            asked(store, name=f"client {n}")
+        clock.now += 5
+        store.create("late", 1.0, {})
+        clock.now += 6
+        assert store.sweep(60.0) is False
+        assert redis.ask("ZCARD", "expiring") == 120
+        assert store.run(asked(store, name="client 7").run.id).is_open
+
+    def test_a_reply_is_stored_once(self, redis: RedisServer, store: Store) -> None:
+        finished(store, asked(store).run, text="word" * 250_000)
+        assert sum(redis.ask("MEMORY", "USAGE", key) for key in redis.all_keys()) < 1_500_000
+
+    def test_a_run_that_was_kept_with_its_text_has_it(self, redis: RedisServer, store: Store) -> None:
+        runs = [finished(store, asked(store, str(n)).run) for n in range(3)]
+        for run in runs:
+            key = "{" + sha256(b"ada").hexdigest() + "}:run:" + run.id
+            redis.ask("HSET", key, "kept", run.packed().decode())
+            redis.ask("HDEL", key, "place", "head")
+        store.delete_message("ada", runs[0].reply_id)
+        assert [store.run(run.id).text for run in runs] == ["re: 0", "re: 1", "re: 2"]
 
     @pytest.mark.parametrize("again", ["begin", "create", "set_model"])
     def test_a_conversation_in_the_place_of_an_expired_one_has_nothing_of_it(
@@ -354,6 +387,211 @@ class TestRestart:
         assert starts.start("starts", queued.id) is None
 
 
+RUN, BEHIND = Run("why?", "1", created=5.0, id="run_1"), Run("what?", created=5.0, id="run_2")
+SAID = Message.of("user", "hello", None, 5.0, id="msg_1")
+CALLS = Step((ToolCall("call_1", "look", "{}"),), 5.0)
+PAUSED = replace(RUN, status="requires_action", text="be", conversation="ada", steps=(CALLS,), expires=1_000_600.0)
+RESUMED = replace(PAUSED, status="queued", expires=None)
+
+
+def begin(store: Store, *runs: Run) -> None:
+    for run in runs:
+        store.begin("ada", run, waiting=32, start=True)
+
+
+def finish(store: Store) -> Run | None:
+    return store.finish("ada", RUN.ending("completed", 9.0, text="because", conversation="ada"), {"m": 2})
+
+
+def expire(store: RedisStore) -> None:
+    """A conversation that has expired, and was not swept."""
+    store.create("ada", 10.0, {})
+    begin(store, RUN)
+    finish(store)
+    store._clock.now += 11  # type: ignore[attr-defined]
+
+
+def paused(store: Store) -> bool:
+    begin(store, RUN)
+    return store.pause("ada", PAUSED)
+
+
+CHANGES: dict[str, tuple[Callable[[Store], object], Callable[[Store], object]]] = {
+    # What is done before, and a call that makes the script of this name run.
+    "create": (expire, lambda store: store.create("ada", 60.0, {"a": 1}, [SAID])),
+    "touch": (lambda store: store.create("ada", 60.0, {}), lambda store: store.touch("ada")),
+    "set_model": (expire, lambda store: store.set_model("ada", "m")),
+    "set_metadata": (lambda store: store.create("ada", None, {}), lambda store: store.set_metadata("ada", {"a": 1})),
+    "begin": (expire, lambda store: store.begin("ada", RUN, Terms([SAID]), waiting=1, start=True)),
+    "start": (lambda store: (begin(store, RUN, BEHIND), finish(store)), lambda store: store.start("ada", BEHIND.id)),
+    "append": (lambda store: begin(store, RUN), lambda store: store.append("ada", RUN.id, 0, "be")),
+    "finish": (lambda store: begin(store, RUN, BEHIND), finish),
+    "pause": (lambda store: begin(store, RUN), lambda store: store.pause("ada", PAUSED)),
+    "resume": (paused, lambda store: store.resume("ada", RESUMED)),
+    "note": (lambda store: begin(store, RUN), lambda store: store.note("ada", RUN.id, {"a": 1})),
+    "collect": (lambda store: (begin(store, RUN), finish(store)), lambda store: store.collect("ada", RUN.id)),
+    "add": (lambda store: store.create("ada", None, {}), lambda store: store.add("ada", [SAID])),
+    "change_message": (
+        lambda store: store.create("ada", None, {}, [SAID]),
+        lambda store: store.change_message("ada", SAID.id, {"a": 1}),
+    ),
+    "delete_message": (
+        lambda store: store.create("ada", None, {}, [SAID]),
+        lambda store: store.delete_message("ada", SAID.id),
+    ),
+    "clear": (
+        lambda store: (store.create("ada", 60.0, {}), begin(store, RUN, BEHIND)),
+        lambda store: store.clear("ada"),
+    ),
+    "delete": (lambda store: (begin(store, RUN, BEHIND), finish(store)), lambda store: store.delete("ada")),
+    "settle": (lambda store: begin(store, RUN, BEHIND), lambda store: store.delete("ada")),
+    "unlist": (lambda store: begin(store, RUN, BEHIND), lambda store: store.clear("ada")),
+    "expire": (expire, lambda store: store.sweep()),
+    "list": (lambda store: store.create("ada", 60.0, {}), lambda store: store.clear("ada")),
+    "renew": (lambda store: begin(store, RUN), lambda store: store.renew({RUN.id: "ada", "run_9": "ada"})),
+    "put_record": (lambda store: None, lambda store: store.put_record("key", "1", b"{}")),
+    "delete_record": (lambda store: store.put_record("key", "1", b"{}"), lambda store: store.delete_record("key", "1")),
+}
+
+
+class LostAnswerTests:
+    """`servers` are asked through `proxies`; `store` asks those."""
+
+    @pytest.fixture(autouse=True)
+    def patience(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An answer is lost when the connection closes, and not because the machine is busy."""
+        monkeypatch.setattr("server.store.redis.client.CALL_SECONDS", 10.0)
+
+    def outcome(self, store: Store, servers: Sequence[RedisServer], call: Callable[[Store], object]) -> object:
+        """The call's answer, and all that is there after it."""
+        answer = call(store)
+        runs = [replace(run, ended=None) for run in store.runs("ada", None, 9)]
+        keys = sorted(key for each in servers for key in each.all_keys() if not key.startswith("ping:"))
+        listed = [each.ask("ZRANGE", "expiring", 0, -1) for each in servers if "expiring" in each.all_keys()]
+        messages = [(each.fragment, each.run_id, each.metadata) for each in store.messages("ada", 0, 9)]
+        return answer, store.conversation("ada"), messages, runs, store.records("key"), keys, listed
+
+    def test_every_script_that_changes_something_is_asked(self) -> None:
+        changing = {name for name, text in scripts._texts.items() if not text.startswith("#!lua flags=no-writes")}
+        assert changing == CHANGES.keys()
+
+    @pytest.mark.parametrize("name", CHANGES)
+    def test_a_call_of_which_any_answer_is_lost_does_what_it_does_without_a_loss(
+        self, store: Store, servers: Sequence[RedisServer], proxies: Sequence[LosingProxy], name: str
+    ) -> None:
+        before, call = CHANGES[name]
+        outcomes = []
+        places: list[tuple[LosingProxy, int] | None] = [None]
+        for place in places:
+            for each in servers:
+                each.ask("FLUSHALL")
+                for text in scripts._texts.values():
+                    each.ask("SCRIPT", "LOAD", text)
+            before(store)
+            for proxy in proxies:
+                proxy.count(*([place[1]] if place is not None and place[0] is proxy else []))
+            outcomes.append(self.outcome(store, servers, lambda store: self.counted(store, proxies, call)))
+            if place is None:
+                places += [(proxy, n) for proxy in proxies for n in range(proxy.requests)]
+        assert len(outcomes) > 1
+        assert all(outcome == outcomes[0] for outcome in outcomes)
+
+    def counted(self, store: Store, proxies: Sequence[LosingProxy], call: Callable[[Store], object]) -> object:
+        try:
+            return call(store)
+        finally:
+            for proxy in proxies:
+                proxy.stop_counting()
+
+    @pytest.mark.parametrize("forget", [RedisStore.clear, RedisStore.delete])
+    def test_a_call_that_failed_gives_the_open_runs_when_it_is_made_again(
+        self, store: RedisStore, servers: Sequence[RedisServer], proxies: Sequence[LosingProxy], forget: Any
+    ) -> None:
+        begin(store, RUN, BEHIND)
+        store.conversation("ada")
+        for proxy in proxies:
+            proxy.count(*range(1 if len(proxies) > 1 else 0, 100))
+        with pytest.raises(StoreUnavailable):
+            forget(store, "ada")
+        for proxy in proxies:
+            proxy.stop_counting()
+        assert list(forget(store, "ada")) == [RUN.id, BEHIND.id]
+        store.delete("ada")
+        assert [each.all_keys() for each in servers] == [[]] * len(servers)
+
+    def test_what_a_failed_deletion_left_is_swept(
+        self,
+        store: RedisStore,
+        servers: Sequence[RedisServer],
+        proxies: Sequence[LosingProxy],
+        clock: Clock,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        begin(store, RUN, BEHIND)
+        with monkeypatch.context() as patched:
+            patched.setattr(store._forgetting, "_settling", lambda *given: [])  # As if the process had ended here.
+            store.delete("ada")
+        assert any(each.all_keys() for each in servers)
+        clock.now += 1
+        store.sweep()
+        assert [each.all_keys() for each in servers] == [[]] * len(servers)
+
+
+class TestLostAnswers(LostAnswerTests):
+    @pytest.fixture
+    def servers(self, redis: RedisServer) -> Sequence[RedisServer]:
+        return [redis]
+
+    @pytest.fixture
+    def proxies(self, redis: RedisServer) -> Iterator[Sequence[LosingProxy]]:
+        proxy = LosingProxy(redis.port)
+        yield [proxy]
+        proxy.close()
+
+    @pytest.fixture
+    def store(self, proxies: Sequence[LosingProxy], stored: Callable[[str], Store]) -> Store:
+        return stored(f"redis://127.0.0.1:{proxies[0].port}")
+
+
+@pytest.fixture(scope="module")
+def proxied_cluster() -> Iterator[Sequence[LosingProxy]]:
+    """Each node tells the proxy's port for its own."""
+    nodes = shared_cluster()
+    proxies = [LosingProxy(node.port) for node in nodes]
+    announced_by_all(nodes, [proxy.port for proxy in proxies], [proxy.port for proxy in proxies])
+    yield proxies
+    announced_by_all(nodes, [0, 0, 0], [node.port for node in nodes])
+    for proxy in proxies:
+        proxy.close()
+
+
+class TestLostAnswersOfACluster(LostAnswerTests):
+    @pytest.fixture
+    def servers(self) -> Sequence[RedisServer]:
+        for node in shared_cluster():
+            node.ask("FLUSHALL")
+        return shared_cluster()
+
+    @pytest.fixture
+    def proxies(self, proxied_cluster: Sequence[LosingProxy]) -> Sequence[LosingProxy]:
+        return proxied_cluster
+
+    @pytest.fixture
+    def store(self, proxies: Sequence[LosingProxy], stored: Callable[[str], Store]) -> Store:
+        return stored(f"redis://127.0.0.1:{proxies[0].port}")
+
+
+def announced_by_all(nodes: Sequence[RedisServer], announced: Sequence[int], told: Sequence[int]) -> None:
+    for node, port in zip(nodes, announced, strict=True):
+        node.ask("CONFIG", "SET", "cluster-announce-port", port)
+    assert eventually(lambda: all(known_ports(node) == set(told) for node in nodes))
+
+
+def known_ports(node: RedisServer) -> set[int]:
+    addresses = [line.split()[1].partition("@")[0] for line in node.ask("CLUSTER", "NODES").splitlines()]
+    return {int(each.rpartition(":")[2]) for each in addresses}
+
+
 class TestFailure:
     """What the caller is told is one failure; the log tells the operator what to do."""
 
@@ -481,7 +719,7 @@ class TestFailure:
     )
     def test_an_address_that_cannot_be_read_stops_the_start_and_is_not_told(self, url: str) -> None:
         with pytest.raises(ValueError, match=r"^STORE_URL: ") as told:
-            open_store(url, max_conversations=1, lease_seconds=LEASE_SECONDS)
+            open_store(url, max_conversations=1, max_records=1, lease_seconds=LEASE_SECONDS)
         assert "sec" not in str(told.value)
         assert told.value.__cause__ is None
         assert told.value.__suppress_context__

@@ -15,10 +15,9 @@ from server.runs import Runner
 from server.store import PLAIN, Begun, Terms
 from server.store.memory import MemoryStore
 from server.upstream import Call, Reply
-from server.upstream.scripted import ScriptedUpstream
 from server.writing import Limits
 from tests.clock import Clock
-from tests.told import PATIENCE_SECONDS, Told
+from tests.told import PATIENCE_SECONDS, SteeredUpstream, Told
 
 AtOnce = Callable[..., Any]
 
@@ -39,7 +38,7 @@ def limits() -> Limits:
 
 
 @pytest.fixture
-def runner(store: MemoryStore, upstream: ScriptedUpstream, limits: Limits, clock: Clock) -> Iterator[Runner]:
+def runner(store: MemoryStore, upstream: SteeredUpstream, limits: Limits, clock: Clock) -> Iterator[Runner]:
     runner = Runner(store, upstream, limits, clock)
     yield runner
     runner.shut_down(0)
@@ -69,7 +68,7 @@ class TestOneAtATime:
     """Rule 1."""
 
     def test_runs_of_one_conversation_are_written_one_at_a_time_in_order_of_arrival(
-        self, runner: Runner, told: Told, store: MemoryStore, upstream: ScriptedUpstream
+        self, runner: Runner, told: Told, store: MemoryStore, upstream: SteeredUpstream
     ) -> None:
         runs = [begun(runner, "slow"), *(begun(runner, f"q{n}") for n in range(10))]
         told.await_call("slow")
@@ -187,7 +186,7 @@ class TestWriteAhead:
             known.append(store.begin("ada", Run("why?"), waiting=0, start=False).run)
             yield "because"
 
-        runner = Runner(store, ScriptedUpstream(answer), Limits())
+        runner = Runner(store, SteeredUpstream(answer), Limits())
         run = begun(runner, "why?")
         assert ended(runner, run).status == "completed"
         assert [(each.id, each.status) for each in known] == [(run.id, "running")]
@@ -229,7 +228,7 @@ class TestHistory:
         assert contents(store) == ["slow", "half"]
 
     def test_a_failed_question_is_neither_shown_nor_replayed(
-        self, runner: Runner, told: Told, store: MemoryStore, upstream: ScriptedUpstream
+        self, runner: Runner, told: Told, store: MemoryStore, upstream: SteeredUpstream
     ) -> None:
         run = begun(runner, "slow")
         told.say("slow", "half")
@@ -252,7 +251,7 @@ class TestHistory:
         assert question.timestamp == late_question.timestamp
 
     def test_what_was_replayed_and_what_left_out_is_told_in_the_run(self, store: MemoryStore, told: Told) -> None:
-        runner = Runner(store, ScriptedUpstream(told), Limits(max_context_messages=4))
+        runner = Runner(store, SteeredUpstream(told), Limits(max_context_messages=4))
         runs = [asked(runner, f"q{n}") for n in range(5)]
         assert [(run.replayed, run.omitted) for run in runs] == [(0, 0), (2, 0), (4, 0), (4, 2), (4, 4)]
         runner.shut_down(0)
@@ -266,7 +265,7 @@ class TestHistory:
                 raise errors.ContextTooLong
             yield "ok"
 
-        runner = Runner(store, ScriptedUpstream(answer), Limits())
+        runner = Runner(store, SteeredUpstream(answer), Limits())
         runs = [asked(runner, f"q{n}") for n in range(5)]
         assert {run.status for run in runs} == {"completed"}
         assert lengths == [1, 3, 5, 7, 3, 5]
@@ -280,7 +279,7 @@ class TestHistory:
                 raise errors.ContextTooLong
             yield "ok"
 
-        runner = Runner(store, ScriptedUpstream(answer), Limits())
+        runner = Runner(store, SteeredUpstream(answer), Limits())
         asked(runner, "short")
         failed = asked(runner, "long")
         assert failed.failure is not None
@@ -454,7 +453,7 @@ class TestCancelling:
     """Rule 7."""
 
     def test_cancelling_closes_the_upstream_and_keeps_what_was_written(
-        self, runner: Runner, told: Told, store: MemoryStore, upstream: ScriptedUpstream
+        self, runner: Runner, told: Told, store: MemoryStore, upstream: SteeredUpstream
     ) -> None:
         run = begun(runner, "slow")
         told.say("slow", "half")
@@ -561,7 +560,7 @@ class TestLimits:
         return Limits(max_concurrent_runs=2, run_timeout_seconds=600)
 
     def test_so_many_write_at_once_and_more_stay_queued(
-        self, runner: Runner, told: Told, store: MemoryStore, upstream: ScriptedUpstream
+        self, runner: Runner, told: Told, store: MemoryStore, upstream: SteeredUpstream
     ) -> None:
         first, second = begun(runner, "slow", "a"), begun(runner, "slower", "b")
         third, fourth = begun(runner, "quick", "c"), begun(runner, "quick", "d")
@@ -606,7 +605,7 @@ class TestLimits:
         assert "slower" not in told.calls
 
     def test_a_call_may_take_what_is_left_of_the_runs_time(
-        self, runner: Runner, told: Told, clock: Clock, upstream: ScriptedUpstream
+        self, runner: Runner, told: Told, clock: Clock, upstream: SteeredUpstream
     ) -> None:
         first, queued = begun(runner, "slow"), begun(runner, "quick")
         told.await_call("slow")
@@ -634,7 +633,7 @@ def test_outputs_that_come_before_the_pause_is_heard_of_are_answered(clock: Cloc
     store = Interrupting(clock)
     call = ToolCall("call_1", "look", "{}")
     told.say("slow", Reply("m", None, "tool_calls", (call,)))  # type: ignore[arg-type]
-    runner = Runner(store, ScriptedUpstream(told), Limits(), clock)
+    runner = Runner(store, SteeredUpstream(told), Limits(), clock)
 
     def submit(run: Run) -> None:
         step = replace(run.steps[-1], calls=(replace(call, output="seen"),), ended=clock.now)
@@ -705,7 +704,7 @@ def test_a_run_that_gets_no_thread_fails_and_the_next_is_written(
 
 
 def test_settings_go_with_every_call(store: MemoryStore, told: Told) -> None:
-    upstream = ScriptedUpstream(told)
+    upstream = SteeredUpstream(told)
     runner = Runner(store, upstream, Limits(system_prompt="be brief", parameters={"temperature": 0.5}))
     store.set_model("ada", "m1")
     run = asked(runner, "quick")
@@ -716,7 +715,7 @@ def test_settings_go_with_every_call(store: MemoryStore, told: Told) -> None:
 
 
 def test_two_hundred_questions_over_ten_clients_make_strict_histories(
-    runner: Runner, store: MemoryStore, upstream: ScriptedUpstream, at_once: AtOnce
+    runner: Runner, store: MemoryStore, upstream: SteeredUpstream, at_once: AtOnce
 ) -> None:
     barrier = threading.Barrier(50)
 

@@ -64,7 +64,7 @@ class Line:
         body = json.dumps({"client_name": "ada", "input": question}).encode()
         self.socket = socket.create_connection(("127.0.0.1", served.port), timeout=20)
         self.socket.sendall(
-            b"POST /query HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"POST /query HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Accept: %s\r\nContent-Length: %d\r\n\r\n%s" % (accept.encode(), len(body), body)
         )
         self.received = b""
@@ -151,13 +151,13 @@ class TestRawRequests:
                 assert demo.ask("GET", "/healthz")[0] == 200
             line.sendall(b"GET /healthz HTTP/1.1\r\n")
             assert demo.ask("GET", "/healthz")[0] == 200
-            line.sendall(b"Host: x\r\n\r\n")
+            line.sendall(b"Host: localhost\r\n\r\n")
             assert line.recv(65_536).startswith(b"HTTP/1.1 200")
 
     def test_an_answer_comes_in_one_piece(self, demo: Served) -> None:
         with socket.create_connection(("127.0.0.1", demo.port), timeout=20) as line:
             for _ in range(20):  # Of two packets, the second might once be there in time.
-                line.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+                line.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 assert line.recv(65_536).endswith(b'{"status":"alive"}')
 
     @pytest.mark.parametrize(
@@ -171,11 +171,11 @@ class TestRawRequests:
     def test_an_answer_without_a_body_is_its_head_and_leaves_the_line_to_the_next(
         self, demo: Served, request_line: str, fields: str, status: int
     ) -> None:
-        _, whole = raw(demo, b"HEAD /web/docs.css HTTP/1.1\r\nHost: x\r\n\r\n")
+        _, whole = raw(demo, b"HEAD /web/docs.css HTTP/1.1\r\nHost: localhost\r\n\r\n")
         etag = re.search(r"ETag: (\S+)\r\n", whole.decode())
         assert etag is not None
-        first = f"{request_line} HTTP/1.1\r\nHost: x\r\n{fields.format(etag=etag[1])}\r\n"
-        _, answers = raw(demo, first.encode() + b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        first = f"{request_line} HTTP/1.1\r\nHost: localhost\r\n{fields.format(etag=etag[1])}\r\n"
+        _, answers = raw(demo, first.encode() + b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         head, _, rest = answers.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 %d " % status)
         assert rest.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -183,8 +183,9 @@ class TestRawRequests:
 
     def test_an_answer_to_http_1_0_ends_with_its_connection_and_has_no_chunks(self, demo: Served) -> None:
         body = b'{"client_name": "old", "input": "hi"}'
-        head = f"POST /query HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-        status, answer = raw(demo, f"{head}Accept: text/event-stream\r\n\r\n".encode() + body)
+        head = "POST /query HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        head += f"Content-Length: {len(body)}\r\nAccept: text/event-stream\r\n\r\n"
+        status, answer = raw(demo, head.encode() + body)
         head_of_answer, _, stream = answer.partition(b"\r\n\r\n")
         assert status == 200
         assert b"chunked" not in head_of_answer
@@ -198,13 +199,13 @@ class TestRawRequests:
 
     @pytest.mark.parametrize("name", [b"SCRIPT_NAME", b"PATH_INFO"])
     def test_nobody_is_believed_about_the_path(self, demo: Served, name: bytes) -> None:
-        status, answer = raw(demo, b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + name + b": /healthz\r\n\r\n")
+        status, answer = raw(demo, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + name + b": /healthz\r\n\r\n")
         assert (status, answer.endswith(b'{"status":"alive"}')) == (200, True)
 
     def test_answers_larger_than_what_the_system_keeps_for_a_slow_reader_arrive_whole(self, demo: Served) -> None:
         file = (ROOT / "server/web/vendor/redoc/redoc.standalone.js").read_bytes()
         with socket.create_connection(("127.0.0.1", demo.port), timeout=20) as line:
-            line.sendall(b"GET /web/redoc.standalone.js HTTP/1.1\r\nHost: x\r\n\r\n" * 8)
+            line.sendall(b"GET /web/redoc.standalone.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 8)
             line.shutdown(socket.SHUT_WR)
             # Answered by another turn of the server's loop, where this caller's reader has taken nothing yet.
             assert demo.ask("GET", "/healthz")[0] == 200
@@ -214,7 +215,7 @@ class TestRawRequests:
 
     def test_each_answer_has_its_date(self, demo: Served) -> None:
         def date() -> datetime:
-            _, answer = raw(demo, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            _, answer = raw(demo, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             found = re.search(r"\r\nDate: (.+)\r\n", answer.decode())
             assert found is not None
             return parsedate_to_datetime(found[1])
@@ -225,23 +226,23 @@ class TestRawRequests:
 
     def test_an_address_may_hold_korean_as_it_was_typed(self, demo: Served) -> None:
         demo.query("가나", "안녕")
-        status, answer = raw(demo, "GET /history?client_name=가나 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        status, answer = raw(demo, "GET /history?client_name=가나 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         assert status == 200
         assert "안녕".encode() in answer
 
     def test_bytes_that_are_no_utf_8_are_refused(self, demo: Served) -> None:
-        status, answer = raw(demo, b"GET /history?client_name=\xff HTTP/1.1\r\nHost: x\r\n\r\n")
+        status, answer = raw(demo, b"GET /history?client_name=\xff HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert status == 400
         assert b'"invalid_request"' in answer
 
     @pytest.mark.parametrize(
         ("request_bytes", "expected"),
         [
-            (b"GET /secret?a=\x01 HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+            (b"GET /secret?a=\x01 HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
             (b"secret\r\n\r\n", 400),
             (b"GET / HTTP/1.1\r\nsecret\x00: 1\r\n\r\n", 400),
-            (b"GET /?client_name=secret" + b"x" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
-            (b"GET / HTTP/1.1\r\nHost: x\r\nsecret: " + b"x" * 9000 + b"\r\n\r\n", 431),
+            (b"GET /?client_name=secret" + b"x" * 9000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414),
+            (b"GET / HTTP/1.1\r\nHost: localhost\r\nsecret: " + b"x" * 9000 + b"\r\n\r\n", 431),
         ],
     )
     def test_what_is_no_request_is_answered_in_json_without_an_echo(
@@ -332,7 +333,7 @@ class TestReload:
         assert eventually(lambda: "Worker exiting" in mortal.log())
         assert mortal.ask("GET", "/healthz") == (200, {"status": "alive"})
         assert mortal.query("ada", "why?") == (200, {"response": "re: why?"})
-        two = b"HEAD /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+        two = b"HEAD /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
         status, answers = raw(mortal, two)
         assert (status, answers.count(b"HTTP/1.1 200 OK")) == (200, 2)
         assert mortal.stop() == 0
@@ -373,7 +374,7 @@ class TestStopping:
 
     def test_an_idle_connection_does_not_hold_it(self, mortal: Served) -> None:
         idle = [socket.create_connection(("127.0.0.1", mortal.port)) for _ in range(3)]
-        idle[0].sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        idle[0].sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert idle[0].recv(65536)
         idle[1].sendall(b"GET /healthz HTTP/1.1\r\n")
         mortal.process.send_signal(signal.SIGTERM)

@@ -18,11 +18,10 @@ from server.model import Usage
 from server.settings import Settings
 from server.store.memory import MemoryStore
 from server.upstream import Reply
-from server.upstream.scripted import ScriptedUpstream
 from server.wire import sse
 from tests.clock import Clock
 from tests.conftest import hold_answers_to_documents
-from tests.told import PATIENCE_SECONDS, Told
+from tests.told import PATIENCE_SECONDS, SteeredUpstream, Told
 from tests.told_over_http import over_http
 
 AtOnce = Callable[..., Any]
@@ -113,7 +112,7 @@ class TestASession:
         assert not store._names
 
     def test_it_answers_with_what_was_said_in_it(
-        self, client: FlaskClient, session_id: str, upstream: ScriptedUpstream
+        self, client: FlaskClient, session_id: str, upstream: SteeredUpstream
     ) -> None:
         chat(client, session_id, "first")
         chat(client, session_id, "second")
@@ -321,7 +320,7 @@ class TestChat:
         ],
     )
     def test_its_parameters_are_sent_under_the_upstreams_names(
-        self, client: FlaskClient, session_id: str, upstream: ScriptedUpstream, asked: Any, sent: Any
+        self, client: FlaskClient, session_id: str, upstream: SteeredUpstream, asked: Any, sent: Any
     ) -> None:
         assert chat(client, session_id, **asked).status_code == 200
         list(frames(stream(client, session_id, "again", **asked)))
@@ -469,7 +468,7 @@ class TestStream:
 
 
 class TestHealth:
-    def test_it_is_healthy_where_all_is_well(self, client: FlaskClient, upstream: ScriptedUpstream) -> None:
+    def test_it_is_healthy_where_all_is_well(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
         told = client.get("/api/health").json
         assert re.fullmatch(RFC3339, told.pop("timestamp"))
         assert told == {"status": "healthy", "llm_server": "connected", "database": "available"}

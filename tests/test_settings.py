@@ -32,11 +32,13 @@ CHOSEN: dict[str, tuple[str, Any]] = {
     "trusted_proxies": ("1", 1),
     "public_url": ("https://chat.example.com", "https://chat.example.com"),
     "render_external_url": ("https://chat.onrender.com", "https://chat.onrender.com"),
+    "allowed_hosts": ("bot.example.com, *.a.example", ("bot.example.com", "*.a.example")),
     "cors_origins": ("https://a.example, https://b.example", ("https://a.example", "https://b.example")),
     "max_context_messages": ("20", 20),
     "query_deadline_seconds": ("12.5", 12.5),
     "run_timeout_seconds": ("60", 60.0),
     "graceful_seconds": ("5", 5.0),
+    "client_timeout_seconds": ("5", 5.0),
     "session_timeout_hours": ("0.5", 0.5),
     "stream_ttl_seconds": ("90", 90.0),
     "assistant_id": ("asst_mine", "asst_mine"),
@@ -44,6 +46,7 @@ CHOSEN: dict[str, tuple[str, Any]] = {
     "max_waiting_runs": ("3", 3),
     "max_concurrent_runs": ("7", 7),
     "max_conversations": ("9", 9),
+    "max_records": ("11", 11),
     "max_input_chars": ("1000", 1000),
     "max_body_bytes": ("2048", 2048),
     "models_ttl_seconds": ("30", 30.0),
@@ -62,11 +65,13 @@ EDGES: dict[str, tuple[str, str, str, str]] = {
     "run_timeout_seconds": ("0.9", "1", "86400", "86400.1"),
     "lease_seconds": ("0.9", "1", "3600", "3600.1"),
     "graceful_seconds": ("-0.1", "0", "3600", "3600.1"),
+    "client_timeout_seconds": ("0.9", "1", "3600", "3600.1"),
     "session_timeout_hours": ("0.009", "0.01", "87600", "87600.1"),
     "stream_ttl_seconds": ("0.9", "1", "31536000", "31536000.1"),
     "max_waiting_runs": ("-1", "0", "1000000000", "1000000001"),
     "max_concurrent_runs": ("0", "1", "100000", "100001"),
     "max_conversations": ("0", "1", "1000000000", "1000000001"),
+    "max_records": ("-1", "0", "1000000000", "1000000001"),
     "max_input_chars": ("0", "1", "1000000000", "1000000001"),
     "max_body_bytes": ("1023", "1024", "1000000000", "1000000001"),
     "models_ttl_seconds": ("-0.1", "0", "86400", "86400.1"),
@@ -111,7 +116,9 @@ def test_blanks_around_a_value_do_not_count(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-@pytest.mark.parametrize("text", ["secret-word", "1,5", "0x10", "12 apples", "--3", "1e"])
+@pytest.mark.parametrize(
+    "text", ["secret-word", "1,5", "0x10", "12 apples", "--3", "1e", "1_0", "1 0", "٣", "１", "9" * 5000]
+)
 def test_what_is_no_number_is_refused_by_name_and_never_shown(name: str, text: str) -> None:
     told = refusal(name, text)
     assert told.startswith(f"{name.upper()}: must be a")
@@ -165,6 +172,9 @@ def test_a_choice_is_one_of_its_words(name: str, choices: list[str]) -> None:
         ('["https://a.example", "https://b.example"]', ("https://a.example", "https://b.example")),
         ('["https://a.example"]', ("https://a.example",)),
         ("[]", ()),
+        ("[ ]", ()),
+        ('["", " "]', ()),
+        ('[" https://a.example "]', ("https://a.example",)),
         (",", ()),
         ("*", ("*",)),
     ],
@@ -265,3 +275,162 @@ def test_a_database_url_names_an_sqlite_file_where_no_store_url_does(env: dict[s
 )
 def test_a_database_url_of_another_kind_is_ignored(url: str, is_ignored: bool) -> None:
     assert Settings(database_url=url).ignores_database_url is is_ignored
+
+
+@pytest.mark.parametrize(("name", "text"), [("log_level", "INFO"), ("log_level", "Debug"), ("upstream", "Scripted")])
+def test_a_choice_is_read_whatever_its_case(name: str, text: str) -> None:
+    assert getattr(Settings.from_env({name.upper(): text}), name) == text.lower()
+
+
+@pytest.mark.parametrize(
+    ("text", "bind"),
+    [
+        ("", "127.0.0.1:10000"),
+        ("0.0.0.0", "0.0.0.0:10000"),
+        ("::", "[::]:10000"),
+        ("::1", "[::1]:10000"),
+        ("fe80::1%eth0", "[fe80::1%eth0]:10000"),
+        ("localhost", "localhost:10000"),
+        ("my-machine.local", "my-machine.local:10000"),
+    ],
+)
+def test_a_host_is_a_name_or_an_address_of_either_kind(text: str, bind: str) -> None:
+    assert Settings.from_env({"HOST": text}).bind == bind
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://0.0.0.0",
+        "https://bot.example.com",
+        "0.0.0.0:8000",
+        "localhost:8000",
+        "[::1]",
+        "[::1]:8000",
+        "my machine",
+        "0.0.0.0 ::",
+        "0.0.0.0,::1",
+        "127.0.0",
+        "256.0.0.1",
+        "127.0.0.1/8",
+        "*",
+        "unix:/tmp/socket",
+        "/tmp/socket",
+        "user@host",
+        ":",
+        ":::",
+        "-host",
+        "a..b",
+        "a" * 300,
+    ],
+)
+def test_a_host_with_anything_else_is_refused_by_name_and_not_shown(text: str) -> None:
+    said = "HOST: must be an address such as 127.0.0.1 or ::1, without scheme, port or brackets"
+    assert refusal("host", text) == said
+
+
+@pytest.mark.parametrize("name", ["public_url", "render_external_url"])
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("https://bot.example.com", "https://bot.example.com"),
+        ("HTTPS://Bot.Example.com:8443/", "https://bot.example.com:8443"),
+        ("http://bot.example.com/under/this/", "http://bot.example.com/under/this"),
+        ("http://[::1]:8000", "http://[::1]:8000"),
+        ("http://127.0.0.1", "http://127.0.0.1"),
+        ("https://봇.example", "https://xn--7n3b.example"),
+    ],
+)
+def test_a_public_address_is_one_of_http(name: str, text: str, address: str) -> None:
+    assert [each.address for each in Settings.from_env({name.upper(): text}).sites] == [address]
+
+
+@pytest.mark.parametrize("name", ["public_url", "render_external_url"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "bot.example.com",
+        "bot.example.com:8443",
+        "://bot.example.com",
+        "//bot.example.com",
+        "localhost:10000",
+        "ftp://bot.example.com",
+        "https://",
+        "https:///path",
+        "https:bot.example.com",
+        "https://bot.example.com?a=1",
+        "https://bot.example.com/#top",
+        "https://user@bot.example.com",
+        "https://user:secret@bot.example.com",
+        "https://bot.example.com:0",
+        "https://bot.example.com:65536",
+        "https://bot.example.com:port",
+        "https://bot example.com",
+        "https://bot.example.com/a b",
+        "https://bot.example.com/<a>",
+        "https://*.example.com",
+        "https://a.example, https://b.example",
+        "https://[bot.example.com]",
+    ],
+)
+def test_what_is_no_public_address_is_refused_by_name_and_not_shown(name: str, text: str) -> None:
+    told = refusal(name, text)
+    assert told.startswith(f"{name.upper()}: must be an address such as https://bot.")
+    assert "secret" not in told
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://a.example",
+        "a.example:80",
+        "a.example/path",
+        "*a.example",
+        "a.*.example",
+        "**",
+        ".a.example",
+        "a b",
+    ],
+)
+def test_an_allowed_host_that_is_none_is_refused_by_name(text: str) -> None:
+    assert refusal("allowed_hosts", text).startswith("ALLOWED_HOSTS: must be hosts such as bot.example.com")
+
+
+@pytest.mark.parametrize("name", ["store_url", "database_url"])
+@pytest.mark.parametrize(
+    "text", ["sqlite:", "sqlite://", "sqlite:///", "sqlite:chatbot.db", "sqlite://chatbot.db", "sqlite:///:memory:"]
+)
+def test_an_sqlite_address_without_a_file_is_refused_by_name(name: str, text: str) -> None:
+    assert refusal(name, text).startswith(f"{name.upper()}: must be such as ")
+
+
+@pytest.mark.parametrize("text", ["asst mine", "asst/mine", "asst?", "asst#1", "a" * 257, "조수", "asst%20"])
+def test_an_assistants_id_must_stand_in_an_address_as_it_is(text: str) -> None:
+    assert refusal("assistant_id", text).startswith("ASSISTANT_ID: must be at most 256 letters")
+
+
+TEXTS = [each.name for each in fields(Settings) if each.type is str]
+OF_SEVERAL_LINES = ["system_prompt", "assistant_instructions"]
+
+
+@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("text", ["a\x00b", "a\x07b", "a\x7fb", "a\x85b", "a\rb"])
+def test_control_characters_are_refused_by_name(name: str, text: str) -> None:
+    if name in OF_SEVERAL_LINES and "\0" not in text:
+        assert getattr(Settings.from_env({name.upper(): text}), name) == text
+    else:
+        assert refusal(name, text).startswith(f"{name.upper()}: ")
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_bytes_that_are_no_utf8_are_refused_by_name(name: str) -> None:
+    assert refusal(name, "a\udcb4b").startswith(f"{name.upper()}: ")
+
+
+def test_lines_of_a_prompt_are_kept() -> None:
+    for name in OF_SEVERAL_LINES:
+        assert getattr(Settings.from_env({name.upper(): "one\n\ttwo"}), name) == "one\n\ttwo"
+
+
+def test_the_address_of_a_store_may_hold_a_password_and_is_not_shown() -> None:
+    assert "secret" not in repr(Settings(store_url="redis://:secret@host"))

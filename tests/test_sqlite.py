@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -19,10 +20,10 @@ import pytest
 from server.errors import ConversationBusy, RequestIdConflict, StoreUnavailable
 from server.model import Message, Run
 from server.store import REQUEST_ID_SECONDS, Store, open_store, sqlite
-from server.store.sqlite import SqliteStore, database, history, runs, schema, view
+from server.store.sqlite import SqliteStore, compaction, database, history, runs, schema, sweeping, view
 from server.store.sqlite.history import History
 from tests.clock import Clock
-from tests.test_stores import LEASE_SECONDS, SharedStoreTests, asked, contents, finished
+from tests.test_stores import LEASE_SECONDS, MAX_RECORDS, SharedStoreTests, asked, contents, finished
 
 ROOT = Path(__file__).parent.parent
 
@@ -34,7 +35,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(path: Path, clock: Clock) -> Iterator[SqliteStore]:
-    store = SqliteStore(str(path), LEASE_SECONDS, clock)
+    store = SqliteStore(str(path), LEASE_SECONDS, clock, max_records=MAX_RECORDS)
     yield store
     store.close()
 
@@ -42,7 +43,7 @@ def store(path: Path, clock: Clock) -> Iterator[SqliteStore]:
 @pytest.fixture
 def other(path: Path, clock: Clock) -> Iterator[SqliteStore]:
     """As another process has it."""
-    store = SqliteStore(str(path), LEASE_SECONDS, clock)
+    store = SqliteStore(str(path), LEASE_SECONDS, clock, max_records=MAX_RECORDS)
     yield store
     store.close()
 
@@ -105,6 +106,8 @@ class TestFile:
         finished(store, asked(store).run)
         assert contents(store) == ["why?", "re: why?"]
         store.close()
+        assert gives_room_back(path)
+        assert other_files(path) == []
 
     def test_what_was_kept_is_there_for_the_next_server(self, path: Path, clock: Clock) -> None:
         for n in range(3):
@@ -126,11 +129,13 @@ class TestFile:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(tmp_path)
-        here = open_store("sqlite:///chatbot ?%.db", max_conversations=1, lease_seconds=LEASE_SECONDS)
+        here = open_store("sqlite:///chatbot ?%.db", max_conversations=1, max_records=1, lease_seconds=LEASE_SECONDS)
         monkeypatch.chdir("/")
         finished(here, asked(here).run)
         assert (tmp_path / "chatbot ?%.db").exists()
-        whole = open_store(f"sqlite:///{tmp_path}/chatbot ?%.db", max_conversations=1, lease_seconds=LEASE_SECONDS)
+        whole = open_store(
+            f"sqlite:///{tmp_path}/chatbot ?%.db", max_conversations=1, max_records=1, lease_seconds=LEASE_SECONDS
+        )
         assert contents(whole) == ["why?", "re: why?"]
         here.close()
         whole.close()
@@ -138,7 +143,7 @@ class TestFile:
     @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:chatbot.db", "sqlite:///:memory:"])
     def test_a_url_without_a_file_stops_the_start(self, url: str) -> None:
         with pytest.raises(ValueError, match="STORE_URL: say sqlite:///FILE"):
-            open_store(url, max_conversations=1, lease_seconds=LEASE_SECONDS)
+            open_store(url, max_conversations=1, max_records=1, lease_seconds=LEASE_SECONDS)
 
     def test_a_new_store_holds_nothing(self, path: Path) -> None:
         before = threading.active_count()
@@ -187,6 +192,112 @@ class TestFile:
         for name in ("ada", "eve"):
             assert contents(restored, name) == ["why?", "re: why?"] * (len(contents(restored, name)) // 2)
         restored.close()
+
+
+def gives_room_back(path: Path) -> bool:
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute("PRAGMA auto_vacuum").fetchone() == (2,)
+
+
+def make_older(path: Path) -> None:
+    """Make a store's file one that does not give room back."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA auto_vacuum = NONE")
+        db.execute("VACUUM")
+    assert not gives_room_back(path)
+
+
+class TestRoom:
+    @pytest.mark.parametrize("how", ["deleted", "expired"])
+    def test_a_sweep_gives_back_the_room_of_what_is_gone(
+        self, store: SqliteStore, path: Path, clock: Clock, how: str
+    ) -> None:
+        finished(store, asked(store).run)
+        store.sweep()
+        before = path.stat().st_size
+        for n in range(40):
+            store.create(f"made {n}", 60.0, {})
+            finished(store, asked(store, name=f"made {n}").run, text="x" * 50_000)
+        store.sweep()
+        assert path.stat().st_size > before + 40 * 50_000
+        clock.now += 61
+        for n in range(40):
+            if how == "deleted":
+                store.delete(f"made {n}")
+        assert store.sweep() is False
+        assert path.stat().st_size < before + 50_000
+        assert contents(store) == ["why?", "re: why?"]
+
+    def test_a_reply_is_stored_once(self, store: SqliteStore, path: Path) -> None:
+        finished(store, asked(store).run)
+        store.sweep()
+        before = path.stat().st_size
+        finished(store, asked(store, "more").run, text="word" * 250_000)
+        store.sweep()
+        assert 950_000 < path.stat().st_size - before < 1_050_000
+
+    def test_runs_that_were_kept_with_their_text_have_it(self, store: SqliteStore, path: Path) -> None:
+        runs = [finished(store, asked(store, str(n)).run) for n in range(3)]
+        with closing(sqlite3.connect(path)) as db:
+            for run in runs:
+                db.execute("UPDATE runs SET packed = ?, reply = NULL WHERE id = ?", (run.packed(), run.id))
+            db.commit()
+        store.delete_message("ada", runs[0].reply_id)
+        store.collect("ada", runs[1].id)
+        assert [store.run(run.id).text for run in runs] == ["re: 0", "re: 1", "re: 2"]
+
+    def test_a_file_from_before_is_rewritten_once_also_where_many_servers_start_at_once(self, path: Path) -> None:
+        store = SqliteStore(str(path), LEASE_SECONDS)
+        finished(store, asked(store).run, text="x" * 3_000_000)
+        store.close()
+        make_older(path)
+        with ThreadPoolExecutor(4) as threads:
+            stores = list(threads.map(lambda _: SqliteStore(str(path), LEASE_SECONDS), range(4)))
+        assert gives_room_back(path)
+        assert [len(contents(each)) for each in stores] == [2, 2, 2, 2]
+        for each in stores:
+            each.close()
+        assert other_files(path) == []
+
+    def test_a_file_that_is_in_use_is_rewritten(self, store: SqliteStore, path: Path, clock: Clock) -> None:
+        make_older(path)
+        run = asked(store).run
+        other = SqliteStore(str(path), LEASE_SECONDS, clock)
+        assert gives_room_back(path)
+        finished(store, run)
+        assert contents(other) == ["why?", "re: why?"]
+        other.close()
+
+    @pytest.mark.parametrize("lacks", ["room", "time", "the file"])
+    def test_a_file_that_cannot_be_rewritten_is_used_as_it_is_and_the_log_tells(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, lacks: str
+    ) -> None:
+        schema.prepare(path)
+        make_older(path)
+        if lacks == "room":
+            monkeypatch.setattr(compaction.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 90, 10))
+        elif lacks == "time":
+            monkeypatch.setattr(compaction, "MOST_BYTES", 10)
+        else:
+            path.with_name(f"{path.name}-rewriting").mkdir()
+        store = SqliteStore(str(path), LEASE_SECONDS)
+        (record,) = caplog.records
+        assert "VACUUM" in record.getMessage()
+        finished(store, asked(store).run)
+        store.delete("ada")
+        assert store.sweep() is False
+        store.close()
+
+    def test_a_sweep_forgets_thousands_at_once(self, store: SqliteStore, path: Path, clock: Clock) -> None:
+        def make(seen: view.View) -> None:
+            for n in range(5000):
+                seen.make(f"made {n}", 60.0, {})
+            seen.db.executemany(view.ADD_REQUEST_ID, [(n % 50, str(n), n, clock.now) for n in range(20_000)])
+
+        store._write(make)
+        clock.now += REQUEST_ID_SECONDS + 1
+        assert store.sweep(60.0) is False
+        assert rows(path) == {}
 
 
 @contextmanager
@@ -585,7 +696,7 @@ def test_a_follower_hears_at_once_that_a_runs_writer_is_gone(store: SqliteStore,
 
 STATEMENTS = {
     f"{module.__name__}.{name}": statement
-    for module in (sqlite, history, runs, view)
+    for module in (sqlite, history, runs, sweeping, view)
     for name, statement in vars(module).items()
     if isinstance(statement, str) and statement.split()[0] in ("SELECT", "INSERT", "UPDATE", "DELETE", "REPLACE")
 }

@@ -12,7 +12,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from server.errors import ConversationBusy, NotFound, RequestIdConflict
 from server.model import Conversation, Failure, Run, Status
-from server.store import COLLECT_SECONDS, REQUEST_ID_SECONDS, Store, abandoned
+from server.store import COLLECT_SECONDS, REQUEST_ID_SECONDS, RETRIED, Store, abandoned
 from server.store.memory import MemoryStore
 from server.store.redis import RedisStore
 from server.store.sqlite import SqliteStore
@@ -106,7 +106,7 @@ class Known:
         newest = self.runs[earlier[-1]]
         if newest.question != run.question:
             raise RequestIdConflict
-        return None if newest.status in ("failed", "interrupted") else newest
+        return None if newest.status in RETRIED else newest
 
 
 class StoreMachine(RuleBasedStateMachine):

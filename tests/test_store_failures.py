@@ -12,10 +12,9 @@ from server.model import Options, Run, ToolCall
 from server.runs import Runner
 from server.store.memory import MemoryStore
 from server.upstream import Reply
-from server.upstream.scripted import ScriptedUpstream
 from server.writing import Limits
 from tests.clock import Clock
-from tests.told import PATIENCE_SECONDS, Told
+from tests.told import PATIENCE_SECONDS, SteeredUpstream, Told
 
 CALLS = (
     *("conversation", "begin", "start", "append", "finish", "pause", "resume", "run", "messages"),
@@ -67,7 +66,7 @@ def told() -> Told:
 
 @pytest.fixture
 def runner(
-    store: Failing, upstream: ScriptedUpstream, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    store: Failing, upstream: SteeredUpstream, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Runner]:
     # Ticks are the test's own.
     monkeypatch.setattr("server.ticker.Ticker.start", lambda ticker: None)
@@ -182,7 +181,7 @@ def test_a_reader_gets_all_the_text_and_then_the_failure(runner: Runner, store: 
 
 
 def test_the_next_question_waits_until_the_reply_before_it_is_written_down(
-    runner: Runner, store: Failing, told: Told, upstream: ScriptedUpstream
+    runner: Runner, store: Failing, told: Told, upstream: SteeredUpstream
 ) -> None:
     first, second = begun(runner, "slow"), begun(runner, "next")
     told.await_call("slow")
@@ -358,7 +357,7 @@ def test_a_stop_leaves_a_run_waiting_for_outputs_though_the_answer_to_that_was_l
 
 
 def test_a_run_that_goes_on_with_outputs_is_not_ended_by_who_lost_the_answer_to_its_pause(
-    runner: Runner, store: Failing, told: Told, upstream: ScriptedUpstream, clock: Clock
+    runner: Runner, store: Failing, told: Told, upstream: SteeredUpstream, clock: Clock
 ) -> None:
     store.fails_after = {"pause"}
     with pytest.raises(errors.StoreUnavailable):

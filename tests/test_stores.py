@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from server.errors import ConversationBusy, NotFound, RequestIdConflict, RunInterrupted, StoreFull
-from server.model import Conversation, Failure, Message, Run, Status, Usage
-from server.store import COLLECT_SECONDS, REQUEST_ID_SECONDS, Begun, Store, open_store
+from server.errors import ConversationBusy, NotFound, RequestIdConflict, RunInterrupted, StoreFull, TooManyRecords
+from server.model import Conversation, Failure, Message, Run, Status, Step, ToolCall, Usage
+from server.store import COLLECT_SECONDS, NEWEST, REQUEST_ID_SECONDS, Begun, Store, Terms, open_store
 from server.store.memory import MemoryStore
 from tests.clock import Clock
 
@@ -46,6 +46,22 @@ def there_after(store: Store, question: str) -> Conversation:
     """The conversation once `question` was asked and answered."""
     finished(store, asked(store, question).run)
     return there(store)
+
+
+MAX_RECORDS = 5
+"""Of every store that is made here."""
+
+SAID = Message.of("user", "hello", None, 1.0, id="msg_1")
+DRAFT, COMPLETED, RUNNING = (Run(f"{n}?", created=1.0, id=f"run_{n}", conversation="ada") for n in range(3))
+
+
+def ended(run: Run) -> Run:
+    return run.ending("completed", 9.0, text="because")
+
+
+def requiring_action(run: Run, clock: Clock) -> Run:
+    step = Step((ToolCall("call_1", "look", "{}"),), clock.now)
+    return replace(run, status="requires_action", steps=(step,), expires=clock.now + 600)
 
 
 class StoreTests:
@@ -657,6 +673,191 @@ class StoreTests:
         assert len(ends) == 1
         assert contents(store) == ["why?", ends.pop().text]
 
+    def test_a_request_id_retries_a_run_whose_outputs_did_not_come_in_time(self, store: Store, clock: Clock) -> None:
+        run = asked(store, request_id="id").run
+        assert store.pause("ada", requiring_action(run, clock))
+        clock.now += 601
+        retried = asked(store, request_id="id")
+        assert (retried.fresh, retried.run.status) == (True, "running")
+        assert store.run(run.id).status == "expired"
+        assert asked(store, request_id="id").run.id == retried.run.id
+
+    def test_there_are_at_most_so_many_records_of_a_kind(self, store: Store) -> None:
+        for n in range(MAX_RECORDS):
+            store.put_record("assistant", str(n), b"{}")
+        with pytest.raises(TooManyRecords):
+            store.put_record("assistant", "one more", b"{}")
+        with pytest.raises(NotFound):
+            store.record("assistant", "one more")
+        store.put_record("assistant", "0", b"[]")
+        store.put_record("key", "one more", b"{}")
+        assert store.record("assistant", "0") == b"[]"
+        store.delete_record("assistant", "1")
+        store.put_record("assistant", "one more", b"{}")
+
+    def test_of_many_records_that_are_put_at_once_no_more_are_kept_than_may_be(self, store: Store) -> None:
+        def put(n: int) -> bool:
+            try:
+                store.put_record("assistant", str(n), b"{}")
+            except TooManyRecords:
+                return False
+            return True
+
+        with ThreadPoolExecutor(16) as threads:
+            assert sum(threads.map(put, range(3 * MAX_RECORDS))) == MAX_RECORDS
+        assert len(store.records("assistant")) == MAX_RECORDS
+
+    @pytest.mark.parametrize(
+        "call",
+        [
+            lambda store: store.create("ada", 60.0, {"a": 1}, [SAID]),
+            lambda store: store.touch("ada"),
+            lambda store: store.set_model("ada", "m"),
+            lambda store: store.set_metadata("ada", {"a": 2}),
+            lambda store: store.begin("ada", DRAFT, Terms([SAID]), waiting=32, start=True),
+            lambda store: store.append("ada", RUNNING.id, 0, "be"),
+            lambda store: store.finish("ada", ended(RUNNING), {"m": 2}),
+            lambda store: store.note("ada", RUNNING.id, {"a": 1}),
+            lambda store: store.collect("ada", COMPLETED.id),
+            lambda store: store.change_message("ada", SAID.id, {"a": 1}),
+            lambda store: store.put_record("key", "1", b"{}"),
+            lambda store: store.renew({RUNNING.id: "eve", "run_9": "ada"}),
+        ],
+    )
+    def test_a_repeated_call_writes_the_same_again_and_gives_the_same_answer(
+        self, store: Store, call: Callable[[Store], object]
+    ) -> None:
+        store.create("ada", 60.0, {}, [SAID])
+        store.begin("ada", COMPLETED, waiting=32, start=True)
+        store.finish("ada", ended(COMPLETED))
+        store.begin("ada", RUNNING, waiting=32, start=True)
+        outcomes = []
+        for _ in range(2):
+            answer = call(store)
+            runs, messages = list(store.runs("ada", None, 9)), list(store.messages("ada", 0, 9))
+            outcomes.append((answer, store.conversation("ada"), runs, messages, store.records("key")))
+        assert outcomes[0] == outcomes[1]
+
+    def test_messages_that_are_added_again_are_there_once(self, store: Store) -> None:
+        store.create("ada", None, {})
+        said = [Message.of("user", str(n), None, 1.0) for n in range(30)]
+        store.add("ada", said)
+        store.add("ada", said)
+        for n in range(NEWEST):
+            store.add("ada", [Message.of("user", f"more {n}", None, 1.0)])
+        store.add("ada", said)
+        assert there(store).message_count == 30 + NEWEST
+
+    def test_messages_that_were_added_are_so_also_while_a_run_is_open(self, store: Store) -> None:
+        store.create("ada", None, {})
+        store.add("ada", [SAID])
+        asked(store)
+        store.add("ada", [SAID])
+        assert contents(store) == ["hello"]
+
+    def test_a_pause_that_is_repeated_gets_the_same_answer(self, store: Store, clock: Clock) -> None:
+        paused = requiring_action(asked(store).run, clock)
+        assert [store.pause("ada", paused), store.pause("ada", paused)] == [True, True]
+        assert store.run(paused.id) == paused
+
+    def test_a_resumption_that_is_repeated_gets_the_same_answer(self, store: Store, clock: Clock) -> None:
+        paused = requiring_action(asked(store).run, clock)
+        store.pause("ada", paused)
+        queued = replace(paused, status="queued", expires=None)
+        assert [store.resume("ada", queued), store.resume("ada", queued)] == [True, True]
+        assert store.run(paused.id) == queued
+
+    def test_a_clearing_or_deletion_that_is_repeated_forgets_what_was_begun_since(self, store: Store) -> None:
+        first = asked(store).run
+        assert list(store.clear("ada")) == [first.id]
+        assert list(store.clear("ada")) == []
+        second = asked(store).run
+        assert list(store.delete("ada")) == [second.id]
+        assert list(store.delete("ada")) == []
+
+    def test_what_is_deleted_again_is_not_found(self, store: Store) -> None:
+        store.create("ada", None, {}, [SAID])
+        store.put_record("key", "1", b"{}")
+        for _ in range(2):
+            store.delete_message("ada", SAID.id)
+            store.delete_record("key", "1")
+            store.create("ada", None, {})
+            with pytest.raises(NotFound):
+                store.delete_message("ada", SAID.id)
+            with pytest.raises(NotFound):
+                store.delete_record("key", "1")
+            store.add("ada", [SAID])
+            store.put_record("key", "1", b"{}")
+
+    def test_a_sweep_forgets_all_that_is_to_be_forgotten_and_holds_nobody_up(
+        self, store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for n in range(400):
+            store.create(f"made {n}", 60.0, {})
+        lasting = asked(store, name="made 7").run
+        finished(store, asked(store, request_id="old").run)
+        clock.now += REQUEST_ID_SECONDS + 1
+        is_between, is_answered = threading.Event(), threading.Event()
+
+        def rest() -> None:
+            is_between.set()
+            assert is_answered.wait(20)
+
+        def ask() -> Begun:
+            assert is_between.wait(20)
+            answer = asked(store, name="in between")
+            is_answered.set()
+            return answer
+
+        monkeypatch.setattr(store, "_rest", rest)
+        with ThreadPoolExecutor(1) as threads:
+            answer = threads.submit(ask)
+            assert store.sweep(60.0) is False
+            assert answer.result().fresh
+        assert store.conversation("made 0") is None
+        assert store.run(lasting.id).is_open
+        assert asked(store, request_id="old").fresh
+
+    def test_a_sweep_whose_time_is_over_is_gone_on_with_by_the_next(self, store: Store, clock: Clock) -> None:
+        for n in range(400):
+            store.create(f"made {n}", 60.0, {})
+        clock.now += 61
+        count = 1
+        while store.sweep(-1.0):
+            count += 1
+        assert count > 1
+        assert store.sweep() is False
+
+    def test_an_ended_run_has_its_text_whichever_messages_are_deleted(self, store: Store) -> None:
+        runs = [finished(store, asked(store, str(n), request_id=str(n)).run, collected=True) for n in range(6)]
+        messages = store.messages("ada", 0, 12)
+        for place in (2, 3, 5, 6, 11):  # Question and reply of one, a reply, a question, the last reply.
+            store.delete_message("ada", messages[place].id)
+            assert [store.run(run.id) for run in runs] == runs
+        assert list(store.runs("ada", None, 9)) == runs[::-1]
+        assert [asked(store, str(n), request_id=str(n)).run for n in range(6)] == runs
+        assert contents(store) == ["0", "re: 0", "2", "re: 3", "4", "re: 4", "5"]
+        runs.append(finished(store, asked(store, "6").run))
+        store.delete_message("ada", messages[0].id)
+        assert [store.run(run.id) for run in runs] == runs
+
+    @pytest.mark.parametrize("is_deleted", [False, True])
+    def test_an_ended_run_has_its_text_whatever_is_noted_of_it(self, store: Store, is_deleted: bool) -> None:
+        run = finished(store, asked(store).run)
+        if is_deleted:
+            store.delete_message("ada", run.reply_id)
+        assert asked(store).run.text == "re: why?"
+        assert store.note("ada", run.id, {"a": 1}).text == "re: why?"
+        store.collect("ada", run.id)
+        assert (store.run(run.id).text, store.run(run.id).collected) == ("re: why?", True)
+        assert finished(store, run, "failed", text="late").text == "re: why?"
+
+    def test_a_cancelled_run_has_the_text_that_it_had(self, store: Store) -> None:
+        queued = finished(store, asked(store, "1").run, "cancelled", text="")
+        begun = finished(store, asked(store, "2").run, "cancelled", text="be")
+        failed = finished(store, asked(store, "3").run, "failed", text="be")
+        assert [store.run(run.id) for run in (queued, begun, failed)] == [queued, begun, failed]
+
     def test_a_healthy_store_can_be_asked(self, store: Store) -> None:
         store.ping()
 
@@ -966,7 +1167,7 @@ class SharedStoreTests(StoreTests):
 class TestMemoryStore(StoreTests):
     @pytest.fixture
     def store(self, clock: Clock) -> Store:
-        return MemoryStore(1000, clock)
+        return MemoryStore(1000, clock, max_records=MAX_RECORDS)
 
     @pytest.mark.parametrize(
         "new", [lambda store: asked(store, name="third"), lambda store: store.set_model("third", "m")]
@@ -986,4 +1187,4 @@ class TestMemoryStore(StoreTests):
 
 def test_an_unknown_store_stops_the_start_and_names_the_setting() -> None:
     with pytest.raises(ValueError, match="STORE_URL"):
-        open_store("carrier-pigeon://coop", max_conversations=1, lease_seconds=LEASE_SECONDS)
+        open_store("carrier-pigeon://coop", max_conversations=1, max_records=1, lease_seconds=LEASE_SECONDS)

@@ -101,7 +101,7 @@ class Resumed(Line):
     def __init__(self, served: Served, run_id: str, position: int) -> None:
         self.received = b""
         self.socket = socket.create_connection(("127.0.0.1", served.port), timeout=20)
-        head = f"GET /chat/stream/{run_id} HTTP/1.1\r\nHost: x\r\nLast-Event-ID: {position}\r\n\r\n"
+        head = f"GET /chat/stream/{run_id} HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: {position}\r\n\r\n"
         self.socket.sendall(head.encode())
 
 

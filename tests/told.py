@@ -2,12 +2,13 @@
 
 import threading
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 import orjson
 
-from server.upstream import Call
+from server.upstream import Call, Reply
+from server.upstream.scripted import ScriptedUpstream, ScriptedWriting, demo
 
 PATIENCE_SECONDS = 20.0
 """How long a test that went wrong may hang."""
@@ -79,3 +80,40 @@ class Told:
             told = self._told[question]
             assert self._changed.wait_for(lambda: told or self._released, PATIENCE_SECONDS), f"nobody told {question}"
             return told.popleft() if told else None
+
+
+class SteeredUpstream(ScriptedUpstream):
+    """Answers each call with the pieces that `answer` gives; an exception out of it is the upstream's failure.
+
+    Where `answer` gives a Reply, that is the last of it: so it can want functions called.
+    """
+
+    def __init__(self, answer: Callable[[Call], Iterable[str | Reply]] = demo) -> None:
+        self.answer = answer
+        self.heard: deque[Call] = deque(maxlen=1000)
+        """The newest calls, oldest first."""
+        self.open_now = 0
+        """Calls that have begun and not ended."""
+        self._lock = threading.Lock()
+
+    def open(self, call: Call) -> ScriptedWriting:
+        return _Steered(self, call)
+
+    def count(self, change: int) -> None:
+        with self._lock:
+            self.open_now += change
+
+
+class _Steered(ScriptedWriting):
+    def __init__(self, upstream: SteeredUpstream, call: Call) -> None:
+        super().__init__(call, ())
+        self._upstream = upstream
+
+    def __iter__(self) -> Generator[str | Reply, None, None]:
+        self._upstream.heard.append(self._call)
+        self._upstream.count(+1)
+        try:
+            self._pieces = self._upstream.answer(self._call)
+            yield from super().__iter__()
+        finally:
+            self._upstream.count(-1)

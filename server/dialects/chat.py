@@ -57,9 +57,9 @@ def _draft(conversations: Conversations, ttl_seconds: float, body: dict[str, Any
     if options.model is not None:
         conversations.require_offered(options.model)
     if name is None:
-        name = id_from("chat", request_id)
+        name = id_from("chat", "chat", request_id)
         said = [{"role": each["role"], "content": each["content"]} for each in body.get("conversation_history") or ()]
-        conversations.create(name, seconds=ttl_seconds, messages=said)
+        conversations.create(name, seconds=ttl_seconds, messages=said, is_evictable=True)
     return Run(body["message"], request_id, conversation=name, options=options)
 
 

@@ -8,15 +8,19 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, jsonify
 
 from server.conversations import Conversations
 from server.errors import NotFound
 from server.model import rfc3339
 from server.wire import pages
-from server.wire.caller import public_address
+from server.wire.caching import BRIEFLY, REVALIDATED, validated
+from server.wire.caller import prefix, public_address
 from server.wire.contract import Contract
 from server.wire.failures import answer_failures
+
+PROBES = ("operators.getAlive", "operators.getReady")
+"""Endpoints for those who look after processes, and name them by whatever address they have."""
 
 SWAGGER_UI_LOGO = "'sha256-RL3ie0nH+Lzz2YNqQN83mnU0J1ot4QL7b99vMdIX99w='"
 """The style within its logo, in this one version."""
@@ -43,11 +47,11 @@ def blueprint(
             "status": "running",
             "version": version,
             "timestamp": rfc3339(time.time()),
-            "openapi": "/openapi.json",
-            "documents": [f"/{name}/openapi.json" for name in documents],
-            "docs": "/docs",
-            "redoc": "/redoc",
-            "health": "/health",
+            "openapi": f"{prefix()}/openapi.json",
+            "documents": [f"{prefix()}/{name}/openapi.json" for name in documents],
+            "docs": f"{prefix()}/docs",
+            "redoc": f"{prefix()}/redoc",
+            "health": f"{prefix()}/health",
         }
 
     @contract.serves(bp, "getHealth")
@@ -66,14 +70,16 @@ def blueprint(
         return {"status": "ready"}
 
     @contract.serves(bp, "getPublishedDocument")
-    def published() -> dict[str, Any]:
+    def published() -> Response:
         return document("published")
 
     @contract.serves(bp, "getDocument")
-    def document(dialect: str) -> dict[str, Any]:
+    def document(dialect: str) -> Response:
         if dialect not in documents:
             raise NotFound
-        return {**documents[dialect], "servers": [{"url": public_address(address)}]}
+        served = jsonify({**documents[dialect], "servers": [{"url": public_address(address)}]})
+        # Without a configured address it depends on headers, which anybody can send through a cache.
+        return validated(served, BRIEFLY if address else REVALIDATED)
 
     @contract.serves(bp, "getDocs")
     def docs() -> Response:
@@ -89,8 +95,8 @@ def blueprint(
         return pages.page("redoc.html", allowed, documents=_links(documents), chosen=chosen, nonce=nonce)
 
     @contract.serves(bp, "getWebFile")
-    def web_file(file: str) -> Response:
-        return pages.file(file)
+    def web_file(file: str, v: str | None) -> Response:
+        return pages.file(file, v)
 
     return bp
 

@@ -36,13 +36,20 @@ PLAIN = Terms()
 
 NOTHING: Mapping[str, int] = MappingProxyType({})
 
+NEWEST = 16
+"""Among how many messages besides its own a repeated `add` looks for what it added."""
+
+SWEEP_SECONDS = 3.0
+"""How long a sweep may take if nobody says how long."""
+
 
 class Store(Protocol):
     """Conversations by name, each with its messages and its runs.
 
     Every call is atomic, and safe from any thread. Any call may raise StoreUnavailable; what it was to write may then
-    be written or not, and the same call may be made again. A conversation comes to be with the first `begin`,
-    `set_model` or `create` that names it.
+    be written or not, and the same call may be made again. Each docstring says what a repeated call does; without such
+    a sentence, it writes the same again and gives the same answer, as reads do. A conversation comes to be with the
+    first `begin`, `set_model` or `create` that names it.
 
     A Store object is one writer among those, in this process and others, that share the data. It holds a lease on each
     open run that was begun through it, for `lease_seconds` from `begin`, `start`, `append` or `renew` on. A run whose
@@ -60,20 +67,28 @@ class Store(Protocol):
     def conversation(self, name: str) -> Conversation | None: ...
 
     def create(
-        self, name: str, seconds: float | None, metadata: Mapping[str, Any], messages: Sequence[Message] = ()
+        self,
+        name: str,
+        seconds: float | None,
+        metadata: Mapping[str, Any],
+        messages: Sequence[Message] = (),
+        *,
+        is_evictable: bool = False,
     ) -> Conversation:
         """Make a conversation with `messages`; it expires `seconds` after it was last touched, or never.
 
-        If it is there already, it is left as it is, so that the same call may be made again.
+        A store that is full may forget an evictable one without an open run, the one that was used longest ago first.
+        Raises StoreFull. Repeated: a conversation that is there is left as it is, and is the answer.
         """
 
     def touch(self, name: str) -> bool:
         """Begin the conversation's time anew, as its own begins and finishes do. False where it is not there."""
 
-    def set_model(self, name: str, model: str) -> None: ...
+    def set_model(self, name: str, model: str) -> None:
+        """Choose the conversation's model. Raises StoreFull."""
 
     def set_metadata(self, name: str, metadata: Mapping[str, Any]) -> Conversation:
-        """Raises NotFound."""
+        """Replace the conversation's metadata. Raises NotFound."""
 
     def begin(self, name: str, run: Run, terms: Terms = PLAIN, *, waiting: int, start: bool) -> Begun:
         """Write `run` down as the newest of its conversation, or find the run that it joins.
@@ -84,7 +99,7 @@ class Store(Protocol):
         - Where the conversation is not there and `terms.create` is false, NotFound.
         - A run with the id of `run` itself, from the same call made before, is the answer, and counts as fresh.
         - A `request_id` seen within 24 hours decides alone. With another question: RequestIdConflict. Otherwise its
-          run answers, open or ended; only after a failed or an interrupted one is `run` begun in its place.
+          run answers, open or ended; only after a failed, an interrupted or an expired one is `run` begun in its place.
         - A run with a question and without `request_id` joins an open run with the same question and equal options, or
           the newest run with both if that was completed within the last 10 minutes and not collected.
         - Where a run is open and `terms.alone` is true, or `waiting` runs are queued behind it, ConversationBusy.
@@ -94,33 +109,37 @@ class Store(Protocol):
         """
 
     def start(self, name: str, run_id: str) -> Conversation | None:
-        """Make a queued run `running` if it is the oldest open run of its conversation; None if it is not."""
+        """Make a queued run `running` if it is the oldest open run of its conversation; None if it is not.
+
+        Repeated: None, since the run is not queued; but after StoreUnavailable, a store may give the lost answer.
+        """
 
     def append(self, name: str, run_id: str, at: int, text: str) -> bool:
         """Add to the text of a running run, `at` bytes of UTF-8 being there; what is there beyond them is replaced.
 
-        False, and nothing added, where the run has ended or is gone.
+        False, and nothing added, where the run has ended or is gone. Repeated: the text is there once.
         """
 
     def finish(self, name: str, ended: Run, context_starts: Mapping[str, int] = NOTHING) -> Run | None:
         """Write a run's end, and `ended.exchange()` at the end of the history, together.
 
-        The first end stands: where the run had one, that is what comes back, and nothing is written. None where the
-        run is gone. `context_starts` are remembered in the conversation, beside those of other models. Any writer may
-        do it; the run's own hears of it from `listen`.
+        The first end stands: where the run had one, so also if repeated, that is what comes back, and nothing is
+        written. None where the run is gone. `context_starts` are remembered in the conversation, beside those of other
+        models. Any writer may do it; the run's own hears of it from `listen`.
         """
 
     def pause(self, name: str, run: Run) -> bool:
         """Replace a running run by `run`, which requires action and so has no lease.
 
         It keeps its place. From `run.expires` on it reads as `expired` to everybody, and the next `begin` or `start`
-        in its conversation writes that down as its end. False where it has ended or is gone.
+        in its conversation writes that down as its end. False where it has ended or is gone. Repeated with the same
+        `run` while that requires action: True.
         """
 
     def resume(self, name: str, run: Run) -> bool:
         """Replace a run that requires action by `run`, which is queued, of this writer, and in the same place.
 
-        False where it does not require action any more.
+        False where it does not require action any more. Repeated with the same `run` while that is queued: True.
         """
 
     def note(self, name: str, run_id: str, details: Mapping[str, Any]) -> Run:
@@ -145,22 +164,35 @@ class Store(Protocol):
         """The place of a message. Raises NotFound."""
 
     def add(self, name: str, messages: Sequence[Message]) -> None:
-        """Add messages that no run wrote at the end. Raises NotFound, and ConversationBusy where a run is open."""
+        """Add messages that no run wrote at the end. Raises NotFound, and ConversationBusy where a run is open.
+
+        Repeated: nothing is added where the first of them is among the newest, its own number and NEWEST more.
+        """
 
     def change_message(self, name: str, message_id: str, metadata: Mapping[str, Any]) -> Message:
         """Replace a message's metadata. Raises NotFound."""
 
     def delete_message(self, name: str, message_id: str) -> None:
-        """Take a message out; those after it move up by a place, and so do `context_starts`. Raises NotFound."""
+        """Take a message out; those after it move up by a place, and so do `context_starts`.
+
+        A run whose reply it was still has its text. Raises NotFound, so also if repeated.
+        """
 
     def clear(self, name: str) -> Sequence[str]:
-        """Forget messages, runs and request ids, and keep the model. Gives the ids of the runs that were open."""
+        """Forget messages, runs and request ids, and keep the model. Gives the ids of the runs that were open.
+
+        Repeated: also what was begun since is forgotten, and its ids are given; after StoreUnavailable, those too that
+        nobody was told of.
+        """
 
     def delete(self, name: str) -> Sequence[str]:
-        """Forget all that there is of a conversation. Gives the ids of the runs that were open."""
+        """Forget all that there is of a conversation. Gives the ids of the runs that were open, as `clear` does."""
 
     def put_record(self, kind: str, record_id: str, record: bytes) -> None:
-        """Keep a small named thing, such as an assistant, in place of the one that had the name."""
+        """Keep a small named thing, such as an assistant, in place of the one that had the name.
+
+        Raises TooManyRecords for a new one when there are `max_records` of its kind.
+        """
 
     def record(self, kind: str, record_id: str) -> bytes:
         """Raises NotFound."""
@@ -169,7 +201,7 @@ class Store(Protocol):
         """In no order."""
 
     def delete_record(self, kind: str, record_id: str) -> None:
-        """Raises NotFound."""
+        """Raises NotFound, so also if repeated."""
 
     def renew(self, held: Mapping[str, str]) -> Collection[str]:
         """Begin the lease on runs of this writer anew: the name of its conversation by each run's id.
@@ -181,13 +213,17 @@ class Store(Protocol):
         """Wait, at most `seconds`, until another writer did something that matters here.
 
         Gives the ids of runs of this writer that another one has ended or taken away, or whose turn may have come, and
-        of `followed` runs of other writers that may have changed since the last call, or were not followed then. One
-        thread at a time may call. What is lost while the store cannot be reached is not told again: who must know
-        looks now and then, with `renew` and `run`.
+        of `followed` runs of other writers that may have changed since the last call, or were not followed then.
+        Repeated: what was told is not told again, and nor is what is lost while the store cannot be reached: who must
+        know looks now and then, with `renew` and `run`. One thread at a time may call.
         """
 
-    def sweep(self) -> None:
-        """Forget expired conversations, and request ids that are older than a day: some, if there are many."""
+    def sweep(self, seconds: float = SWEEP_SECONDS) -> bool:
+        """Forget expired conversations, and request ids that are older than a day, and give the room back.
+
+        In small steps, between which other calls are answered; begins no further step after `seconds`. True if there
+        may be more to forget.
+        """
 
     def ping(self) -> None:
         """Raises StoreUnavailable where the store could not take a write, within two seconds."""
@@ -219,6 +255,10 @@ def is_uncollected(newest: Run, run: Run, now: float) -> bool:
     )
 
 
+RETRIED: tuple[Status, ...] = ("failed", "interrupted", "expired")
+"""Ends after which the same `request_id` begins a run again."""
+
+
 def abandoned(run: Run, now: float) -> Run:
     """How an open run reads whose writer is gone, or whose outputs did not come in time."""
     if run.status == "requires_action":
@@ -226,19 +266,19 @@ def abandoned(run: Run, now: float) -> Run:
     return run.ending("interrupted", now, failure=Failure(RunInterrupted.code, RunInterrupted.sentence))
 
 
-def open_store(url: str, *, max_conversations: int, lease_seconds: float) -> Store:
+def open_store(url: str, *, max_conversations: int, lease_seconds: float, max_records: int = 10_000) -> Store:
     """The backend that `url`'s scheme names. Raises ValueError for any other, and where its data cannot be used."""
     scheme = url.partition(":")[0]
     if scheme == "memory":
         from server.store.memory import MemoryStore
 
-        return MemoryStore(max_conversations)
+        return MemoryStore(max_conversations, max_records=max_records)
     if scheme == "sqlite":
         from server.store.sqlite import SqliteStore
 
-        return SqliteStore(url.removeprefix("sqlite:///"), lease_seconds)
+        return SqliteStore(url.removeprefix("sqlite:///"), lease_seconds, max_records=max_records)
     if scheme in ("redis", "rediss"):
         from server.store.redis import RedisStore
 
-        return RedisStore(url, lease_seconds)
+        return RedisStore(url, lease_seconds, max_records=max_records)
     raise ValueError("STORE_URL: no such store; say memory://, sqlite:///FILE or redis://HOST:PORT")

@@ -1,8 +1,6 @@
-"""An upstream that calls nobody: a demonstration, and the means by which tests steer replies."""
+"""An upstream that calls nobody: the demonstration. It keeps nothing of what it was asked."""
 
-import threading
-from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 from typing import Any
 
 import orjson
@@ -26,21 +24,8 @@ def demo(call: Call) -> Iterator[str]:
 
 
 class ScriptedUpstream:
-    """Answers each call with the pieces that `answer` gives; an exception out of it is the upstream's failure.
-
-    Where `answer` gives a Reply, that is the last of it: so it can want functions called.
-    """
-
-    def __init__(self, answer: Callable[[Call], Iterable[str | Reply]] = demo) -> None:
-        self.answer = answer
-        self.heard: deque[Call] = deque(maxlen=1000)
-        """The newest calls, oldest first."""
-        self.open_now = 0
-        """Calls that have begun and not ended."""
-        self._lock = threading.Lock()
-
-    def open(self, call: Call) -> "_ScriptedWriting":
-        return _ScriptedWriting(self, call)
+    def open(self, call: Call) -> "ScriptedWriting":
+        return ScriptedWriting(call, demo(call))
 
     def models(self) -> list[dict[str, Any]]:
         return [{"id": MODEL, "object": "model", "created": 0, "owned_by": "this server"}]
@@ -57,35 +42,28 @@ class ScriptedUpstream:
     def close_idle(self) -> None:
         """There are none."""
 
-    def count(self, change: int) -> None:
-        with self._lock:
-            self.open_now += change
 
+class ScriptedWriting:
+    """Gives the pieces that it was made with; a Reply among them is the last."""
 
-class _ScriptedWriting:
-    def __init__(self, upstream: ScriptedUpstream, call: Call) -> None:
-        self._upstream = upstream
+    def __init__(self, call: Call, pieces: Iterable[str | Reply]) -> None:
         self._call = call
+        self._pieces = pieces
         self._cut = False
 
     def __iter__(self) -> Generator[str | Reply, None, None]:
-        self._upstream.heard.append(self._call)
-        self._upstream.count(+1)
-        try:
-            words = 0
-            for piece in self._upstream.answer(self._call):
-                if self._cut:
-                    raise UpstreamCut
-                if isinstance(piece, Reply):
-                    yield piece
-                    return
-                if piece:
-                    words += len(piece.split())
-                    yield piece
-            asked = len(self._call.messages.split())
-            yield Reply(self._call.model, Usage(asked, words, asked + words), "stop")
-        finally:
-            self._upstream.count(-1)
+        words = 0
+        for piece in self._pieces:
+            if self._cut:
+                raise UpstreamCut
+            if isinstance(piece, Reply):
+                yield piece
+                return
+            if piece:
+                words += len(piece.split())
+                yield piece
+        asked = len(self._call.messages.split())
+        yield Reply(self._call.model, Usage(asked, words, asked + words), "stop")
 
     def cut(self) -> None:
         self._cut = True

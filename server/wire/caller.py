@@ -6,9 +6,9 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
-from flask import request
+from flask import current_app, request
 
 from server.errors import InvalidRequest
 
@@ -17,6 +17,9 @@ CHATGPT_DEADLINE_SECONDS = 40.0
 
 CHATGPT_CHARACTERS = 95_000
 """ChatGPT's Actions refuse answers of 100,000 characters."""
+
+PATH = "/!$&'()*+,;=:@%~"
+"""Characters that stand in a path as they are (RFC 3986, 3.3), besides those that every address has."""
 
 ESTABLISHED = b"\x01"
 """The first byte of Linux's `struct tcp_info`, its state, while both sides may speak."""
@@ -104,10 +107,16 @@ def idempotency_key(missing: str) -> str | None:
 def link_to_older(place: int) -> str:
     """A `Link` header (RFC 8288) to the same request for what lies before `place`."""
     query = urlencode({**request.args, "before": place})
-    return f'<{request.path}?{query}>; rel="next"'
+    return f'<{prefix()}{request.path}?{query}>; rel="next"'
+
+
+def prefix() -> str:
+    """The path beneath which callers find the server, as configured or as a proxy tells; empty for the whole site."""
+    path = current_app.config["APPLICATION_ROOT"].strip("/") or request.script_root.strip("/")
+    # Two slashes at its beginning would make it the name of a host.
+    return f"/{quote(path, safe=PATH)}" if path else ""
 
 
 def public_address(configured: str) -> str:
     """Where callers reach the server, its host in lower case, without a slash at the end."""
-    scheme, host, path, _, _ = urlsplit(configured or f"{request.scheme}://{request.host or 'localhost'}")
-    return f"{scheme}://{host.lower()}{path}".rstrip("/")
+    return configured or f"{request.scheme}://{(request.host or 'localhost').lower()}{prefix()}"

@@ -5,6 +5,7 @@ are written nowhere else. openapi-core judges every request; responses are held 
 """
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable
 from functools import cached_property, wraps
 from typing import Any, TypeVar
@@ -54,8 +55,10 @@ class Contract:
         self.document = document
         # The judge matches servers by scheme and host, which is none of its business: routing has done that. It looks
         # the same places up at every request, so they are kept.
-        spec = SchemaPath.from_dict({**document, "servers": [{"url": "/"}]}, resolved_cache_maxsize=10_000)
-        schemas = _Schemas(document.get("components", {}))
+        components = _with_null(document.get("components", {}))
+        judged = {**document, "servers": [{"url": "/"}], "components": components}
+        spec = SchemaPath.from_dict(judged, resolved_cache_maxsize=10_000)
+        schemas = _Schemas(components)
         rules: dict[str, Any] = {
             "schema_validators_factory": schemas,
             "schema_casters_factory": SchemaCastersFactory(schemas, oas31_types_caster),  # type: ignore[arg-type]
@@ -102,7 +105,7 @@ class Contract:
                 for problem in judge.iter_errors(_Received(request, path)):
                     raise _refusal(problem)
                 if has_body:
-                    given["body"] = orjson.loads(request.get_data() or b"null")
+                    given["body"] = orjson.loads(_unmarked(request.get_data()) or b"null")
                 return view(**given)
 
             rule = re.sub(r"{(\w+)}", r"<\1>", path)
@@ -116,6 +119,13 @@ class Contract:
         """Raises LookupError that names each operation without a view."""
         if self._unserved:
             raise LookupError(f"the document promises, nobody serves: {', '.join(sorted(self._unserved))}")
+
+
+def _with_null(components: dict[str, Any]) -> dict[str, Any]:
+    """`components` in which `nullable`, a word of OpenAPI 3.0, counts: importers take no list of types."""
+    named = components.get("schemas", {}).items()
+    schemas = {name: {**each, "type": [each["type"], "null"]} if each.get("nullable") else each for name, each in named}
+    return {**components, "schemas": schemas}
 
 
 class _Received:
@@ -136,7 +146,7 @@ class _Received:
 
     @property
     def body(self) -> bytes:
-        return _whole_body(self._received)
+        return _unmarked(_whole_body(self._received))
 
 
 class _KeptPathFinder(APICallPathFinder):
@@ -178,6 +188,11 @@ class _Schema:
         if self._rules.is_valid(value):
             return
         raise InvalidSchemaValue("", "any", [next(self._rules.iter_errors(value))])
+
+
+def _unmarked(body: bytes) -> bytes:
+    """Without a byte order mark, which Windows writes and a reader of JSON may ignore (RFC 8259, 8.1)."""
+    return body.removeprefix(BOM_UTF8)
 
 
 def _json(body: bytes) -> Any:

@@ -1,10 +1,10 @@
 """The one table from our failures to HTTP."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from flask import Blueprint, Flask, Response, g, make_response
+from flask import Blueprint, Flask, Response, g, make_response, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
 
 from server import errors
@@ -20,6 +20,7 @@ STATUS: dict[type[ServerError], int] = {
     errors.RunConflict: 409,
     errors.BodyTooLarge: 413,
     errors.UnsupportedMediaType: 415,
+    errors.MisdirectedRequest: 421,
     errors.ConversationBusy: 429,
     errors.Unavailable: 503,
     errors.InternalError: 500,
@@ -40,6 +41,10 @@ _HTTP: dict[type[HTTPException], type[ServerError]] = {
 }
 
 
+Body = Callable[[ServerError], dict[str, Any]]
+"""Gives the body that tells a failure."""
+
+
 def status_of(failure: ServerError) -> int:
     """The status of the nearest class above `failure` that the table names."""
     return next(STATUS[kind] for kind in type(failure).__mro__ if kind in STATUS)
@@ -55,9 +60,20 @@ def detailed_body(failure: ServerError) -> dict[str, Any]:
     return {**plain_body(failure), "detail": str(failure)}
 
 
+def body_beneath(bodies: Mapping[str, Body]) -> Body:
+    """The body that `bodies` has for the nearest path at or above the request's; `plain_body` for any other."""
+    nearest = sorted(bodies.items(), key=lambda each: -len(each[0]))
+
+    def body(failure: ServerError) -> dict[str, Any]:
+        asked = f"{request.path}/"
+        return next((made for path, made in nearest if asked.startswith(f"{path}/")), plain_body)(failure)
+
+    return body
+
+
 def answer_failures(
     place: Blueprint | Flask,
-    body: Callable[[ServerError], dict[str, Any]] = plain_body,
+    body: Body = plain_body,
     status: Callable[[ServerError], int] = status_of,
 ) -> None:
     """Answer every failure out of `place` in one shape: ours, routing's own, and those that have no name yet."""

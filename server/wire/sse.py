@@ -33,7 +33,7 @@ class Words:
 
 def is_wanted() -> bool:
     """Whether the caller asks for an event stream rather than for JSON."""
-    accepted = request.headers.get("Accept", "")
+    accepted = request.headers.get("Accept", "").lower()
     if accepted == "text/event-stream":  # Most ask for nothing else, and to weigh it would take long.
         return True
     if "text/event-stream" not in accepted:

@@ -23,13 +23,14 @@ class Ask:
     """The conversation's."""
     question: str
     request_id: str | None
-    server: str
+    life: str
+    """Of the server that it was sent to."""
     sent: float
-    """Unix seconds, and below too."""
+    """Unix seconds, before it left."""
     known: float = math.inf
-    """When the client learned that its question was accepted: by a 200 or a 202."""
+    """After the client learned that its question was accepted: by a 200 or a 202."""
     done: float = math.inf
-    """When it was over, in whichever way."""
+    """After it was over, in whichever way."""
     status: int | None = None
     run_id: str | None = None
     """As told by a 202 or by a stream; None also where the connection died before it was."""
@@ -64,16 +65,15 @@ class Client:
 
         `manner` is `plain`, `streamed`, `impatient` (content with a 202) or `leaving` (hangs up once it is accepted).
         """
-        while not (up := [each for each in self._servers if each.is_up.is_set()]):
-            self._servers[0].is_up.wait(0.05)
-            if self.is_over.is_set():
+        while not (up := [life for each in self._servers if (life := each.life) is not None]):
+            if self.is_over.wait(0.02):
                 return None
-        server = chance.choice(up)
-        ask = Ask(name, question, request_id, server.name, time.time())
+        life = chance.choice(up)
+        ask = Ask(name, question, request_id, life.name, time.time())
         with self._lock:
             self.asks.append(ask)
         self.asked.set()
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_SECONDS)
+        connection = http.client.HTTPConnection("127.0.0.1", life.port, timeout=PATIENCE_SECONDS)
         try:
             _exchange(connection, ask, manner)
         except TimeoutError:

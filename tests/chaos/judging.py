@@ -1,84 +1,18 @@
-"""What must be true of all that was seen. Each rule gives a sentence for everything that breaks it."""
+"""What must be true of all that was seen. Each rule gives a sentence for everything that breaks it.
+
+A client and the upstream note an instant before what they cause, or after what they hear; the instants between are not
+known, and a kill is an interval. A rule gives only what no order of events within these bounds explains.
+"""
 
 import math
-from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import pairwise
-from typing import TypeVar
+from itertools import combinations, pairwise
 
-from server.model import Message, Run
-from tests.chaos.asking import Ask
-from tests.chaos.upstream import Call
+from tests.chaos.evidence import Talk
 
-SECONDS_TO_DIE = 0.5
-"""How long after a kill a client may still find the server up, at most."""
-
-T = TypeVar("T")
-Rule = Callable[["Talk"], Iterator[str]]
-
-
-@dataclass(frozen=True)
-class Kill:
-    at: float
-    """Unix seconds."""
-    victim: str
-    """A server's name, or `redis`."""
-    servers: frozenset[str]
-    """Those whose work it hit."""
-    is_writing: bool
-    """Whether the upstream still had pieces to send to one of these servers once the kill was sent: then a run was open
-    for certain, whatever the store says afterwards."""
-
-
-@dataclass(frozen=True)
-class Talk:
-    """One conversation: what its clients sent and were told, what the upstream heard of it, what the store has."""
-
-    name: str
-    asks: Sequence[Ask]
-    """In the order in which they were sent."""
-    calls: Sequence[Call]
-    """In the order in which they were heard."""
-    runs: Sequence[Run]
-    """In the order in which they were begun, as the store tells it."""
-    history: Sequence[Message]
-    kills: Sequence[Kill]
-    failures: frozenset[str]
-    """The codes that a kill may lead to."""
-
-    @cached_property
-    def begun(self) -> Mapping[str, list[Run]]:
-        """The runs of each question."""
-        return _grouped(self.runs, lambda run: run.question)
-
-    @cached_property
-    def asked(self) -> Mapping[str, list[Ask]]:
-        return _grouped(self.asks, lambda ask: ask.question)
-
-    @cached_property
-    def turns(self) -> Sequence[tuple[str, str]]:
-        contents = [each.content for each in self.history]
-        return list(zip(contents[::2], contents[1::2], strict=False))
-
-    @cached_property
-    def completed(self) -> Sequence[Run]:
-        return [run for run in self.runs if run.status == "completed"]
-
-    def run_at(self, question: str, at: float) -> Run | None:
-        """The newest run of a question that was there then. There is never more than one open at a time."""
-        runs = self.begun.get(question, [])
-        place = bisect_right(runs, at, key=lambda run: run.created)
-        return runs[place - 1] if place else None
-
-    def run_of(self, call: Call) -> Run | None:
-        return self.run_at(call.question, call.heard)
-
-    def ask_of(self, run: Run) -> Ask | None:
-        """The one that began it: a client asks the same again only when its last try is over."""
-        return next((ask for ask in self.asked.get(run.question, []) if ask.sent <= run.created <= ask.done), None)
+Rule = Callable[[Talk], Iterator[str]]
 
 
 @dataclass(frozen=True)
@@ -113,11 +47,14 @@ def the_history_is_made_of_whole_turns_each_of_a_run_of_its_own(talk: Talk) -> I
 
 def every_answer_is_in_the_history_exactly_once(talk: Talk) -> Iterator[str]:
     turns = Counter(talk.turns)
+    texts = {run.id: run.text for run in talk.runs}
     answers: dict[str, set[str]] = defaultdict(set)
     for ask in talk.asks:
         if ask.answer is not None:
             if (count := turns[ask.question, ask.answer]) != 1:
                 yield f"{ask.question!r} was answered with {ask.answer!r}, which is there {count} times"
+            if ask.run_id is not None and texts.get(ask.run_id) != ask.answer:
+                yield f"{ask.question!r} was answered with {ask.answer!r}, which {ask.run_id} has not written"
             if ask.request_id is not None:
                 answers[ask.request_id].add(ask.answer)
     for request_id, different in answers.items():
@@ -196,60 +133,63 @@ def a_question_is_begun_once_for_each_time_that_it_had_to_be_asked(talk: Talk) -
 
 
 def every_call_is_of_a_run_that_was_written_down_and_made_once(talk: Talk) -> Iterator[str]:
-    calls: dict[str, list[Call]] = defaultdict(list)
-    for call in talk.calls:
-        run = talk.run_of(call)
-        if run is None:
-            yield f"the upstream was asked {call.question!r}, of which no run is known"
-        else:
-            calls[run.id].append(call)
-    for run in talk.runs:
-        own = calls[run.id]
-        if len(own) > 1:
-            yield f"the upstream was asked {run.question!r} {len(own)} times, though it was not asked again"
-        if run.status == "completed" and run.text not in [call.reply for call in own]:
-            yield f"{run.question!r} has a reply that was not written for it: {run.text!r}"
-        if run.status == "interrupted" and not any(call.reply.startswith(run.text) for call in own) and run.text:
-            yield f"{run.question!r} was interrupted with a text that is no beginning of its reply: {run.text!r}"
+    for place, call in enumerate(talk.calls):
+        if place not in talk.run_places:
+            own = [run for run in talk.begun.get(call.question, []) if talk.life_of(run) == call.life]
+            calls = [each for each in talk.calls if (each.question, each.life) == (call.question, call.life)]
+            yield f"{call.life} asked {call.question!r} {len(calls)} times for {len(own)} runs; {call.reply!r} has none"
+    known = set(talk.run_places.values())
+    for place, run in enumerate(talk.runs):
+        if run.text and place not in known:
+            yield f"{run.question!r} is {run.status} with a text that was not written for it: {run.text!r}"
 
 
 def every_call_saw_exactly_the_history_before_it(talk: Talk) -> Iterator[str]:
-    before: dict[str, int] = {}
-    count = 0
-    for run in talk.runs:
-        before[run.id] = count
-        count += 2 * (run.status == "completed")
-    history = [(each.role, each.content) for each in talk.history]
-    for call in talk.calls:
-        run = talk.run_of(call)
-        if run is not None and call.messages != [*history[: before[run.id]], ("user", call.question)]:
-            sent = len(call.messages) - 1
-            yield f"with {call.question!r} came {sent} messages, which are not the {before[run.id]} before it"
+    for place, run_place in talk.run_places.items():
+        if place not in talk.run_places_by_history:
+            call, due = talk.calls[place], talk.due(talk.runs[run_place])
+            yield f"{call.question!r} came with {len(call.messages) - 1} messages, not the {len(due) - 1} before it"
 
 
 def one_reply_is_written_at_a_time(talk: Talk) -> Iterator[str]:
-    for first, second in pairwise(talk.calls):
-        if first.ended is not None and first.ended <= second.heard:
+    places = sorted(range(len(talk.calls)), key=lambda place: talk.calls[place].heard)
+    for first, second in combinations(places, 2):
+        earlier, later = talk.calls[first], talk.calls[second]
+        if earlier.ended is not None and earlier.ended <= later.heard:
             continue
-        if not any(first.server == kill.victim and first.heard <= kill.at <= second.heard for kill in talk.kills):
-            yield f"{second.question!r} was sent while {first.question!r} was being answered"
+        # Either may have been sent first, by a server that was gone when the other one was sent.
+        if not _may_be_over(talk, first, later.heard) and not _may_be_over(talk, second, earlier.heard):
+            yield f"{later.question!r} was sent while {earlier.question!r} was being answered"
+
+
+def _may_be_over(talk: Talk, place: int, at: float) -> bool:
+    """Whether a call may have been nobody's by then: its server was gone, or its lease, where Redis was."""
+    call = talk.calls[place]
+    kills = [kill for kill in talk.kills if call.life in kill.lives and kill.began <= at]
+    if any(kill.victim == call.life for kill in kills):
+        return True
+    run = talk.runs[talk.run_places[place]] if place in talk.run_places else None
+    return bool(kills) and run is not None and run.status == "interrupted" and (run.ended or 0.0) <= at
 
 
 def every_failure_is_explained_by_a_kill(talk: Talk) -> Iterator[str]:
     for ask in talk.asks:
-        if ask.failure is None or ask.failure in talk.failures or ask.failure == "left":
+        if ask.failure is None or ask.failure == "left":
             continue
-        # The connection to a server that lives does not break.
-        victims = {kill.victim for kill in talk.kills if ask.sent - SECONDS_TO_DIE <= kill.at <= ask.done}
-        if ask.failure != "cut" or ask.server not in victims:
-            yield f"{ask.question!r} failed with {ask.failure}"
+        kills = [kill for kill in talk.kills if kill.began <= ask.done]
+        if ask.failure == "cut":
+            # The connection to a server that lives does not break.
+            is_explained = any(kill.victim == ask.life for kill in kills)
+        elif ask.failure == "store_unavailable":
+            is_explained = ask.failure in talk.failures and any(kill.victim == "redis" for kill in kills)
+        else:
+            is_explained = ask.failure in talk.failures and bool(kills)
+        if not is_explained:
+            yield f"{ask.question!r} to {ask.life} failed with {ask.failure}"
     for run in talk.runs:
-        ask = talk.ask_of(run)
-        if run.status != "interrupted" or run.ended is None or ask is None:
-            continue
         # A writer that lives renews its leases.
-        if not any(ask.server in kill.servers and run.created <= kill.at <= run.ended for kill in talk.kills):
-            yield f"{run.question!r} was interrupted while its server lived"
+        if run.status in ("interrupted", "failed") and not talk.is_hit(run):
+            yield f"{run.question!r} is {run.status}, though nothing happened to {talk.life_of(run)}"
 
 
 RULES: Sequence[Rule] = (
@@ -265,38 +205,6 @@ RULES: Sequence[Rule] = (
     every_failure_is_explained_by_a_kill,
 )
 
-STAGES = ("before begin", "waiting", "while writing", "after finish")
-
-
-def stages(kill: Kill, talks: Iterable[Talk]) -> set[str]:
-    """How far the questions had come that were in flight at the killed server; none where it was at rest."""
-    found = {
-        _stage(ask, kill, talk)
-        for talk in talks
-        for ask in talk.asks
-        if ask.server in kill.servers and ask.sent <= kill.at < ask.done
-    }
-    return found | {"while writing"} if kill.is_writing else found
-
-
-def _stage(ask: Ask, kill: Kill, talk: Talk) -> str:
-    run = talk.run_at(ask.question, kill.at)
-    if run is None or (run.created < ask.sent and _was_over(run, kill, talk)):
-        return "before begin"
-    if run.status == "completed" and run.ended is not None and run.ended <= kill.at:
-        return "after finish"
-    heard = [call for call in talk.calls if call.question == ask.question and run.created <= call.heard <= kill.at]
-    return "while writing" if heard else "waiting"
-
-
-def _was_over(run: Run, kill: Kill, talk: Talk) -> bool:
-    """Whether an earlier kill had ended it."""
-    begun_by = talk.ask_of(run)
-    servers = [each.victim for each in talk.kills if run.created <= each.at < kill.at]
-    return run.status == "failed" or (
-        run.status == "interrupted" and begun_by is not None and begun_by.server in servers
-    )
-
 
 def _swapped(sent: Sequence[float], known: Sequence[float]) -> Iterator[tuple[int, int]]:
     """Places of two that stand the wrong way round: the later one was known before the earlier one was sent."""
@@ -305,10 +213,3 @@ def _swapped(sent: Sequence[float], known: Sequence[float]) -> Iterator[tuple[in
         first = min(first, place + 1, key=known.__getitem__)
         if known[first] < sent[place]:
             yield place, first
-
-
-def _grouped(items: Iterable[T], key: Callable[[T], str]) -> Mapping[str, list[T]]:
-    groups: dict[str, list[T]] = defaultdict(list)
-    for each in items:
-        groups[key(each)].append(each)
-    return groups

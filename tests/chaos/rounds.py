@@ -15,8 +15,10 @@ from pathlib import Path
 from server.model import Message, Run
 from server.store import open_store
 from tests.chaos.asking import Ask, Asker, Client
-from tests.chaos.judging import Kill, Talk, Violation, stages, violations
+from tests.chaos.evidence import Kill, Talk
+from tests.chaos.judging import Violation, violations
 from tests.chaos.servers import Server
+from tests.chaos.stages import stages
 from tests.chaos.upstream import Upstream
 from tests.redis_server import RedisServer, redis_server
 
@@ -74,8 +76,8 @@ def _server(name: str, folder: Path, url: str, upstream: Upstream) -> Iterator[S
     server = Server(
         name,
         folder,
+        upstream.url,
         STORE_URL=url,
-        OPENAI_BASE_URL=upstream.url(name),
         DEFAULT_MODEL="any",
         LEASE_SECONDS=str(LEASE_SECONDS),
     )
@@ -142,7 +144,6 @@ class _Round:
             else:
                 server = self._chance.choice(self._servers)
                 self._kill([server])
-                server.bury()
                 self._start([server])
 
     def _await_instant(self) -> None:
@@ -161,26 +162,28 @@ class _Round:
             server.await_answer()
 
     def _kill_all(self) -> None:
-        up = [server for server in self._servers if server.is_up.is_set()]
-        self._kill(up)
-        for server in up:
-            server.bury()
+        self._kill([server for server in self._servers if server.life is not None])
 
     def _kill(self, servers: Sequence[Server]) -> None:
+        killed = []
         for server in servers:
-            at = time.time()
+            life = server.life
+            assert life is not None
+            began = time.time()
             server.kill()
-            self._note(at, server.name, {server.name})
+            killed.append((server, began, life.name, self._upstream.is_writing([life.name])))
+        for server, began, life, is_writing in killed:
+            server.bury()
+            self._kills.append(Kill(began, time.time(), life, frozenset([life]), is_writing))
 
     def _kill_redis(self, redis: RedisServer) -> None:
-        at = time.time()
+        lives = frozenset(server.life.name for server in self._servers if server.life is not None)
+        began = time.time()
         redis.send_signal(signal.SIGKILL)
-        self._note(at, "redis", {each.name for each in self._servers})
+        is_writing = self._upstream.is_writing(lives)
         redis.stop(signal.SIGKILL)
         redis.start()
-
-    def _note(self, at: float, victim: str, servers: set[str]) -> None:
-        self._kills.append(Kill(at, victim, frozenset(servers), self._upstream.is_writing(servers)))
+        self._kills.append(Kill(began, time.time(), "redis", lives, is_writing))
 
     def _check_nothing_is_open(self) -> None:
         for name, runs in self._stored()[0].items():
@@ -235,7 +238,7 @@ class _Round:
 
     def _stored(self) -> tuple[dict[str, list[Run]], dict[str, list[Message]]]:
         """The runs and the history of each conversation, oldest first."""
-        store = open_store(self._url, max_conversations=len(ASKERS), lease_seconds=LEASE_SECONDS)
+        store = open_store(self._url, max_conversations=len(ASKERS), max_records=1, lease_seconds=LEASE_SECONDS)
         try:
             runs = {name: list(reversed(store.runs(name, None, EVERYTHING))) for name in ASKERS}
             return runs, {name: list(store.messages(name, 0, EVERYTHING)) for name in ASKERS}

@@ -3,7 +3,9 @@
 import random
 import threading
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, replace
+from sys import intern
 
 from tests.misbehaving import DONE, FINISH, Exchange, Misbehaving, completion, piece
 
@@ -14,15 +16,16 @@ WORDS = ("so", "그래서", "weil", "потому что", "🙂", "naïve", "\n
 class Call:
     """One request of a server."""
 
-    server: str
+    life: str
+    """Of the server that sent it: a part of the address that this life was given."""
     messages: list[tuple[str, str]]
     """Role and content of each, the question last."""
     reply: str
     """What it was to be answered: no two calls have the same."""
     heard: float
-    """Unix seconds, and below too."""
+    """Unix seconds, after it arrived."""
     ended: float | None = None
-    """When the last piece was about to leave, or was found to reach nobody; None before."""
+    """Before the last piece left, or after it was found to reach nobody; None until then."""
 
     @property
     def question(self) -> str:
@@ -41,19 +44,19 @@ class Upstream:
         self.ending = threading.Event()
         """Set whenever the last piece of a reply is about to leave."""
 
-    def url(self, server: str) -> str:
-        """The base URL for one of the servers, by which it is known again."""
-        return f"http://127.0.0.1:{self._server.port}/{server}/v1"
+    def url(self, life: str) -> str:
+        """The base URL for one life of a server, by which it is known again."""
+        return f"http://127.0.0.1:{self._server.port}/{life}/v1"
 
     def calls(self) -> list[Call]:
-        """In the order in which they came."""
+        """In the order in which they were noted."""
         with self._lock:
             return list(self._calls)
 
-    def is_writing(self, servers: set[str]) -> bool:
-        """Whether a reply to one of the servers has pieces left that were not sent."""
+    def is_writing(self, lives: Collection[str]) -> bool:
+        """Whether a reply to one of these has pieces left that were not sent."""
         with self._lock:
-            return any(each.ended is None and each.server in servers for each in self._calls[-64:])
+            return any(each.ended is None and each.life in lives for each in self._calls[-64:])
 
     def close(self) -> None:
         self._server.close()
@@ -63,14 +66,16 @@ class Upstream:
         if len(heard.content) < int(heard.headers["content-length"]):
             return  # Killed in the middle of a request: nothing was asked.
         body = heard.body
-        messages = [(each["role"], each["content"]) for each in body["messages"]]
+        # Shared, since each call has the whole history again: a long round would need gigabytes.
+        messages = [(intern(each["role"]), intern(each["content"])) for each in body["messages"]]
+        self._server.heard.clear()
         with self._lock:
             number = len(self._calls)
             chance = random.Random(f"{self._seed} {number}")
             words = chance.choices(WORDS, k=chance.randint(2, 8))
             texts = [f"Answer {number} to {messages[-1][1]}:", *(f" {word}" for word in words)]
-            server = heard.path.split("/")[1]
-            self._calls.append(Call(server, messages, "".join(texts), time.time()))
+            life = heard.path.split("/")[1]
+            self._calls.append(Call(life, messages, "".join(texts), time.time()))
         is_streamed = body.get("stream", False)
         parts = _streamed(texts) if is_streamed else _plain("".join(texts), chance)
         kind = "text/event-stream" if is_streamed else "application/json"

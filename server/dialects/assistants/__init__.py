@@ -46,7 +46,7 @@ def blueprint(
     def chat(body: dict[str, Any]) -> dict[str, Any]:
         thread_id = body.get("thread_id")
         key = caller.idempotency_key("thread_id") if thread_id is None else caller.request_id(None)
-        name = id_from("thread", key) if thread_id is None else thread_id
+        name = id_from("thread", "message", key) if thread_id is None else thread_id
         draft = assistants.draft(name, {}, question=body["message"], request_id=key)
         # Nobody knows when the outputs come, and until then nothing could be said here.
         if thread_id is not None and conversations.runs(thread_id, "requires_action", 1):

@@ -38,7 +38,7 @@ def blueprint(
     def create_with_thread(body: dict[str, Any]) -> dict[str, Any] | Response:
         sse.require_a_new_question()
         key = caller.idempotency_key("thread")
-        draft = assistants.draft(id_from("thread", key), body, request_id=key)
+        draft = assistants.draft(id_from("thread", "run", key), body, request_id=key)
         thread = made(conversations, draft.conversation, body.get("thread") or {}, most_characters)
         return begun(draft, body, [], thread)
 

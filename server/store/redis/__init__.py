@@ -2,9 +2,14 @@
 
 TAG being `{SHA-256 of its name}`, a conversation has the keys `TAG`, what is known of it besides the rest;
 `TAG:messages`; `TAG:runs` and `TAG:open`, the ids of its runs and of the open ones, oldest first; for each run
-`TAG:run:ID`, and `TAG:text:ID` until it is ended; for each request id of the last day `TAG:request:REQUEST_ID`. On
-whichever node of a Cluster there are `run:ID`, the tag of each run's conversation, and `expiring`, the tags of those
-conversations that expire, by when that may be.
+`TAG:run:ID`, and `TAG:text:ID` until it is ended; for each request id of the last day `TAG:request:REQUEST_ID`; and
+`TAG:gone` while it is being forgotten. On whichever node of a Cluster there are `run:ID`, the tag of each run's
+conversation; `expiring`, the tags of the conversations that expire, by when that may be; and `records:KIND`.
+
+The text of a run that has a reply is in that message alone; with the message deleted, the run has it again.
+
+The driver repeats a call whose answer was lost. Every script that changes something carries a mark of its call, or
+finds what it did before.
 """
 
 import secrets
@@ -17,16 +22,14 @@ from typing import Any
 
 import orjson
 
-from server.errors import ConversationBusy, NotFound, RequestIdConflict, StoreUnavailable
+from server.errors import ConversationBusy, NotFound, RequestIdConflict, StoreUnavailable, TooManyRecords
 from server.model import Conversation, Message, Run, Status
-from server.store import COLLECT_SECONDS, NOTHING, PLAIN, REQUEST_ID_SECONDS, Begun, Terms
+from server.store import COLLECT_SECONDS, NEWEST, NOTHING, PLAIN, REQUEST_ID_SECONDS, SWEEP_SECONDS, Begun, Terms
 from server.store.redis.client import RedisClient
+from server.store.redis.forgetting import Forgetting
 from server.store.redis.listener import RedisListener
 from server.store.redis.packing import conversation_of, head_of, mark_of, message_of, packed, run_of
 from server.store.redis.scripts import Argument, Command, short
-
-BATCH = 100
-"""How much is asked of Redis in one go, so that other calls come in between."""
 
 
 class RedisStore:
@@ -37,11 +40,16 @@ class RedisStore:
 
     is_durable = True
 
-    def __init__(self, url: str, lease_seconds: float, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, url: str, lease_seconds: float, clock: Callable[[], float] = time.time, *, max_records: int = 10_000
+    ) -> None:
         self._redis = RedisClient(url)
         self._listener = RedisListener(self._redis)
+        self._forgetting = Forgetting(self._redis, clock, self._tagged)
         self._lease_seconds = lease_seconds
+        self._max_records = max_records
         self._clock = clock
+        self._rest: Callable[[], None] = lambda: time.sleep(0)
         self._lock = threading.Lock()
         self._token = ""
         self._unanswered: dict[str, str] = {}
@@ -52,7 +60,13 @@ class RedisStore:
         return None if snapshot is None else conversation_of(name, snapshot)
 
     def create(
-        self, name: str, seconds: float | None, metadata: Mapping[str, Any], messages: Sequence[Message] = ()
+        self,
+        name: str,
+        seconds: float | None,
+        metadata: Mapping[str, Any],
+        messages: Sequence[Message] = (),
+        *,
+        is_evictable: bool = False,
     ) -> Conversation:
         # In this order: a tag without its conversation is swept away, a conversation without its tag never is.
         due = [] if seconds is None else [("ZADD", "expiring", self._clock() + seconds, _tag(name))]
@@ -106,10 +120,15 @@ class RedisStore:
         return bool(self._ask("append", name, run_id, at, text))
 
     def finish(self, name: str, ended: Run, context_starts: Mapping[str, int] = NOTHING) -> Run | None:
-        known = (ended.id, ended.packed(), ended.status, ended.ended or 0.0, int(ended.collected))
-        starts = orjson.dumps(dict(context_starts))
-        answer = self._ask("finish", name, *known, starts, *map(packed, ended.exchange()))
+        exchange = ended.exchange()
+        kept = replace(ended, text="") if exchange else ended  # The text is in the history.
+        known = (ended.id, kept.packed(), ended.status, ended.ended or 0.0, int(ended.collected))
+        starts, head = orjson.dumps(dict(context_starts)), head_of(ended.reply_id)
+        answer = self._ask("finish", name, *known, starts, head, *map(packed, exchange))
         if answer is None:
+            # Where nobody heard whether it was begun, its key may be all that there is of it.
+            if self._redis.ask(("GET", f"run:{ended.id}"))[0] == _tag(name).encode():
+                self._redis.ask(("UNLINK", f"run:{ended.id}"))
             return None
         return ended if answer == b"ended" else run_of(answer)
 
@@ -150,7 +169,7 @@ class RedisStore:
         return place
 
     def add(self, name: str, messages: Sequence[Message]) -> None:
-        answer = self._ask("add", name, *map(packed, messages))
+        answer = self._ask("add", name, NEWEST, *map(packed, messages))
         if answer == b"busy":
             raise ConversationBusy
         if answer == b"missing":
@@ -165,7 +184,8 @@ class RedisStore:
             raise NotFound
 
     def put_record(self, kind: str, record_id: str, record: bytes) -> None:
-        self._redis.ask(("HSET", f"records:{kind}", record_id, record))
+        if not self._redis.ask(short("put_record", f"records:{kind}", record_id, record, self._max_records))[0]:
+            raise TooManyRecords
 
     def record(self, kind: str, record_id: str) -> bytes:
         record: bytes = _there(self._redis.ask(("HGET", f"records:{kind}", record_id))[0])
@@ -176,32 +196,27 @@ class RedisStore:
         return records
 
     def delete_record(self, kind: str, record_id: str) -> None:
-        if not self._redis.ask(("HDEL", f"records:{kind}", record_id))[0]:
+        if not self._redis.ask(short("delete_record", f"records:{kind}", record_id, secrets.token_hex(8)))[0]:
             raise NotFound
 
     def clear(self, name: str) -> Sequence[str]:
-        return self._forgotten(self._ask("clear", name, secrets.token_hex(8)))
+        return self._forgetting.clear(_tag(name))
 
     def delete(self, name: str) -> Sequence[str]:
-        _, answer = self._redis.ask(("ZREM", "expiring", _tag(name)), self._script("delete", name))
-        return self._forgotten(answer)
+        return self._forgetting.delete(_tag(name))
 
     def renew(self, held: Mapping[str, str]) -> Collection[str]:
         by_name: dict[str, list[str]] = {}
         for run_id, name in held.items():
             by_name.setdefault(name, []).append(run_id)
         scripts = [self._script("renew", name, *run_ids) for name, run_ids in by_name.items()]
-        return [run_id.decode() for gone in self._ask_all(scripts) for run_id in gone]
+        return [run_id.decode() for gone in self._forgetting.ask_all(scripts) for run_id in gone]
 
     def listen(self, followed: Collection[str], seconds: float) -> Collection[str]:
         return self._listener.listen(self._writer, followed, seconds)
 
-    def sweep(self) -> None:
-        """Request ids Redis forgets by itself."""
-        (due,) = self._redis.ask(("ZRANGE", "expiring", "-inf", self._clock(), "BYSCORE", "LIMIT", 0, BATCH))
-        for tag in due:
-            again = self._expire(tag.decode())
-            self._redis.ask(("ZREM", "expiring", tag) if again is None else ("ZADD", "expiring", "XX", again, tag))
+    def sweep(self, seconds: float = SWEEP_SECONDS) -> bool:
+        return self._forgetting.sweep(seconds, self._rest)
 
     def ping(self) -> None:
         self._redis.ask(("SET", f"ping:{self._writer}", 1, "PX", 1))
@@ -227,29 +242,11 @@ class RedisStore:
     def _ask(self, script: str, name: str, *arguments: Argument) -> Any:
         return self._redis.ask(self._script(script, name, *arguments))[0]
 
-    def _ask_all(self, commands: Sequence[Command]) -> list[Any]:
-        return [
-            answer for at in range(0, len(commands), BATCH) for answer in self._redis.ask(*commands[at : at + BATCH])
-        ]
-
     def _make(self, name: str, *commands: Command) -> Any:
         """The last answer; for a conversation that has expired, that of a new one in its place."""
         while (answer := self._redis.ask(*commands)[-1]) == b"expired":
-            self._expire(_tag(name))
+            self._forgetting.expire(_tag(name))
         return answer
-
-    def _expire(self, tag: str) -> bytes | None:
-        """Forget a conversation if it has expired; when to look again, if ever."""
-        again: bytes | None
-        forgotten, again = self._redis.ask(self._tagged("expire", tag))[0]
-        self._forgotten(forgotten)
-        return again
-
-    def _forgotten(self, answer: list[list[bytes]]) -> Sequence[str]:
-        """The runs that were open, of a conversation that Redis has forgotten."""
-        run_ids, were_open = answer
-        self._ask_all([("UNLINK", b"run:" + each) for each in run_ids])
-        return [each.decode() for each in were_open]
 
 
 def _tag(name: str) -> str:

@@ -38,7 +38,10 @@ def run_of(record: list[Any]) -> Run:
     run = Run.unpacked(kept)
     if details is not None:
         run = replace(run, options=replace(run.options, details=orjson.loads(details)))
-    if so_far:
+    if len(so_far) == 1:
+        (reply,) = so_far
+        run = run if reply is None else replace(run, text=orjson.loads(reply)["content"])
+    else:
         status, text, lost = so_far
         run = replace(run, text=text.decode())
         run = replace(run, status=status.decode()) if lost is None else abandoned(run, float(lost))

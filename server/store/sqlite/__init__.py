@@ -8,17 +8,17 @@ from typing import Any, TypeVar
 
 import orjson
 
-from server.errors import ConversationBusy, NotFound, StoreUnavailable
+from server.errors import ConversationBusy, NotFound, StoreUnavailable, TooManyRecords
 from server.model import Conversation, Message, Run, Status
-from server.store import NOTHING, PLAIN, REQUEST_ID_SECONDS, Begun, Terms
-from server.store.sqlite import runs, schema
+from server.store import NOTHING, PLAIN, SWEEP_SECONDS, Begun, Terms
+from server.store.sqlite import compaction, runs, schema
+from server.store.sqlite.blocking import in_os_thread
 from server.store.sqlite.database import FAILURES, Reader, Writer
 from server.store.sqlite.history import History
 from server.store.sqlite.listening import Ear
+from server.store.sqlite.sweeping import REST_SECONDS, Sweep
 from server.store.sqlite.view import Found, View
 from server.store.sqlite.writers import Writers
-
-SWEPT_AT_ONCE = 100
 
 PING_SECONDS = 1.8
 """How long a ping waits for writes before it."""
@@ -27,11 +27,6 @@ METADATA = "UPDATE conversations SET metadata = ? WHERE id = ?"
 RECORD = "SELECT record FROM records WHERE kind = ? AND id = ?"
 HELD = """
 SELECT r.id, o.place FROM json_each(?) held JOIN runs r ON r.id = held.value JOIN open_runs o ON o.place = r.place
-"""
-EXPIRED = "SELECT name FROM conversations WHERE expires < ? ORDER BY expires LIMIT ?"
-FORGET_REQUEST_IDS = """
-DELETE FROM request_ids WHERE (conversation, request_id) IN
-(SELECT conversation, request_id FROM request_ids WHERE begun < ? ORDER BY begun LIMIT ?)
 """
 
 T = TypeVar("T")
@@ -45,7 +40,9 @@ class SqliteStore:
 
     is_durable = True
 
-    def __init__(self, path: str, lease_seconds: float, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, path: str, lease_seconds: float, clock: Callable[[], float] = time.time, *, max_records: int = 10_000
+    ) -> None:
         file = Path(path).absolute()
         try:
             if not path or path.startswith(("sqlite:", ":")):
@@ -54,18 +51,27 @@ class SqliteStore:
         except FAILURES as problem:
             raise ValueError(f"STORE_URL: {schema.remedy(problem)}.") from None
         self._lease_seconds = lease_seconds
+        self._max_records = max_records
         self._clock = clock
+        self._file = file
         self._writers = Writers(file)
         self._reader = Reader(file)
         self._writer = Writer(file)
         self._ear = Ear(file, self._writer, self._writers, clock)
+        self._rest: Callable[[], None] = lambda: time.sleep(REST_SECONDS)
 
     def conversation(self, name: str) -> Conversation | None:
         found = self._read(lambda view: view.find(name))
         return None if found is None else found.conversation
 
     def create(
-        self, name: str, seconds: float | None, metadata: Mapping[str, Any], messages: Sequence[Message] = ()
+        self,
+        name: str,
+        seconds: float | None,
+        metadata: Mapping[str, Any],
+        messages: Sequence[Message] = (),
+        *,
+        is_evictable: bool = False,
     ) -> Conversation:
         def create(view: View) -> Conversation:
             there = view.find(name)
@@ -136,7 +142,7 @@ class SqliteStore:
         def collect(view: View) -> None:
             placed = view.run(run_id, name)
             if placed is not None and placed.writer is None:
-                view.replace(placed.place, replace(placed.run, collected=True))
+                view.replace(placed.place, replace(placed.run, collected=True), placed.reply)
 
         self._write(collect)
 
@@ -166,6 +172,8 @@ class SqliteStore:
     def add(self, name: str, messages: Sequence[Message]) -> None:
         def add(view: View) -> None:
             found = _there(view.find(name))
+            if History(view.db, found.id).has_added(found.conversation.message_count, messages):
+                return
             if view.settle(found.id):
                 raise ConversationBusy
             runs.add_messages(view, found, messages)
@@ -177,16 +185,17 @@ class SqliteStore:
         return self._write(lambda view: _history(view, name).change(message_id, metadata))
 
     def delete_message(self, name: str, message_id: str) -> None:
-        def delete_message(view: View) -> None:
-            found = _there(view.find(name))
-            place = History(view.db, found.id).take_out(message_id)
-            starts = found.conversation.context_starts
-            view.change_history(found.id, {model: start - (place < start) for model, start in starts.items()})
-
-        self._write(delete_message, is_long=True)
+        self._write(lambda view: runs.delete_message(view, name, message_id), is_long=True)
 
     def put_record(self, kind: str, record_id: str, record: bytes) -> None:
-        self._write(lambda view: view.db.execute("REPLACE INTO records VALUES (?, ?, ?)", (kind, record_id, record)))
+        def put_record(view: View) -> None:
+            is_new = not view.db.execute(RECORD, (kind, record_id)).fetchall()
+            (count,) = view.db.execute("SELECT count(*) FROM records WHERE kind = ?", (kind,)).fetchone()
+            if is_new and count >= self._max_records:
+                raise TooManyRecords
+            view.db.execute("REPLACE INTO records VALUES (?, ?, ?)", (kind, record_id, record))
+
+        self._write(put_record)
 
     def record(self, kind: str, record_id: str) -> bytes:
         rows = self._read(lambda view: view.db.execute(RECORD, (kind, record_id)).fetchall())
@@ -235,16 +244,20 @@ class SqliteStore:
     def listen(self, followed: Collection[str], seconds: float) -> Collection[str]:
         return self._ear.listen(followed, seconds)
 
-    def sweep(self) -> None:
-        def sweep(view: View) -> list[str]:
-            for (name,) in view.db.execute(EXPIRED, (view.now, SWEPT_AT_ONCE)).fetchall():
-                if view.find(name) is None:
-                    view.delete(name)
-            view.db.execute(FORGET_REQUEST_IDS, (view.now - REQUEST_ID_SECONDS, 10 * SWEPT_AT_ONCE))
+    def sweep(self, seconds: float = SWEEP_SECONDS) -> bool:
+        def gone(view: View) -> list[str]:
             return [writer for writer in self._writers.gone() if view.is_done_with(writer)]
 
-        for writer in self._write(sweep, is_long=True):
+        until = time.monotonic() + seconds
+        sweep = Sweep()
+        while self._write(sweep.step, is_long=True):
+            if time.monotonic() > until:
+                return True
+            self._rest()
+        in_os_thread(lambda: compaction.shorten(self._file))
+        for writer in self._write(gone, is_long=True):
             self._writers.forget(writer)
+        return False
 
     def ping(self) -> None:
         self._writer.write(schema.touch, patience=PING_SECONDS)

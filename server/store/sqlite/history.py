@@ -1,13 +1,14 @@
 """The messages of one conversation, each at its place."""
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
 
 from server.errors import NotFound
 from server.model import Message
+from server.store import NEWEST
 
 MESSAGES = "SELECT fragment, run_id, timestamp, id, metadata FROM messages WHERE place BETWEEN ? AND ? ORDER BY place"
 ADD_MESSAGE = "INSERT INTO messages (place, id, run_id, timestamp, fragment, metadata) VALUES (?, ?, ?, ?, ?, ?)"
@@ -15,6 +16,8 @@ PLACE = "SELECT place FROM messages WHERE place BETWEEN ? AND ? AND id = ? ORDER
 METADATA = "UPDATE messages SET metadata = ? WHERE place = ?"
 TAKE_OUT = "DELETE FROM messages WHERE place = ?"
 MOVE_UP = "UPDATE messages SET place = place - 1 WHERE place > ? AND place <= ?"
+
+MOVE_REPLIES = "UPDATE runs SET reply = reply - 1 WHERE place BETWEEN ? AND ? AND reply > ?"
 
 
 def places(conversation: int) -> tuple[int, int]:
@@ -41,6 +44,11 @@ class History:
         ]
         self._db.executemany(ADD_MESSAGE, rows)
 
+    def has_added(self, count: int, messages: Sequence[Message]) -> bool:
+        """Whether the same messages were added before, as `Store.add` looks for them; the history has `count`."""
+        newest = self._first + max(0, count - len(messages) - NEWEST), self._first + count
+        return any(self._db.execute(PLACE, (*newest, first.id)).fetchone() is not None for first in messages[:1])
+
     def place(self, message_id: str) -> int:
         """Raises NotFound."""
         row = self._db.execute(PLACE, (self._first, self._last, message_id)).fetchone()
@@ -54,12 +62,11 @@ class History:
         self._db.execute(METADATA, (_packed(metadata), self._first + place))
         return self.read(place, place + 1)[0]
 
-    def take_out(self, message_id: str) -> int:
-        """Delete a message, and let those after it move up; the place that it had. Raises NotFound."""
-        place = self.place(message_id)
+    def take_out(self, place: int) -> None:
+        """Delete a message, and let those after it move up."""
         self._db.execute(TAKE_OUT, (self._first + place,))
         self._db.execute(MOVE_UP, (self._first + place, self._last))
-        return place
+        self._db.execute(MOVE_REPLIES, (self._first, self._last, self._first + place))
 
     def _read(self, first: int, last: int) -> list[Message]:
         rows = self._db.execute(MESSAGES, (first, last))

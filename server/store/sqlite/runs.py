@@ -9,7 +9,7 @@ import orjson
 from server.errors import ConversationBusy, NotFound
 from server.model import Conversation, Message, Run, Status
 from server.store import Begun, Terms
-from server.store.sqlite.history import History
+from server.store.sqlite.history import History, places
 from server.store.sqlite.view import Found, View
 
 START = "UPDATE open_runs SET status = 'running', lease = ? WHERE place = ?"
@@ -81,8 +81,10 @@ def finish(view: View, name: str, ended: Run, context_starts: Mapping[str, int])
     if still is None:
         known = view.run(ended.id, name)
         return None if known is None else known.run
-    view.end(still.place, ended)
-    History(view.db, still.conversation).add(still.message_count, ended.exchange())
+    exchange = ended.exchange()
+    reply = places(still.conversation)[0] + still.message_count + len(exchange) - 1
+    view.end(still.place, ended, reply if exchange else None)
+    History(view.db, still.conversation).add(still.message_count, exchange)
     if context_starts:
         view.add_context_starts(still.conversation, context_starts)
     if still.is_made:
@@ -99,8 +101,11 @@ def finish(view: View, name: str, ended: Run, context_starts: Mapping[str, int])
 def change(view: View, name: str, run: Run, earlier: Status, *, writer: str, lease: float) -> bool:
     """Replace an open run that has the status `earlier`; `writer` is empty where nobody writes it from now on."""
     still = view.open_run(run.id, name)
-    if still is None or still.status != earlier:
+    if still is None:
         return False
+    if still.status != earlier:  # It may be the same call made again.
+        placed = view.run(run.id, name)
+        return still.writer == writer and placed is not None and placed.run == run
     view.change(still.place, run, writer, lease)
     return True
 
@@ -111,3 +116,18 @@ def note(view: View, name: str, run_id: str, details: Mapping[str, Any]) -> Run:
         raise NotFound
     view.db.execute(NOTE, (orjson.dumps(details), placed.place))
     return replace(placed.run, options=replace(placed.run.options, details=details))
+
+
+def delete_message(view: View, name: str, message_id: str) -> None:
+    found = view.find(name)
+    if found is None:
+        raise NotFound
+    history = History(view.db, found.id)
+    place = history.place(message_id)
+    for message in history.read(place, place + 1):
+        placed = None if message.run_id is None else view.run(message.run_id, name)
+        if placed is not None and placed.reply == places(found.id)[0] + place:
+            view.replace(placed.place, placed.run)  # The run takes its text back.
+    history.take_out(place)
+    starts = found.conversation.context_starts
+    view.change_history(found.id, {model: start - (place < start) for model, start in starts.items()})

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
+from server.store.sqlite import compaction
+
 APPLICATION_ID = 0x436F6E76
 """Tells the file from the databases of other programs."""
 
@@ -88,6 +90,8 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         # Another one as soon as the history has changed other than by growing.
         "ALTER TABLE conversations ADD COLUMN history INTEGER NOT NULL DEFAULT 0",
     ),
+    # The place of the message that has a run's text, where the text is not packed with the run.
+    ("ALTER TABLE runs ADD COLUMN reply INTEGER",),
 )
 """The statements of each version, in order; a file's `user_version` is how many of these it has seen."""
 
@@ -131,8 +135,10 @@ def prepare(path: Path) -> None:
 
     Nothing is held afterwards. Raises sqlite3.Error and Unusable.
     """
+    compaction.wait_for_rewriting(path)
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         check(db, at_least=0)
+        compaction.prepare(db)
         if db.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
             raise Unusable(UNSHARED)
         db.execute("BEGIN IMMEDIATE")
@@ -142,6 +148,7 @@ def prepare(path: Path) -> None:
         db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
         touch(db)
         db.execute("COMMIT")
+    compaction.rewrite(path)
 
 
 def touch(db: sqlite3.Connection) -> None:

@@ -12,7 +12,7 @@ import orjson
 
 from server.errors import RequestIdConflict
 from server.model import Conversation, Run, Status
-from server.store import REQUEST_ID_SECONDS, abandoned, is_same, is_uncollected
+from server.store import REQUEST_ID_SECONDS, RETRIED, abandoned, is_same, is_uncollected
 from server.store.sqlite.history import places
 from server.store.sqlite.writers import Writers
 
@@ -28,13 +28,13 @@ INSERT INTO conversations (name, seconds, expires, created, touched, metadata, h
 """
 FIND_ID = "SELECT id, expires FROM conversations WHERE name = ?"
 TOUCH = "UPDATE conversations SET touched = ?, expires = ? + seconds WHERE id = ?"
-COLUMNS = "r.place, r.packed, r.details, o.writer, o.lease, o.status, o.text"
+COLUMNS = "r.place, r.packed, r.details, r.reply, m.fragment, o.writer, o.lease, o.status, o.text"
+BESIDES = "LEFT JOIN messages m ON m.place = r.reply LEFT JOIN open_runs o ON o.place = r.place"
 RUN = f"""
-SELECT {COLUMNS}, c.name, c.expires FROM runs r JOIN conversations c ON c.id = r.place >> 32
-LEFT JOIN open_runs o ON o.place = r.place WHERE r.id = ?
+SELECT {COLUMNS}, c.name, c.expires FROM runs r JOIN conversations c ON c.id = r.place >> 32 {BESIDES} WHERE r.id = ?
 """
 RUNS = f"""
-SELECT {COLUMNS} FROM runs r LEFT JOIN open_runs o ON o.place = r.place
+SELECT {COLUMNS} FROM runs r {BESIDES}
 WHERE r.place BETWEEN ? AND ? AND (? IS NULL OR r.status = ? OR o.place IS NOT NULL) ORDER BY r.place DESC
 """
 OPEN_RUN = """
@@ -46,27 +46,27 @@ FROM runs r JOIN conversations c ON c.id = r.place >> 32 JOIN open_runs o ON o.p
 WHERE r.id = ? AND c.name = ?
 """
 OPEN_RUNS = f"""
-SELECT {COLUMNS} FROM open_runs o JOIN runs r ON r.place = o.place
+SELECT {COLUMNS} FROM open_runs o JOIN runs r ON r.place = o.place LEFT JOIN messages m ON m.place = r.reply
 WHERE o.place BETWEEN ? AND ? ORDER BY o.place LIMIT ?
 """
 WITH_REQUEST_ID = f"""
-SELECT {COLUMNS} FROM request_ids q JOIN runs r ON r.place = q.run LEFT JOIN open_runs o ON o.place = r.place
+SELECT {COLUMNS} FROM request_ids q JOIN runs r ON r.place = q.run {BESIDES}
 WHERE q.conversation = ? AND q.request_id = ? AND q.begun >= ?
 """
-NEWEST_UNCOLLECTED = """
-SELECT packed FROM runs WHERE place = (SELECT max(place) FROM runs WHERE place BETWEEN ? AND ?)
-AND status = 'completed' AND NOT collected
+NEWEST_UNCOLLECTED = f"""
+SELECT {COLUMNS} FROM runs r {BESIDES} WHERE r.place = (SELECT max(place) FROM runs WHERE place BETWEEN ? AND ?)
+AND r.status = 'completed' AND NOT r.collected
 """
 ADD_RUN = """
 INSERT INTO runs (place, id, status, collected, packed)
 SELECT ifnull(max(place) + 1, ?), ?, ?, 0, ? FROM runs WHERE place BETWEEN ? AND ?
 """
-REPLACE_RUN = "UPDATE runs SET status = ?, collected = ?, packed = ? WHERE place = ?"
+REPLACE_RUN = "UPDATE runs SET status = ?, collected = ?, packed = ?, reply = ? WHERE place = ?"
 CHANGE_OPEN = "UPDATE open_runs SET writer = ?, lease = ?, status = ?, text = ? WHERE place = ?"
 ADD_OPEN_RUN = "INSERT INTO open_runs (place, writer, lease, status, text) VALUES (?, ?, ?, ?, x'')"
 ADD_REQUEST_ID = "REPLACE INTO request_ids (conversation, request_id, run, begun) VALUES (?, ?, ?, ?)"
 
-Row = tuple[int, bytes, bytes | None, str | None, float, Status, bytes]
+Row = tuple[int, bytes, bytes | None, int | None, bytes | None, str | None, float, Status, bytes]
 """COLUMNS; the last four are None where the run's end is written."""
 
 
@@ -91,6 +91,8 @@ class Placed:
     """As ended, where it is abandoned."""
     writer: str | None
     """None where its end is written."""
+    reply: int | None
+    """Where the message lies that has its text; None where the text is kept with the run."""
 
 
 class OpenRun(NamedTuple):
@@ -142,9 +144,9 @@ class View:
     def run(self, run_id: str, name: str | None = None) -> Placed | None:
         """None also where the run is none of the conversation `name`."""
         row = self.db.execute(RUN, (run_id,)).fetchone()
-        if row is None or name not in (None, row[7]) or self._has_expired(row[0] >> 32, row[8]):
+        if row is None or name not in (None, row[-2]) or self._has_expired(row[0] >> 32, row[-1]):
             return None
-        return self._placed(row[:7])
+        return self._placed(row[:-2])
 
     def runs(self, conversation: int, status: Status | None, most: int) -> list[Run]:
         """Newest first."""
@@ -178,12 +180,12 @@ class View:
             known = None if row is None else self._placed(row).run
             if known is not None and known.question != run.question:
                 raise RequestIdConflict
-            return None if known is None or known.status in ("failed", "interrupted") else known
+            return None if known is None or known.status in RETRIED else known
         for each in still:
             if is_same(each.run, run):
                 return each.run
         row = self.db.execute(NEWEST_UNCOLLECTED, places(conversation)).fetchone()
-        newest = None if row is None else Run.unpacked(row[0])
+        newest = None if row is None else self._placed(row).run
         return newest if newest is not None and is_uncollected(newest, run, self.now) else None
 
     def make(self, name: str, seconds: float | None, metadata: Mapping[str, Any]) -> Found:
@@ -206,18 +208,20 @@ class View:
         if run.request_id is not None:
             self.db.execute(ADD_REQUEST_ID, (conversation, run.request_id, place, self.now))
 
-    def end(self, place: int, ended: Run) -> None:
+    def end(self, place: int, ended: Run, reply: int | None = None) -> None:
         """Write down a run's end."""
         self.db.execute("DELETE FROM open_runs WHERE place = ?", (place,))
-        self.replace(place, ended)
+        self.replace(place, ended, reply)
 
     def change(self, place: int, run: Run, writer: str, lease: float) -> None:
         """Write down how an open run goes on; `writer` is empty where nobody writes it."""
         self.db.execute(CHANGE_OPEN, (writer, lease, run.status, run.text.encode(), place))
         self.replace(place, run)
 
-    def replace(self, place: int, run: Run) -> None:
-        self.db.execute(REPLACE_RUN, (run.status, run.collected, run.packed(), place))
+    def replace(self, place: int, run: Run, reply: int | None = None) -> None:
+        """`reply` is where the message lies that has the run's text, which is then kept there alone."""
+        kept = run if reply is None else replace(run, text="")
+        self.db.execute(REPLACE_RUN, (run.status, run.collected, kept.packed(), reply, place))
 
     def add_context_starts(self, conversation: int, starts: Mapping[str, int]) -> None:
         (known,) = self.db.execute("SELECT context_starts FROM conversations WHERE id = ?", (conversation,)).fetchone()
@@ -259,14 +263,16 @@ class View:
             self.db.execute("INSERT INTO news (writer, run_id) VALUES (?, ?)", (writer, run_id))
 
     def _placed(self, row: Row) -> Placed:
-        place, packed, details, writer, lease, status, text = row
+        place, packed, details, reply, fragment, writer, lease, status, text = row
         run = Run.unpacked(packed)
+        if fragment is not None:
+            run = replace(run, text=orjson.loads(fragment)["content"])
         if details is not None:
             run = replace(run, options=replace(run.options, details=orjson.loads(details)))
         if writer is None:
-            return Placed(place, run, None)
+            return Placed(place, run, None, reply)
         run = replace(run, status=status, text=text.decode())
-        return Placed(place, run if self.is_held(writer, lease) else abandoned(run, self.now), writer)
+        return Placed(place, run if self.is_held(writer, lease) else abandoned(run, self.now), writer, None)
 
     def is_mine(self, writer: str | None) -> bool:
         return self._writers.is_me(writer)

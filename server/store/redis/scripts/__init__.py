@@ -1,4 +1,8 @@
-"""The scripts that Redis runs, one for each call of a store: what a script does is done at once or not at all."""
+"""The scripts that Redis runs, one for each call of a store: what a script does is done at once or not at all.
+
+Those in `alone` have to do with no conversation, and share nothing. Every script that changes something may be run
+again with the same arguments, because its answer was lost: it then changes nothing more and gives the same answer.
+"""
 
 import hashlib
 from pathlib import Path
@@ -19,6 +23,7 @@ def _read(path: Path) -> str:
 
 
 _texts = {path.stem: _read(path) for path in _FOLDER.glob("*.lua") if path.stem != "shared"}
+_texts |= {path.stem: path.read_text() for path in (_FOLDER / "alone").glob("*.lua")}
 _marks = {name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in _texts.items()}
 _names = {mark: name for name, mark in _marks.items()}
 

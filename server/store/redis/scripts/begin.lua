@@ -10,7 +10,7 @@ local function with_request_id()
   if not seen[1] or tonumber(now) - tonumber(seen[2]) > request_seconds then return false end
   local run = redis.call('HMGET', run_key(seen[1]), 'question', 'status')
   if run[1] ~= question then return false, 'conflict' end
-  return run[2] ~= 'failed' and run[2] ~= 'interrupted' and seen[1]
+  return run[2] ~= 'failed' and run[2] ~= 'interrupted' and run[2] ~= 'expired' and seen[1]
 end
 
 local function with_question(open)

@@ -2,8 +2,9 @@
 -- Times are Unix seconds as Python wrote them: compared as numbers, kept and given back as that very text.
 local conversation, now, lease, writer = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 local messages, runs, open_runs = conversation .. ':messages', conversation .. ':runs', conversation .. ':open'
+local gone = conversation .. ':gone'
 local known = redis.call(
-  'HMGET', conversation, 'touched', 'seconds', 'model', 'context_starts', 'created', 'metadata', 'history'
+  'HMGET', conversation, 'touched', 'seconds', 'model', 'context_starts', 'created', 'metadata', 'history', 'deleted'
 )
 local touched, seconds = known[1], known[2]
 
@@ -41,11 +42,23 @@ local function snapshot()
   return {known[3], redis.call('LLEN', messages), known[4], known[5], known[1], known[6], known[7]}
 end
 
+-- The fragment of the message that has a run's text, whose line begins with `head`: at the place that it was added at,
+-- or before it, by as many places as messages were deleted since. False where the run has its text itself.
+local function reply_of(id)
+  local place, head, own = unpack(redis.call('HMGET', run_key(id), 'place', 'head', 'reply'))
+  if own or not place then return own end
+  for at = tonumber(place), math.max(tonumber(place) - tonumber(known[8] or 0), 0), -1 do
+    local line = redis.call('LINDEX', messages, at)
+    if line and string.sub(line, 1, #head) == head then return string.match(line, '^[^\n]*\n[^\n]*\n(.*)$') end
+  end
+  return false
+end
+
 -- A run as it was begun or ended; where its writer has not ended it, also what has become of it.
 local function record(id)
   local run = redis.call('HMGET', run_key(id), 'kept', 'collected', 'ended', 'lost', 'details')
   if not run[1] then return false end
-  if run[3] then return {run[1], run[2], run[5]} end
+  if run[3] then return {run[1], run[2], run[5], reply_of(id)} end
   local status = status_of(id)
   local lost = run[4] or (not is_open(status) and now)
   return {run[1], run[2], run[5], status, redis.call('GET', text_key(id)) or '', lost}
@@ -96,15 +109,26 @@ local function place_of(head)
   return false
 end
 
--- Delete all keys of the conversation. Gives the ids of its runs, and of those that were open.
-local function forget()
-  local all, live = redis.call('LRANGE', runs, 0, -1), live_runs()
+-- When the conversation is to be looked at again, where it expires.
+local function due()
+  return seconds and string.format('%.17g', math.max(tonumber(touched) + tonumber(seconds), tonumber(now)))
+end
+
+-- Delete all keys of the conversation. Its runs are in `gone` until nobody finds them by `run:ID` any more, which is on
+-- another node: `+ID` for those that were open, `-ID` for the others, and `=MARK` for the call. False, and nothing is
+-- deleted, where the same call was made before.
+local function forget(mark)
+  if mark and redis.call('LPOS', gone, '=' .. mark) then return false end
+  local was_open = {}
+  for _, id in ipairs(live_runs()) do was_open[id] = true end
   for _, id in ipairs(redis.call('LRANGE', open_runs, 0, -1)) do tell(id, field(id, 'writer')) end
-  for _, id in ipairs(all) do
+  for _, id in ipairs(redis.call('LRANGE', runs, 0, -1)) do
     local request = field(id, 'request')
     if request then redis.call('UNLINK', request) end
     redis.call('UNLINK', run_key(id), text_key(id))
+    redis.call('RPUSH', gone, (was_open[id] and '+' or '-') .. id)
   end
   redis.call('UNLINK', conversation, messages, runs, open_runs)
-  return {all, live}
+  if mark then redis.call('RPUSH', gone, '=' .. mark) end
+  return true
 end
