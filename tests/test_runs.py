@@ -673,6 +673,24 @@ def test_a_reply_whose_caller_is_gone_is_kept_for_the_next_question(runner: Runn
         assert runner.ask(Run("slow", conversation="ada"), PATIENCE_SECONDS, is_there).id == first.id
 
 
+def test_what_a_small_model_could_not_read_is_still_replayed_to_a_big_one(store: MemoryStore, clock: Clock) -> None:
+    def answer(call: Call) -> Iterator[str]:
+        if call.model == "small" and len(orjson.loads(call.messages)) > 5:
+            raise errors.ContextTooLong
+        yield "ok"
+
+    upstream = SteeredUpstream(answer)
+    runner = Runner(store, upstream, Limits(), clock)
+    sent = []
+    for number, model in enumerate(["big"] * 4 + ["small", "big", "small"]):
+        run = runner.begin(Run(f"q{number}", conversation="ada", options=Options(model=model)))
+        assert ended(runner, run).status == "completed"
+        sent.append(len(orjson.loads(upstream.heard[-1].messages)))
+    assert sent == [1, 3, 5, 7, 5, 11, 5]
+    assert store.conversation("ada").context_starts.keys() == {"small"}  # type: ignore[union-attr]
+    runner.shut_down(0)
+
+
 def test_a_failure_without_a_name_ends_the_run_and_is_logged(
     runner: Runner, told: Told, caplog: pytest.LogCaptureFixture
 ) -> None:
