@@ -294,6 +294,23 @@ class TestRequestId:
         assert told.calls == []
 
 
+def test_a_chat_without_a_name_that_is_gone_before_its_question_is_not_made_to_last(
+    ask: Any, store: MemoryStore, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = store.create
+
+    def make_and_forget(name: str, *arguments: Any, **more: Any) -> Any:
+        made = create(name, *arguments, **more)
+        store.delete(name)
+        return made
+
+    monkeypatch.setattr(store, "create", make_and_forget)
+    answer = ask()
+    assert (answer.status_code, answer.json["code"]) == (503, "store_full")
+    assert not store._kept
+    assert told.calls == []
+
+
 class TestKeyWithoutAName:
     KEY: ClassVar = {"Idempotency-Key": "0123456789abcdef"}
 

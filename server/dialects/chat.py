@@ -1,12 +1,14 @@
 """Chat: a question with all that belongs to it, answered at once or as a stream for whoever knows its name."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from flask import Blueprint, Response
 
 from server.conversations import Conversations
-from server.errors import InvalidRequest
+from server.errors import InvalidRequest, NotFound, StoreFull
 from server.model import Options, Run, id_from, rfc3339
 from server.wire import caller, sse
 from server.wire.contract import Contract
@@ -22,7 +24,9 @@ def blueprint(contract: Contract, conversations: Conversations, ttl_seconds: flo
 
     @contract.serves(bp, "chat")
     def chat(body: dict[str, Any]) -> dict[str, Any]:
-        run = conversations.answer(_draft(conversations, ttl_seconds, body), caller.presence())
+        draft = _draft(conversations, ttl_seconds, body)
+        with _evicted_is_full():
+            run = conversations.answer(draft, caller.presence(), create=_is_named(body))
         ended = rfc3339(run.ended or time.time())
         answer = {"response": run.text, "usage": run.usage, "model": run.model, "timestamp": ended}
         return {**answer, "logprobs": run.logprobs} if "logprobs" in run.options.parameters else answer
@@ -30,7 +34,8 @@ def blueprint(contract: Contract, conversations: Conversations, ttl_seconds: flo
     @contract.serves(bp, "startStream")
     def start(body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
         sse.require_a_new_question()
-        run = conversations.begin(_draft(conversations, ttl_seconds, body))
+        with _evicted_is_full():
+            run = conversations.begin(_draft(conversations, ttl_seconds, body), create=_is_named(body))
         return {"stream_id": run.id, "status": "started"}, {"X-Stream-ID": run.id}
 
     @contract.serves(bp, "readStream")
@@ -61,6 +66,20 @@ def _draft(conversations: Conversations, ttl_seconds: float, body: dict[str, Any
         said = [{"role": each["role"], "content": each["content"]} for each in body.get("conversation_history") or ()]
         conversations.create(name, seconds=ttl_seconds, messages=said, is_evictable=True)
     return Run(body["message"], request_id, conversation=name, options=options)
+
+
+@contextmanager
+def _evicted_is_full() -> Iterator[None]:
+    """A chat without a name that is gone before its question had to make room for another."""
+    try:
+        yield
+    except NotFound:
+        raise StoreFull from None
+
+
+def _is_named(body: dict[str, Any]) -> bool:
+    """Whether the question makes its conversation; one without a name is made before, so that it expires."""
+    return body.get("client_name") is not None
 
 
 def _options(body: dict[str, Any]) -> Options:
