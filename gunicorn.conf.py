@@ -208,7 +208,7 @@ class Worker(GeventWorker):
         self.log.warning("request %s could not be read: %s", request_id, type(exc).__name__)
         body = NO_HTTP % sentence
         head = f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
-        head += f"X-Request-ID: {request_id}\r\n"
+        head += f"Cache-Control: no-store\r\nX-Request-ID: {request_id}\r\n"
         with suppress(OSError):  # Who sends such things often does not wait for an answer.
             util.write_nonblock(client, f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         connections.linger(client)

@@ -17,8 +17,6 @@ from server.runs import Runner
 from server.settings import Settings
 from server.store import Store, open_store
 from server.upstream import Upstream
-from server.upstream.openai import OpenAIUpstream
-from server.upstream.scripted import ScriptedUpstream
 from server.wire.caching import forbid_storing
 from server.wire.contract import Contract
 from server.wire.failures import Body, answer_failures, body_beneath, detailed_body
@@ -103,8 +101,13 @@ def store_of(settings: Settings) -> Store:
 
 
 def open_upstream(settings: Settings) -> Upstream:
+    # Each is imported only if it is used: to import the openai package takes half of a start.
     if settings.upstream == "scripted":
+        from server.upstream.scripted import ScriptedUpstream
+
         return ScriptedUpstream()
+    from server.upstream.openai import OpenAIUpstream
+
     return OpenAIUpstream(
         settings.openai_api_key,
         settings.openai_base_url or settings.llm_server_url,

@@ -18,6 +18,10 @@ _NUMBERS = {
 _MOST_DIGITS = 1000
 
 
+_IPV6 = re.compile(r"\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]*\]")
+"""An address that a comma list may begin with; a JSON list holds strings."""
+
+
 def read_environment() -> dict[str, str | None]:
     """Each variable by its name; the environment wins over the file `.env` of the working directory.
 
@@ -63,7 +67,7 @@ def parse(text: str, kind: Any) -> Any:
 
 def _words(text: str) -> tuple[str, ...]:
     """A comma list or a JSON list, as its words."""
-    if not text.startswith("["):
+    if not text.startswith("[") or _IPV6.match(text):
         return tuple(word.strip() for word in text.split(",") if word.strip())
     try:
         words = json.loads(text)

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -27,8 +28,11 @@ OTHERS = {"GUNICORN_CMD_ARGS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHONDONTWR
 class Served:
     """A running server."""
 
-    def __init__(self, port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(
+        self, port: int, process: subprocess.Popen[bytes], log: Path, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.port = port
+        self._tls = tls
         self.process = process
         self._log = log
 
@@ -38,7 +42,11 @@ class Served:
 
     def ask(self, method: str, path: str, body: Any = None, seconds: float = 30, **headers: str) -> tuple[int, Any]:
         """Status and JSON of one request; `headers` with underscores. Hangs up after `seconds` of silence."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
+        connection = (
+            http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
+            if self._tls is None
+            else http.client.HTTPSConnection("127.0.0.1", self.port, timeout=seconds, context=self._tls)
+        )
         try:
             data = None if body is None else json.dumps(body).encode()
             sent = {"Content-Type": "application/json"} if data else {}
@@ -100,15 +108,18 @@ def started(command: list[str], log: Path, **env: str) -> subprocess.Popen[bytes
 
 
 @contextmanager
-def serve(*arguments: str, **env: str) -> Iterator[Served]:
-    """`python run.py` on a free port until the block ends; `arguments` are gunicorn's, `env` are settings."""
+def serve(*arguments: str, tls: ssl.SSLContext | None = None, **env: str) -> Iterator[Served]:
+    """`python run.py` on a free port until the block ends; `arguments` are gunicorn's, `env` are settings.
+
+    With `tls`, which trusts its certificate, the server is asked over TLS.
+    """
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         # An empty variable hides what a developer's `.env` may have, and leaves the default.
         settings = {**dict.fromkeys(OURS, ""), "PORT": str(port), **env}
         process = started([sys.executable, "run.py", *arguments], log, **settings)
-        served = Served(port, process, log)
+        served = Served(port, process, log, tls)
         try:
             await_answer(served)
             yield served

@@ -715,6 +715,13 @@ class TestFailure:
             "redis://:secret@host:6379?socket_timeout=secret",
             "redis://:secret@host:6379?secret=1",
             "redis://[secret",
+            "redis://:secret@host/database",
+            "redis://:secret@host/-1",
+            "redis://:secret@host/0/1",
+            "redis://:secret@host:0",
+            "redis://:secret@ho st",
+            "redis://:secret@host#1",
+            "redis://:secret@host?decode_responses=1",
         ],
     )
     def test_an_address_that_cannot_be_read_stops_the_start_and_is_not_told(self, url: str) -> None:

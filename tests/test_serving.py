@@ -252,6 +252,7 @@ class TestRawRequests:
         head, _, body = answer.partition(b"\r\n\r\n")
         assert (status, set(json.loads(body))) == (expected, {"error", "code"})
         assert b"application/json" in head
+        assert b"Cache-Control: no-store\r\n" in head
         assert re.search(rb"X-Request-ID: [0-9a-f]{16}\r\n", head)
         assert b"secret" not in answer
         assert "secret" not in demo.log()

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from server.environment import parse
 from server.settings import Settings
 
 NAMES = [each.name for each in fields(Settings)]
@@ -172,6 +173,9 @@ def test_a_choice_is_one_of_its_words(name: str, choices: list[str]) -> None:
         ('["https://a.example", "https://b.example"]', ("https://a.example", "https://b.example")),
         ('["https://a.example"]', ("https://a.example",)),
         ("[]", ()),
+        ("[::1], bot.example", ("[::1]", "bot.example")),
+        ("[fe80::1:2]:10000", ("[fe80::1:2]:10000",)),
+        ('["[::1]"]', ("[::1]",)),
         ("[ ]", ()),
         ('["", " "]', ()),
         ('[" https://a.example "]', ("https://a.example",)),
@@ -180,7 +184,7 @@ def test_a_choice_is_one_of_its_words(name: str, choices: list[str]) -> None:
     ],
 )
 def test_a_list_is_a_comma_list_or_a_json_list(text: str, words: tuple[str, ...]) -> None:
-    assert Settings.from_env({"CORS_ORIGINS": text}).cors_origins == words
+    assert parse(text, tuple[str, ...]) == words
 
 
 @pytest.mark.parametrize("text", ["[secret-word", '["secret-word"', '["secret-word", 7]', "[[]]", "[null]"])

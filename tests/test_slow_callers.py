@@ -5,6 +5,7 @@ import json
 import os
 import re
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -150,7 +151,7 @@ def connect(served: Served, most_received: int = 0) -> socket.socket:
 def read_all(line: socket.socket) -> bytes:
     """Until the other side ends."""
     received = bytearray()
-    with suppress(ConnectionResetError):
+    with suppress(ConnectionResetError, ssl.SSLEOFError):
         while data := line.recv(1_048_576):
             received += data
     return bytes(received)
@@ -293,6 +294,36 @@ class TestSlowCallers:
                 assert len(answer) < 20_000_000
                 assert not answer.endswith(b"0\r\n\r\n")
         assert "Traceback" not in strict.log()
+
+
+class TestOverTLS:
+    def test_slow_readers_and_senders_are_ended_and_a_steady_one_gets_all(self, certificate: tuple[Path, Path]) -> None:
+        files = [f"--certfile={certificate[0]}", f"--keyfile={certificate[1]}"]
+        trust = ssl.create_default_context(cafile=certificate[0])
+        with ExitStack() as lines:
+            settings = {"UPSTREAM": "scripted", "CLIENT_TIMEOUT_SECONDS": "1", "MAX_BODY_BYTES": "100000000"}
+            served = lines.enter_context(serve(*files, tls=trust, **settings))
+
+            def begun(sent: bytes, most_received: int = 0) -> socket.socket:
+                line = lines.enter_context(
+                    trust.wrap_socket(connect(served, most_received), server_hostname="127.0.0.1")
+                )
+                line.sendall(sent)
+                return line
+
+            head = begun(b"GET /healthz HTTP/1.1\r\nX: ")
+            body = begun(POST + b"Content-Length: 1000\r\n\r\n{")
+            messages = json.dumps({"messages": [{"role": "user", "content": "x" * 100_000}] * 200}).encode()
+            sent = b"POST /api/v1/threads HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            made = begun(sent + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(messages) + messages)
+            thread = json.loads(read_all(made).partition(b"\r\n\r\n")[2])["id"].encode()
+            get = b"GET /history?client_name=%b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" % thread
+            lazy = begun(get, most_received=4_096)
+            assert len(read_all(begun(get))) > 20_000_000
+            assert read_all(head) == b""
+            assert read_all(body).startswith(b"HTTP/1.1 400 ")
+            assert len(read_all(lazy)) < 20_000_000
+            assert "Traceback" not in served.log()
 
 
 def wait(seconds: float) -> None:

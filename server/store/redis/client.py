@@ -1,11 +1,13 @@
 """One Redis or a Redis Cluster: found at first use, asked in one round trip, its failures renamed."""
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any, TypeVar
+from urllib.parse import parse_qs, urlsplit
 
 from redis import Redis, RedisCluster, exceptions
 from redis.backoff import NoBackoff
@@ -72,6 +74,7 @@ class RedisClient:
         """Whether that is how the last one went."""
         self._logged: dict[str, float] = {}
         try:
+            _require_plain(url)
             pool = Redis.from_url(url, **self._options).connection_pool
             pool.connection_class(**pool.connection_kwargs)  # It refuses what it does not know; it does not connect.
         except (ValueError, TypeError, exceptions.RedisError):
@@ -158,6 +161,18 @@ class RedisClient:
             self._logged[remedy] = now
             log.warning("redis failed: %s; %s", problem, remedy)
         return StoreUnavailable()
+
+
+def _require_plain(url: str) -> None:
+    """Raise ValueError where the driver would read an address otherwise than it was meant, without a word.
+
+    A path that is no number is database 0 to it, port 0 the default; an option overrides what this client relies on.
+    """
+    parts = urlsplit(url)
+    if not re.fullmatch(r"/?[0-9]*", parts.path) or parts.fragment or parts.port == 0 or re.search(r"\s", url):
+        raise ValueError(url)
+    if parse_qs(parts.query).keys() & {"decode_responses", "encoding", "protocol", "retry"}:
+        raise ValueError(url)
 
 
 def _answers(client: Any, commands: Sequence[Command]) -> list[Any]:
