@@ -111,6 +111,11 @@ def on_starting(server: Any) -> None:
         )
     if settings.ignores_database_url and not settings.store_url:
         server.log.warning("DATABASE_URL is no SQLite file and is ignored; STORE_URL says where conversations live.")
+    addresses = settings.openai_base_url or settings.llm_server_url
+    if settings.upstream == "openai" and not (settings.openai_api_key or addresses):
+        server.log.warning(
+            "No model is set, so every question is refused: set OPENAI_API_KEY, OPENAI_BASE_URL or UPSTREAM=scripted."
+        )
     if settings.upstream == "scripted":
         server.log.warning("UPSTREAM=scripted: this is a DEMONSTRATION. No model is asked; every reply says so.")
 

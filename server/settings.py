@@ -141,7 +141,7 @@ class Settings:
         for name, (least, most) in _BOUNDS.items():
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
-                raise ValueError(f"{name.upper()}: must be between {least:g} and {most:g}")
+                raise ValueError(f"{name.upper()}: must be between {least:.12g} and {most:.12g}")
         for name, (read, form) in _FORMS.items():
             value = getattr(self, name)
             try:

@@ -234,6 +234,7 @@ class TestMake:
         (place / ".env").write_text(f"export UPSTREAM='openai'\nPORT={port}\n")
         with served(place, ["make", "-o", ".venv/run", "run"], port) as server:
             assert "DEMONSTRATION" not in server.log()
+            assert "No model is set" in server.log()
             assert server.ask("GET", "/health")[1]["openai_api"] == "not_configured"
             status, answer = server.query("ada", "hi")
         assert (status, answer["code"]) == (500, "not_configured")

@@ -4,6 +4,7 @@ import json
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,8 @@ def lasting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     with ExitStack() as stack:
         store_url = stack.enter_context(store(request.param, tmp_path_factory.mktemp("store")))
         env = {"OPENAI_BASE_URL": stack.enter_context(over_http(handed)), "STORE_URL": store_url}
-        workers = "1", "1", "4"
-        here, there, four = (stack.enter_context(serve(**env, WEB_CONCURRENCY=each)) for each in workers)
+        here, there = started_together(stack, **env)
+        four = stack.enter_context(serve("--preload", **env, WEB_CONCURRENCY="4"))  # As on Render.
         yield here, there, four, handed
 
 
@@ -83,7 +84,14 @@ def env(request: pytest.FixtureRequest, told: Told, tmp_path: Path) -> Iterator[
 def mortal_pair(env: dict[str, str]) -> Iterator[tuple[Served, Served]]:
     """Two servers that may be killed, of which also those who hold no lock on a file hear within seconds."""
     with ExitStack() as stack:
-        yield stack.enter_context(serve(**env, LEASE_SECONDS="3")), stack.enter_context(serve(**env, LEASE_SECONDS="3"))
+        yield started_together(stack, **env, LEASE_SECONDS="3")
+
+
+def started_together(stack: ExitStack, **env: str) -> tuple[Served, Served]:
+    """Two servers, each of one worker, started side by side."""
+    with ThreadPoolExecutor(2) as threads:
+        here, there = threads.map(lambda _: stack.enter_context(serve(**env, WEB_CONCURRENCY="1")), range(2))
+    return here, there
 
 
 def frames(stream: bytes) -> list[dict[str, Any]]:
@@ -106,7 +114,7 @@ class Resumed(Line):
 
 
 def test_four_workers_keep_two_hundred_questions_in_order(four: Served, told: Told, at_once: AtOnce) -> None:
-    assert four.log().count("Booting worker") == 4
+    assert eventually(lambda: four.log().count("Booting worker") == 4)
     asked = [at_once(four.query, f"client{n % 10}", f"q{n}") for n in range(200)]
     assert [each.result() for each in asked] == [(200, {"response": f"re: q{n}"}) for n in range(200)]
     assert_strict_histories(four, questions=200, clients=10)
