@@ -104,7 +104,7 @@ def on_starting(server: Any) -> None:
     connections.replace_parser()
     wsgi.Response = Response
     util.http_date = http_date
-    if server.cfg.workers > 1 and settings.effective_store_url.startswith("memory:"):
+    if server.cfg.workers > 1 and settings.effective_store_url.partition(":")[0] == "memory":
         raise SystemExit(
             "The server cannot start: the memory store holds for one process. "
             "Set WEB_CONCURRENCY=1 (and no --workers), or choose a shared store with STORE_URL."

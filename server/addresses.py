@@ -62,7 +62,9 @@ def host_pattern(text: str) -> str:
 def is_loopback(text: str) -> bool:
     """Whether a host that `host` has given leads nowhere but to this machine."""
     try:
-        return ip_address(text).is_loopback
+        address = ip_address(text)
+        # Python before 3.13 does not look into an IPv4 address that is written as one of IPv6.
+        return (getattr(address, "ipv4_mapped", None) or address).is_loopback
     except ValueError:
         return text == "localhost" or text.endswith(".localhost")
 

@@ -116,11 +116,12 @@ class TestGunicorn:
         [
             (PYTHON, {"WEB_CONCURRENCY": "2"}),
             (GUNICORN, {"WEB_CONCURRENCY": "2"}),
+            (PYTHON, {"WEB_CONCURRENCY": "2", "STORE_URL": "memory"}),
             ([*PYTHON, "--workers", "2"], {}),
             (GUNICORN, {"GUNICORN_CMD_ARGS": "--workers=2", "WEB_CONCURRENCY": "1"}),
             (GUNICORN, {"GUNICORN_CMD_ARGS": "--preload --access-logfile -", "WEB_CONCURRENCY": "2"}),
         ],
-        ids=["python", "gunicorn", "as an argument", "in gunicorn's variable", "as on Render"],
+        ids=["python", "gunicorn", "without a colon", "as an argument", "in gunicorn's variable", "as on Render"],
     )
     def test_several_workers_on_the_memory_store_are_refused(
         self, place: Path, command: list[str], env: dict[str, str]

@@ -147,7 +147,7 @@ class TestOnLoopback:
     def test_a_request_without_a_host_is_refused(self, client: FlaskClient) -> None:
         assert status_without_host(client, "/models") == "421"
 
-    @pytest.mark.parametrize("name", ["::1", "localhost", "127.0.0.2", "LOCALHOST"])
+    @pytest.mark.parametrize("name", ["::1", "localhost", "127.0.0.2", "LOCALHOST", "::ffff:127.0.0.1"])
     def test_every_address_of_loopback_counts_and_names_the_server(self, name: str) -> None:
         client = served_with(HOST=name)
         assert status(client, "stranger.org") == 421
@@ -195,6 +195,7 @@ class TestBehindAProxy:
         client = served_with(TRUSTED_PROXIES="1", PUBLIC_URL="https://bot.example.com")
         assert status(client, "127.0.0.1:10000", X_Forwarded_Host="bot.example.com") == 200
         assert status(client, "127.0.0.1:10000", X_Forwarded_Host="stranger.org") == 421
+        assert status(client, "stranger.org", X_Forwarded_Host="bot.example.com") == 421
         assert status(client, "stranger.org") == 421
 
     def test_without_trust_a_header_opens_nothing(self) -> None:

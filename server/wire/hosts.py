@@ -42,9 +42,11 @@ def answer_only_to(
     def check() -> None:
         if (is_configured or is_loopback(_listener(listens_on))) and request.endpoint not in exempt:
             # Not Flask's: it takes the address that the server listens on where the header is missing.
-            name = named_by(request.environ.get("HTTP_HOST", ""))
-            if name not in hosts and name != _listener(listens_on):
-                raise MisdirectedRequest
+            # Behind a proxy there are two: a page that comes past it could claim any name in X-Forwarded-Host.
+            for said in (request.environ, request.environ.get("werkzeug.proxy_fix.orig", {})):
+                name = named_by(said.get("HTTP_HOST") or "")
+                if said and name not in hosts and name != _listener(listens_on):
+                    raise MisdirectedRequest
 
 
 def _listener(configured: str) -> str:
