@@ -198,6 +198,12 @@ class TestBehindAProxy:
         assert status(client, "stranger.org", X_Forwarded_Host="bot.example.com") == 421
         assert status(client, "stranger.org") == 421
 
+    def test_elsewhere_than_on_loopback_a_proxy_may_call_the_server_by_another_name(self) -> None:
+        client = served_with(HOST="0.0.0.0", TRUSTED_PROXIES="1", PUBLIC_URL="https://bot.example.com")
+        assert status(client, "app:10000", X_Forwarded_Host="bot.example.com") == 200
+        assert status(client, "app:10000", X_Forwarded_Host="stranger.org") == 421
+        assert status(client, "app:10000") == 421
+
     def test_without_trust_a_header_opens_nothing(self) -> None:
         client = served_with(PUBLIC_URL="https://bot.example.com")
         assert status(client, "stranger.org", X_Forwarded_Host="bot.example.com") == 421

@@ -40,13 +40,18 @@ def answer_only_to(
 
     @app.before_request
     def check() -> None:
-        if (is_configured or is_loopback(_listener(listens_on))) and request.endpoint not in exempt:
-            # Not Flask's: it takes the address that the server listens on where the header is missing.
-            # Behind a proxy there are two: a page that comes past it could claim any name in X-Forwarded-Host.
-            for said in (request.environ, request.environ.get("werkzeug.proxy_fix.orig", {})):
-                name = named_by(said.get("HTTP_HOST") or "")
-                if said and name not in hosts and name != _listener(listens_on):
-                    raise MisdirectedRequest
+        listener = _listener(listens_on)
+        is_local = is_loopback(listener)
+        if not (is_configured or is_local) or request.endpoint in exempt:
+            return
+        # Not Flask's: it takes the address that the server listens on where the header is missing.
+        said = [request.environ.get("HTTP_HOST", "")]
+        if is_local and "werkzeug.proxy_fix.orig" in request.environ:
+            # The header itself, too: a page that comes past the proxy could claim any name in X-Forwarded-Host.
+            # Elsewhere a proxy may call the server by a name of its own.
+            said.append(request.environ["werkzeug.proxy_fix.orig"]["HTTP_HOST"] or "")
+        if any(name not in hosts and name != listener for name in map(named_by, said)):
+            raise MisdirectedRequest
 
 
 def _listener(configured: str) -> str:
