@@ -44,7 +44,7 @@ format: .venv/dev ## Put the code into its format
 	@$(BIN)/ruff check --fix .
 
 vendor: ## Fetch the files of others that the pages use again, and check them; needs npm
-	@$(PYTHON) server/web/vendor/fetch.py
+	@$(PYTHON) scripts/fetch_vendor.py
 
 redis:
 	@command -v valkey-server > /dev/null || { $(call DEBIAN,redis-server,redis-server); }

@@ -10,19 +10,22 @@ from flask_cors import CORS
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from server import addresses
-from server.conversations import Conversations
-from server.dialects import DOCUMENTS, assistants, chat, operators, published, sessions
-from server.dialects.assistants.faults import failure_body
-from server.runs import Runner
+from server.core.conversations import Conversations
+from server.dialects import chat, ops, query, sessions
+from server.dialects.documents import DOCUMENTS
+from server.dialects.openai.assistants import blueprint as assistants
+from server.dialects.openai.errors import failure_body
+from server.http.access_log import log_requests
+from server.http.caching import forbid_storing
+from server.http.contract import Contract
+from server.http.errors import Body, answer_failures, body_beneath, detailed_body
+from server.http.hosts import Hosts, answer_only_to
+from server.runs.executor import Limits
+from server.runs.runner import Runner
 from server.settings import Settings
-from server.store import Store, open_store
-from server.upstream import Upstream
-from server.wire.caching import forbid_storing
-from server.wire.contract import Contract
-from server.wire.failures import Body, answer_failures, body_beneath, detailed_body
-from server.wire.hosts import Hosts, answer_only_to
-from server.wire.log import log_requests
-from server.writing import Limits
+from server.store import open_store
+from server.store.protocol import Store
+from server.upstream.protocol import Upstream
 
 EXPOSED_HEADERS = ["X-Request-ID", "X-Stream-ID", "X-Messages-Omitted", "Link", "Retry-After", "openai-poll-after-ms"]
 
@@ -45,7 +48,7 @@ def create_app(settings: Settings, *, store: Store | None = None, upstream: Upst
     documents = {name: contract.document for name, contract in contracts.items()}
     address, _, path = settings.sites[0] if settings.sites else ("", "", "")
 
-    app = Flask(__name__, static_folder=None, template_folder="web")
+    app = Flask(__name__, static_folder=None, template_folder="web/templates")
     app.json = _Json(app)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.config["APPLICATION_ROOT"] = path or "/"
@@ -60,17 +63,17 @@ def create_app(settings: Settings, *, store: Store | None = None, upstream: Upst
         hosts_of(settings),
         listens_on=addresses.host(settings.host),
         is_configured=bool(settings.allowed_hosts or settings.public_url),
-        exempt=operators.PROBES,
+        exempt=ops.PROBES,
     )
     if settings.cors_origins:
         CORS(app, origins=origins_of(settings), expose_headers=EXPOSED_HEADERS, send_wildcard=True)
-    app.register_blueprint(published.blueprint(contracts["published"], conversations, settings.query_deadline_seconds))
+    app.register_blueprint(query.blueprint(contracts["published"], conversations, settings.query_deadline_seconds))
     app.register_blueprint(chat.blueprint(contracts["chat"], conversations, settings.stream_ttl_seconds))
     session_seconds = settings.session_timeout_hours * 3600
     app.register_blueprint(sessions.blueprint(contracts["sessions"], conversations, session_seconds))
     default_assistant = settings.assistant_id, settings.assistant_instructions
     app.register_blueprint(assistants.blueprint(contracts["assistants"], conversations, *default_assistant))
-    app.register_blueprint(operators.blueprint(contracts["operators"], conversations, documents, address))
+    app.register_blueprint(ops.blueprint(contracts["operators"], conversations, documents, address))
     for contract in contracts.values():
         contract.require_all_served()
     if settings.trusted_proxies:

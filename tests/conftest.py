@@ -21,11 +21,11 @@ from werkzeug.routing import Rule
 from server.app import create_app
 from server.settings import Settings
 from server.store.memory import MemoryStore
-from tests.clock import Clock
-from tests.documents import hold_to_document
-from tests.misbehaving import Misbehaving
-from tests.serving import Served, serve
-from tests.told import SteeredUpstream, Told
+from tests.support.clock import Clock
+from tests.support.openai_server import Misbehaving
+from tests.support.openapi import hold_to_document
+from tests.support.process import Served, serve
+from tests.support.replies import SteeredUpstream, Told
 
 LONGEST = (
     "test_schemathesis",
@@ -44,7 +44,7 @@ LONGEST = (
     "test_deployment",
     "test_assistants",
     "test_sessions",
-    "test_doors",
+    "test_cross_dialect",
     "test_streams",
     "test_transport",
     "test_client",
@@ -52,9 +52,9 @@ LONGEST = (
     "test_refusals",
     "test_parameters",
     "test_assistants_sdk",
-    "test_processes",
+    "test_multiprocess",
     "test_chat",
-    "test_documents",
+    "test_openapi",
 )
 """The files that take longest. Those who run files beside each other begin with them."""
 

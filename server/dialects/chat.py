@@ -7,12 +7,12 @@ from typing import Any
 
 from flask import Blueprint, Response
 
-from server.conversations import Conversations
+from server.core.conversations import Conversations
+from server.domain import Options, Run, id_from, rfc3339
 from server.errors import InvalidRequest, NotFound, StoreFull
-from server.model import Options, Run, id_from, rfc3339
-from server.wire import caller, sse
-from server.wire.contract import Contract
-from server.wire.failures import answer_failures, detailed_body
+from server.http import connection, sse
+from server.http.contract import Contract
+from server.http.errors import answer_failures, detailed_body
 
 SENT_AS_THEY_ARE = ("temperature", "response_format")
 
@@ -26,7 +26,7 @@ def blueprint(contract: Contract, conversations: Conversations, ttl_seconds: flo
     def chat(body: dict[str, Any]) -> dict[str, Any]:
         draft = _draft(conversations, ttl_seconds, body)
         with _evicted_is_full():
-            run = conversations.answer(draft, caller.presence(), create=_is_named(body))
+            run = conversations.answer(draft, connection.presence(), create=_is_named(body))
         ended = rfc3339(run.ended or time.time())
         answer = {"response": run.text, "usage": run.usage, "model": run.model, "timestamp": ended}
         return {**answer, "logprobs": run.logprobs} if "logprobs" in run.options.parameters else answer
@@ -41,7 +41,7 @@ def blueprint(contract: Contract, conversations: Conversations, ttl_seconds: flo
     @contract.serves(bp, "readStream")
     def read(stream_id: str) -> Response:
         position = sse.position()
-        reading = conversations.read(stream_id, position, caller.presence())
+        reading = conversations.read(stream_id, position, connection.presence())
         return sse.event_stream(stream_id, position, reading)
 
     @contract.serves(bp, "stopStream")
@@ -57,7 +57,7 @@ def _draft(conversations: Conversations, ttl_seconds: float, body: dict[str, Any
     name, request_id = body.get("client_name"), body.get("request_id")
     if name is None and request_id is not None:
         raise InvalidRequest("A request_id needs a client_name; without one, send the header Idempotency-Key.")
-    request_id = caller.idempotency_key("client_name") if name is None else caller.request_id(request_id)
+    request_id = connection.idempotency_key("client_name") if name is None else connection.request_id(request_id)
     options = _options(body)
     if options.model is not None:
         conversations.require_offered(options.model)

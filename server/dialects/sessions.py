@@ -6,12 +6,12 @@ from uuid import uuid4
 
 from flask import Blueprint, Response
 
-from server.conversations import Conversations
+from server.core.conversations import Conversations
+from server.domain import Conversation, Message, Options, Run, Usage, rfc3339
 from server.errors import NotFound, RunCancelled, ServerError
-from server.model import Conversation, Message, Options, Run, Usage, rfc3339
-from server.wire import caller, sse
-from server.wire.contract import Contract
-from server.wire.failures import answer_failures, detailed_body
+from server.http import connection, sse
+from server.http.contract import Contract
+from server.http.errors import answer_failures, detailed_body
 
 UNKNOWN = "There is no such session; it was deleted, or nobody used it for too long."
 
@@ -45,13 +45,13 @@ def blueprint(contract: Contract, conversations: Conversations, timeout_seconds:
 
     @contract.serves(bp, "chatInSession")
     def chat(body: dict[str, Any]) -> dict[str, Any]:
-        run = conversations.answer(_draft(body), caller.presence(), create=False)
+        run = conversations.answer(_draft(body), connection.presence(), create=False)
         return {"session_id": run.conversation, **_message(run.exchange()[-1], run.usage)}
 
     @contract.serves(bp, "streamInSession")
     def stream(body: dict[str, Any]) -> Response:
         sse.require_a_new_question()
-        stream_id, reading = conversations.stream(_draft(body), caller.presence(), create=False)
+        stream_id, reading = conversations.stream(_draft(body), connection.presence(), create=False)
         return sse.event_stream(stream_id, 0, reading, WORDS)
 
     @contract.serves(bp, "getSessionsHealth")
@@ -73,7 +73,7 @@ def _draft(body: dict[str, Any]) -> Run:
         parameters["temperature"] = body["temperature"]
     options = Options(parameters=parameters)
     return Run(
-        body["message"], caller.request_id(body.get("request_id")), conversation=body["session_id"], options=options
+        body["message"], connection.request_id(body.get("request_id")), conversation=body["session_id"], options=options
     )
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from server import errors
-from server.upstream import Health
 from server.upstream.lenient_json import loads
+from server.upstream.protocol import Health
 
 log = logging.getLogger("server.upstream")
 

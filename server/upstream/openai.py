@@ -12,13 +12,13 @@ import openai
 import orjson
 
 from server import errors
-from server.upstream import Call, Health, Reply
 from server.upstream.abort import Abort
 from server.upstream.client import Account, Client, is_openai
 from server.upstream.errors import Refusal, ReplyError, is_retryable, map_exception, request_id
 from server.upstream.model_list import NO_LIST, ModelList, parse_models
 from server.upstream.parameters import OWN, CallBody, UnknownParameters
 from server.upstream.parsing import parse_reply
+from server.upstream.protocol import Call, Health, Reply
 from server.upstream.redaction import redacted
 from server.upstream.refusals import LIMITS
 

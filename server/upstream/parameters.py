@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from server.upstream import Call
+from server.upstream.protocol import Call
 from server.upstream.refusals import LIMITS, Words
 
 log = logging.getLogger("server.upstream")

@@ -10,10 +10,10 @@ from typing import Any
 import httpx2
 
 from server import errors
-from server.model import Usage
-from server.upstream import Reply
+from server.domain import Usage
 from server.upstream.errors import ReplyError
 from server.upstream.lenient_json import join, loads, mended
+from server.upstream.protocol import Reply
 from server.upstream.refusals import status_in
 from server.upstream.sse import events, first_bytes
 from server.upstream.tool_calls import ToolCalls

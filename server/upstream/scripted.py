@@ -5,9 +5,9 @@ from typing import Any
 
 import orjson
 
+from server.domain import Usage
 from server.errors import UpstreamCut
-from server.model import Usage
-from server.upstream import Call, Health, Reply
+from server.upstream.protocol import Call, Health, Reply
 
 MODEL = "scripted-demo"
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
+from server.domain import ToolCall
 from server.errors import UpstreamBadReply
-from server.model import ToolCall
 from server.upstream.lenient_json import loads, mended
 
 KNOWN = ("index", "id", "type", "function")

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
-from server.model import Message, Run
-from tests.chaos.asking import Ask
+from server.domain import Message, Run
+from tests.chaos.clients import Ask
 from tests.chaos.upstream import Call
 
 T = TypeVar("T")

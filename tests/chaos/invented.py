@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from server.model import Failure, Message, Run
-from tests.chaos import judging
-from tests.chaos.asking import Ask
+from server.domain import Failure, Message, Run
+from tests.chaos import checks
+from tests.chaos.clients import Ask
 from tests.chaos.evidence import Kill, Talk
 from tests.chaos.upstream import Call
 
@@ -145,15 +145,15 @@ SOUND = {
 }
 """What happens to servers without a fault; it looks odd where instants are taken for exact."""
 
-BROKEN: dict[judging.Rule, dict[str, Talk]] = {
-    judging.the_history_is_made_of_whole_turns_each_of_a_run_of_its_own: {
+BROKEN: dict[checks.Rule, dict[str, Talk]] = {
+    checks.the_history_is_made_of_whole_turns_each_of_a_run_of_its_own: {
         "half a turn": ada(history=SQLITE.history[:3]),
         "a completed run without its turn": ada(history=SQLITE.history[:2]),
         "two turns of one run": and_turn("Q2", "A3", "run 3"),
         "a turn of a run that was interrupted": with_run(2, status="interrupted"),
         "a turn with another reply than its run": ada(history=[*SQLITE.history[:2], *turn("Q2", "A2", "run 3")]),
     },
-    judging.every_answer_is_in_the_history_exactly_once: {
+    checks.every_answer_is_in_the_history_exactly_once: {
         "an answer that was lost": ada(history=SQLITE.history[:2], runs=SQLITE.runs[:2]),
         "an answer that is there twice": and_turn("Q2", "A3", "run 5"),
         "two answers for one request id": and_ask("Q1", "id", "a.2", 70, 71, 71, answer="A9"),
@@ -163,7 +163,7 @@ BROKEN: dict[judging.Rule, dict[str, Talk]] = {
         "an answer of another run than the one that was told": with_ask(2, run_id="run 1"),
         "an answer of another client's run": with_ask(2, run_id="run of bob"),
     },
-    judging.every_turn_was_asked_for_and_answered_by_the_upstream_once: {
+    checks.every_turn_was_asked_for_and_answered_by_the_upstream_once: {
         "a turn that nobody asked for": and_turn("Q9", "A4", "run 5"),
         "a reply that is not whole": and_turn("Q3", "A", "run 4"),
         "a reply to another question": and_turn("Q3", "A1", "run 4"),
@@ -171,14 +171,14 @@ BROKEN: dict[judging.Rule, dict[str, Talk]] = {
             "Q1", "A9", "run 5", calls=[*SQLITE.calls, Call("a.2", said("Q1"), "A9", 70, 71)]
         ),
     },
-    judging.turns_and_runs_are_in_the_order_in_which_clients_saw_them: {
+    checks.turns_and_runs_are_in_the_order_in_which_clients_saw_them: {
         "turns in another order than their runs": ada(history=[*SQLITE.history[2:], *SQLITE.history[:2]]),
         "turns in another order than their answers": ada(
             history=[*SQLITE.history[2:], *SQLITE.history[:2]], runs=[SQLITE.runs[each] for each in (1, 2, 0, 3)]
         ),
         "a question begun before one that was accepted earlier": ada(runs=[SQLITE.runs[3], *SQLITE.runs[:3]]),
     },
-    judging.every_accepted_question_has_a_run_that_has_ended: {
+    checks.every_accepted_question_has_a_run_that_has_ended: {
         "an accepted question that vanished": ada(runs=SQLITE.runs[:3]),
         "a question accepted as that of another client": with_ask(3, run_id="run of bob"),
         "a question accepted as another one": with_ask(3, run_id="run 3"),
@@ -193,7 +193,7 @@ BROKEN: dict[judging.Rule, dict[str, Talk]] = {
         "a run that failed for another reason": with_run(3, status="failed", failure=Failure("internal_error", "Oh.")),
         "a run that was cancelled": with_run(3, status="cancelled"),
     },
-    judging.a_question_is_begun_once_for_each_time_that_it_had_to_be_asked: {
+    checks.a_question_is_begun_once_for_each_time_that_it_had_to_be_asked: {
         "a run that nobody asked for": with_run(2, created=27),
         "two runs for one request": ada(runs=[*SQLITE.runs, replace(SQLITE.runs[3], id="run 5", created=42)]),
         "a run for a request id that was answered": ada(
@@ -202,7 +202,7 @@ BROKEN: dict[judging.Rule, dict[str, Talk]] = {
         ),
         "a reply written again that could be collected": with_run(1, status="completed", collected=False),
     },
-    judging.every_call_is_of_a_run_that_was_written_down_and_made_once: {
+    checks.every_call_is_of_a_run_that_was_written_down_and_made_once: {
         "a call of a question that was not written down": ada(runs=[SQLITE.runs[0], *SQLITE.runs[2:]]),
         "a call before its question was written down": with_call(3, heard=40.9),
         "a call too many": and_call("a.2", said("Q1", "A1", "Q2", "A3", "Q3"), "A9", 43, None),
@@ -223,7 +223,7 @@ BROKEN: dict[judging.Rule, dict[str, Talk]] = {
         ),
         "a reply of two runs": bob(runs=with_one(REDIS.runs, 0, text="B2")),
     },
-    judging.every_call_saw_exactly_the_history_before_it: {
+    checks.every_call_saw_exactly_the_history_before_it: {
         "a turn was missing": with_call(3, messages=said("Q1", "A1", "Q3")),
         "what was interrupted was there": with_call(2, messages=said("Q1", "A1", "Q2", "A", "Q2")),
         "a turn of another client was there": with_call(2, messages=said("Q1", "B1", "Q2")),
@@ -232,7 +232,7 @@ BROKEN: dict[judging.Rule, dict[str, Talk]] = {
         "the second of two runs of one question saw what the first did": bobs_call(2, messages=said("Q1")),
         "both of two runs of one question saw what the second did": bobs_call(0, messages=said("Q2", "B1", "Q1")),
     },
-    judging.one_reply_is_written_at_a_time: {
+    checks.one_reply_is_written_at_a_time: {
         "two calls at once": with_call(0, ended=23),
         "two calls at once, though a server is killed later": with_call(1, heard=12.1),
         "two calls at once, though another server is killed": ada(
@@ -241,7 +241,7 @@ BROKEN: dict[judging.Rule, dict[str, Talk]] = {
         "two calls at once, though Redis was killed": bobs_call(1, heard=32.1),
         "two calls at once before Redis was killed": bob(calls=with_one(REDIS.calls, 1, heard=12.1)),
     },
-    judging.every_failure_is_explained_by_a_kill: {
+    checks.every_failure_is_explained_by_a_kill: {
         "a failure of another kind": with_ask(1, failure="internal_error"),
         "a connection that broke by itself": ada(kills=SQLITE.kills[1:]),
         "a connection that broke before the kill": with_ask(1, done=24.9),

@@ -12,15 +12,15 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.model import Message, Run
+from server.domain import Message, Run
 from server.store import open_store
-from tests.chaos.asking import Ask, Asker, Client
+from tests.chaos.checks import Violation, violations
+from tests.chaos.clients import Ask, Asker, Client
 from tests.chaos.evidence import Kill, Talk
-from tests.chaos.judging import Violation, violations
 from tests.chaos.servers import Server
 from tests.chaos.stages import stages
 from tests.chaos.upstream import Upstream
-from tests.redis_server import RedisServer, redis_server
+from tests.support.redis_server import RedisServer, redis_server
 
 ASKERS = {"alone 0": 1, "alone 1": 1, "alone 2": 1, "alone 3": 1, "a few": 2, "many": 5}
 """How many clients ask at the same time in each conversation."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from tests.serving import OURS, Served, await_answer, eventually, free_port, started
+from tests.support.process import OURS, Served, await_answer, eventually, free_port, started
 
 
 @dataclass(frozen=True)

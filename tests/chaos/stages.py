@@ -3,8 +3,8 @@
 from bisect import bisect_right
 from collections.abc import Iterable
 
-from server.model import Run
-from tests.chaos.asking import Ask
+from server.domain import Run
+from tests.chaos.clients import Ask
 from tests.chaos.evidence import Kill, Talk
 
 STAGES = ("before begin", "waiting", "while writing", "after finish")

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from sys import intern
 
-from tests.misbehaving import DONE, FINISH, Exchange, Misbehaving, completion, piece
+from tests.support.openai_server import DONE, FINISH, Exchange, Misbehaving, completion, piece
 
 WORDS = ("so", "그래서", "weil", "потому что", "🙂", "naïve", "\n", "“quoted”")
 

@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from server.errors import StoreUnavailable
-from server.store.redis.scripts import Argument, Command, whole
+from server.store.redis.commands import Argument, Command, whole
 
 T = TypeVar("T")
 

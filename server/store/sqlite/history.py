@@ -6,9 +6,9 @@ from typing import Any
 
 import orjson
 
+from server.domain import Message
 from server.errors import NotFound
-from server.model import Message
-from server.store import NEWEST
+from server.store.protocol import NEWEST
 
 MESSAGES = "SELECT fragment, run_id, timestamp, id, metadata FROM messages WHERE place BETWEEN ? AND ? ORDER BY place"
 ADD_MESSAGE = "INSERT INTO messages (place, id, run_id, timestamp, fragment, metadata) VALUES (?, ?, ?, ?, ?, ?)"

@@ -6,11 +6,11 @@ from typing import Any
 
 import orjson
 
+from server.domain import Conversation, Message, Run, Status
 from server.errors import ConversationBusy, NotFound
-from server.model import Conversation, Message, Run, Status
-from server.store import Begun, Terms
+from server.store.protocol import Begun, Terms
 from server.store.sqlite.history import History, places
-from server.store.sqlite.view import Found, View
+from server.store.sqlite.transaction import Found, View
 
 START = "UPDATE open_runs SET status = 'running', lease = ? WHERE place = ?"
 APPEND = """

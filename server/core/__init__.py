@@ -1,0 +1,1 @@
+"""What a caller may do. The only way in for the dialects."""

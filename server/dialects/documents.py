@@ -1,0 +1,13 @@
+"""The OpenAPI document of each dialect."""
+
+from pathlib import Path
+
+_HERE = Path(__file__).parent
+
+DOCUMENTS = {
+    "published": _HERE.parent.parent / "openapi.json",
+    "chat": _HERE / "chat.openapi.json",
+    "sessions": _HERE / "sessions.openapi.json",
+    "assistants": _HERE / "openai" / "assistants.openapi.json",
+    "operators": _HERE / "ops.openapi.json",
+}

@@ -1,0 +1,1 @@
+"""The dialects that speak OpenAI's APIs, and what these share."""

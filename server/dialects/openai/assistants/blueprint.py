@@ -1,0 +1,59 @@
+"""OpenAI's Assistants API, which OpenAI has shut down, over the same conversations: a thread is one of them."""
+
+import time
+from typing import Any
+
+from flask import Blueprint, Response, request
+
+from server.core.conversations import Conversations
+from server.dialects.openai.assistants import assistants as made
+from server.dialects.openai.assistants import runs, threads
+from server.dialects.openai.errors import failure_body, named
+from server.domain import id_from, rfc3339
+from server.errors import ActionRequired, NotFound
+from server.http import connection
+from server.http.contract import Contract
+from server.http.errors import answer_failures
+
+RUNS = "/api/v1/threads/runs"
+
+
+def blueprint(
+    contract: Contract, conversations: Conversations, assistant_id: str, assistant_instructions: str
+) -> Blueprint:
+    """`assistant_id` and `assistant_instructions` are those of the assistant that is there without being made."""
+    bp = Blueprint("assistants", __name__)
+    answer_failures(bp, failure_body)
+    most_characters = contract.document["components"]["schemas"]["Input"]["maxLength"]
+    assistants = made.Assistants(conversations, assistant_id, assistant_instructions)
+    bp.register_blueprint(made.blueprint(contract, conversations, assistants))
+    bp.register_blueprint(threads.blueprint(contract, conversations, most_characters))
+    bp.register_blueprint(runs.blueprint(contract, conversations, assistants, most_characters))
+
+    @bp.before_request
+    def keep_apart() -> Response | None:
+        """The address that makes a thread with its run looks like that of a thread, and is none."""
+        if request.path != RUNS or request.method == "POST":
+            return None
+        if request.method == "OPTIONS":
+            return Response(headers={"Allow": "OPTIONS, POST"})
+        raise NotFound("No thread found with that id.")
+
+    @contract.serves(bp, "getAssistantsHealth")
+    def health() -> dict[str, Any]:
+        return {"status": conversations.health().status, "timestamp": rfc3339(time.time())}
+
+    @contract.serves(bp, "chatOnThread")
+    def chat(body: dict[str, Any]) -> dict[str, Any]:
+        thread_id = body.get("thread_id")
+        key = connection.idempotency_key("thread_id") if thread_id is None else connection.request_id(None)
+        name = id_from("thread", "message", key) if thread_id is None else thread_id
+        draft = assistants.draft(name, {}, question=body["message"], request_id=key)
+        # Nobody knows when the outputs come, and until then nothing could be said here.
+        if thread_id is not None and conversations.runs(thread_id, "requires_action", 1):
+            raise ActionRequired
+        with named("thread"):
+            run = conversations.answer(draft, connection.presence(), create=thread_id is None)
+        return {"message": run.text, "thread_id": run.conversation, "role": "assistant", "created_at": int(run.created)}
+
+    return bp

@@ -1,1 +1,0 @@
-"""What every dialect needs of HTTP: the contract, who calls, failures, event streams. No verb of the core."""

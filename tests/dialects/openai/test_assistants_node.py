@@ -1,0 +1,52 @@
+"""OpenAI's own npm package against a server under gunicorn; tests/node/ has what it is asked to do."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+
+import orjson
+import pytest
+
+from server.domain import ToolCall
+from server.upstream.protocol import Call, Reply
+from tests.support.process import ROOT, serve
+from tests.support.replies_over_http import over_http
+from tests.support.requirements import installed
+
+FOLDER = ROOT / "tests" / "node"
+
+
+class Looking:
+    """Says a question again, in two pieces; at `look` it wants a function called, and then tells what that gave."""
+
+    def __call__(self, call: Call) -> Iterator[str | Reply]:
+        last = orjson.loads(call.messages)[-1]
+        if last["role"] == "tool":
+            yield f"It is {last['content']}."
+        elif last["content"] == "look":
+            yield Reply("told", None, "tool_calls", (ToolCall("call_1", "look", '{"at": "it"}'),))
+        else:
+            yield "re: "
+            yield last["content"]
+
+    def release(self) -> None:
+        """It waits for nobody."""
+
+
+def test_the_npm_package_does_threads_messages_runs_polls_and_streams() -> None:
+    node = installed("node", "nodejs npm")
+    if not (FOLDER / "node_modules" / "openai").is_dir():
+        missing = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+        missing("OpenAI's npm package is missing: npm ci --prefix tests/node")
+    with over_http(Looking()) as url, serve(OPENAI_BASE_URL=url) as served:
+        ran = subprocess.run(
+            [node, "--test", "assistants.test.mjs"],
+            cwd=FOLDER,
+            env={**os.environ, "SERVER_URL": served.url},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "fail 0" in ran.stdout
+    assert "pass 10" in ran.stdout

@@ -1,0 +1,320 @@
+"""Two processes over one store keep every rule together. Each is a Runner with a store object of its own."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server import errors
+from server.core.conversations import Conversations
+from server.domain import Run
+from server.runs.executor import Limits
+from server.runs.live import Piece
+from server.runs.runner import Runner
+from server.store.protocol import Store
+from server.store.redis import RedisStore
+from server.store.sqlite import SqliteStore
+from tests.support.clock import Clock
+from tests.support.process import eventually
+from tests.support.redis_server import needs_redis, shared_redis
+from tests.support.replies import PATIENCE_SECONDS, SteeredUpstream, Told
+
+AtOnce = Callable[..., Any]
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told("slow", "slower")
+
+
+class Process:
+    """What one worker process has; all of them ask the same upstream."""
+
+    def __init__(self, store: Store, upstream: SteeredUpstream, clock: Clock) -> None:
+        self.store = store
+        self.runner = Runner(self.store, upstream, Limits(), clock)
+        self.conversations = Conversations(self.store, upstream, self.runner)
+
+    def begun(self, question: str, request_id: str | None = None) -> Run:
+        return self.runner.begin(Run(question, request_id, conversation="ada"))
+
+    def ended(self, run: Run) -> Run:
+        return self.runner.wait(run.id, PATIENCE_SECONDS, lambda: True)
+
+    def contents(self) -> list[str]:
+        return [each.content for each in self.store.messages("ada", 0, 1_000_000)]
+
+    def fall_asleep(self) -> None:
+        """As a whole machine does: leases are renewed no more, and nobody is told."""
+        ticker = self.runner._ticker
+        ticker.stop()
+        assert ticker._thread is not None
+        ticker._thread.join(PATIENCE_SECONDS)
+
+    def die(self, clock: Clock) -> None:
+        """As after `kill -9`: nothing is said to anybody, the locks are gone, and leases are renewed no more."""
+        self.runner._ticker.stop()
+        self.runner._turns.stop()
+        self.store.close()
+        clock.now += 31
+
+
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=needs_redis)])
+def processes(
+    request: pytest.FixtureRequest, tmp_path: Path, upstream: SteeredUpstream, clock: Clock
+) -> Iterator[tuple[Process, Process]]:
+    def store() -> Store:
+        if request.param == "sqlite":
+            return SqliteStore(str(tmp_path / "kept.db"), 30.0, clock)
+        return RedisStore(shared_redis().url, 30.0, clock)
+
+    if request.param == "redis":
+        shared_redis().ask("FLUSHALL")
+    pair = Process(store(), upstream, clock), Process(store(), upstream, clock)
+    yield pair
+    for each in pair:
+        each.runner.shut_down(0)
+        each.store.close()
+
+
+@pytest.fixture
+def here(processes: tuple[Process, Process]) -> Process:
+    return processes[0]
+
+
+@pytest.fixture
+def there(processes: tuple[Process, Process]) -> Process:
+    return processes[1]
+
+
+def test_runs_of_one_conversation_are_written_in_order_of_arrival_whoever_writes_them(
+    here: Process, there: Process, told: Told
+) -> None:
+    runs = [here.begun("slow")]
+    told.await_call("slow")
+    runs += [(there, here)[n % 2].begun(f"q{n}") for n in range(6)]
+    told.end("slow", "ok")
+    assert [here.ended(run).status for run in runs] == ["completed"] * 7
+    assert told.calls == ["slow", *(f"q{n}" for n in range(6))]
+    assert there.contents()[::2] == told.calls
+
+
+def test_a_question_asked_in_both_is_asked_upstream_once(
+    here: Process, there: Process, told: Told, at_once: AtOnce
+) -> None:
+    first, second = here.begun("slow"), there.begun("slow")
+    assert first.id == second.id
+    answer = at_once(there.ended, second)
+    told.end("slow", "ok")
+    assert answer.result().text == "ok"
+    assert told.calls == ["slow"]
+
+
+def test_a_reply_collected_in_another_process_is_not_given_to_the_next_who_asks(
+    here: Process, there: Process, told: Told, at_once: AtOnce
+) -> None:
+    run = here.begun("slow")
+    told.await_call("slow")
+    answer = at_once(there.ended, there.begun("slow"))
+    told.end("slow", "ok")
+    assert answer.result().id == run.id
+    assert here.begun("slow").id != run.id
+
+
+def test_a_request_id_gets_the_kept_reply_in_another_process(here: Process, there: Process, told: Told) -> None:
+    run = here.ended(here.begun("why?", "id"))
+    assert there.begun("why?", "id") == here.store.run(run.id)
+    with pytest.raises(errors.RequestIdConflict):
+        there.begun("what?", "id")
+    assert told.calls == ["why?"]
+
+
+def test_a_run_is_cancelled_from_another_process_with_what_the_store_was_told(
+    here: Process, there: Process, told: Told, upstream: SteeredUpstream, at_once: AtOnce
+) -> None:
+    run = here.begun("slow")
+    reading = here.runner.read(run.id, 0, lambda: True)
+    told.say("slow", "be")
+    assert next(reading) == Piece("be", 2)
+    here.runner.tick()
+    cancelled = there.conversations.cancel(run.id)
+    assert (cancelled.status, cancelled.text) == ("cancelled", "be")
+    told.say("slow", "cause")  # The cut is seen with the next piece, as in a real connection.
+    assert here.ended(run).status == "cancelled"
+    assert next(item for item in reading if isinstance(item, Run)) == cancelled
+    assert there.contents() == ["slow", "be"]
+
+
+def test_a_stream_is_read_in_another_process_from_any_place(here: Process, there: Process, told: Told) -> None:
+    run = here.begun("slow")
+    readings = [there.conversations.read(run.id, position, lambda: True) for position in (0, 1)]
+    told.say("slow", "왜 be")
+    assert [next(reading) for reading in readings] == [Piece("왜 be", 4), Piece(" be", 4)]
+    told.end("slow", "cause")
+    for reading in readings:
+        assert next(reading) == Piece("cause", 9)
+        ended = next(reading)
+        assert isinstance(ended, Run)
+        assert (ended.status, ended.text) == ("completed", "왜 because")
+
+
+def test_a_stream_whose_writer_dies_ends_with_what_was_told_and_an_interruption(
+    here: Process, there: Process, told: Told, clock: Clock
+) -> None:
+    run = here.begun("slow")
+    reading = there.conversations.read(run.id, 0, lambda: True)
+    told.say("slow", "be")
+    assert next(reading) == Piece("be", 2)
+    here.die(clock)
+    ended = next(reading)
+    assert isinstance(ended, Run)
+    assert (ended.status, ended.text) == ("interrupted", "be")
+
+
+def test_a_run_queued_behind_a_writer_that_dies_has_its_turn(
+    here: Process, there: Process, told: Told, clock: Clock
+) -> None:
+    lost = here.begun("slow")
+    told.await_call("slow")
+    queued = there.begun("next")
+    here.die(clock)
+    assert there.ended(queued).text == "re: next"
+    assert there.store.run(lost.id).status == "interrupted"
+    assert there.contents() == ["next", "re: next"]
+
+
+def test_clearing_in_one_process_cancels_what_the_other_writes(
+    here: Process, there: Process, told: Told, at_once: AtOnce
+) -> None:
+    run, queued = here.begun("slow"), here.begun("next")
+    told.await_call("slow")
+    waiting = at_once(here.ended, run)
+    there.conversations.clear("ada")
+    assert waiting.result().status == "cancelled"
+    told.end("slow", "too late")
+    assert here.ended(here.begun("after")).text == "re: after"
+    assert here.contents() == ["after", "re: after"]
+    assert told.calls == ["slow", "after"]
+    with pytest.raises(errors.NotFound):
+        there.store.run(queued.id)
+
+
+def test_deleting_in_one_process_cancels_what_the_other_writes_and_leaves_nothing(
+    here: Process, there: Process, told: Told, at_once: AtOnce
+) -> None:
+    run = here.begun("slow")
+    told.await_call("slow")
+    waiting = at_once(here.ended, run)
+    there.conversations.delete("ada")
+    assert waiting.result().status == "cancelled"
+    assert here.store.conversation("ada") is None
+
+
+def test_a_writer_that_renews_its_lease_is_not_given_up(
+    here: Process, there: Process, told: Told, clock: Clock
+) -> None:
+    run = here.begun("slow")
+    told.await_call("slow")
+    for _ in range(10):
+        clock.now += 11
+        here.runner.tick()
+    assert there.store.run(run.id).is_open
+    told.end("slow", "at last")
+    assert there.ended(run).text == "at last"
+
+
+def test_a_writer_that_was_given_up_while_it_slept_does_not_write_over_what_came_after(
+    here: Process, there: Process, told: Told, clock: Clock
+) -> None:
+    run = here.begun("slow")
+    told.await_call("slow")
+    here.fall_asleep()
+    clock.now += 31
+    after = there.begun("after")
+    assert there.ended(after).text == "re: after"
+    told.end("slow", "too late")
+    assert here.ended(run).status == "interrupted"
+    assert here.contents() == ["after", "re: after"]
+
+
+class TestRetrying:
+    def test_a_failed_question_is_asked_again_once(self, here: Process, there: Process, told: Told) -> None:
+        run = here.begun("slow")
+        told.fail("slow", errors.UpstreamTimedOut())
+        assert here.ended(run).status == "failed"
+        assert [each.id for each in there.conversations.runs("ada", "failed", 9)] == [run.id]
+        retried = there.conversations.retry(run.id)
+        told.end("slow", "now")
+        assert there.ended(retried).text == "now"
+        assert here.conversations.retry(run.id).id == retried.id
+        assert told.calls == ["slow", "slow"]
+        assert here.contents() == ["slow", "now"]
+        assert here.store.run(run.id).status == "failed"
+
+    def test_an_interrupted_question_is_asked_again(
+        self, here: Process, there: Process, told: Told, upstream: SteeredUpstream
+    ) -> None:
+        run = here.begun("slow", "id")
+        told.await_call("slow")
+        here.runner.shut_down(0)
+        told.say("slow", "cut")  # The cut is seen with the next piece, as in a real connection.
+        assert eventually(lambda: not upstream.open_now)
+        assert there.store.run(run.id).status == "interrupted"
+        retried = there.conversations.retry(run.id)
+        told.end("slow", "now")
+        assert there.ended(retried).text == "now"
+        assert there.begun("slow", "id").id == retried.id
+        assert there.contents() == ["slow", "now"]
+
+    def test_a_retry_that_failed_is_retried(self, here: Process, told: Told) -> None:
+        run = retried = here.begun("slow")
+        for _ in range(2):
+            told.fail("slow", errors.UpstreamTimedOut())
+            assert here.ended(retried).status == "failed"
+            retried = here.conversations.retry(run.id)
+        told.end("slow", "now")
+        assert here.ended(retried).text == "now"
+        assert told.calls == ["slow"] * 3
+
+    def test_a_completed_a_cancelled_and_an_open_run_are_not(self, here: Process, told: Told) -> None:
+        completed = here.ended(here.begun("why?"))
+        running = here.begun("slow")
+        cancelled = here.conversations.cancel(here.begun("next").id)
+        for run in (completed, running, cancelled):
+            with pytest.raises(errors.NotRetryable):
+                here.conversations.retry(run.id)
+
+    def test_an_unknown_run_is_not_found(self, here: Process) -> None:
+        with pytest.raises(errors.NotFound):
+            here.conversations.retry("run_nobody")
+
+
+def test_a_process_that_stops_lets_nobody_wait_for_a_run_of_another(
+    here: Process, there: Process, told: Told, at_once: AtOnce
+) -> None:
+    run = here.begun("slow")
+    told.await_call("slow")
+    waiting = at_once(there.ended, run)
+    reading = at_once(next, there.runner.read(run.id, 0, lambda: True))
+    assert eventually(lambda: there.runner._followed.ids())
+    there.runner.shut_down(0)
+    for each in (waiting, reading):
+        with pytest.raises(errors.StoreUnavailable):
+            each.result(PATIENCE_SECONDS)
+    told.end("slow", "ok")
+    assert here.ended(run).text == "ok"
+
+
+def test_a_process_that_stops_still_gives_those_who_wait_the_reply_of_another(
+    here: Process, there: Process, told: Told, at_once: AtOnce
+) -> None:
+    run = here.begun("slow")
+    told.await_call("slow")
+    waiting = at_once(there.ended, run)
+    assert eventually(lambda: there.runner._followed.ids())
+    stopped = at_once(there.runner.shut_down, PATIENCE_SECONDS)
+    assert eventually(lambda: there.runner.is_closing)
+    told.end("slow", "ok")
+    assert waiting.result(PATIENCE_SECONDS).text == "ok"
+    stopped.result(PATIENCE_SECONDS)

@@ -1,0 +1,523 @@
+"""Replies as they are written, whichever door began them: read, resumed at `GET /chat/stream/{stream_id}`, stopped."""
+
+import http.client
+import json
+import random
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from server import errors
+from server.domain import Run
+from server.http import sse
+from server.runs import live
+from server.runs.live import LiveRun, Piece
+from server.store.memory import MemoryStore
+from tests.support.process import Served, serve
+from tests.support.replies import PATIENCE_SECONDS, Told
+from tests.support.replies_over_http import over_http
+
+AtOnce = Callable[..., Any]
+STREAM = {"Accept": "text/event-stream"}
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told("slow")
+
+
+def events(response: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each event's id and data, in order. Comments are passed over."""
+    for frame in response.iter_encoded():
+        if not frame.startswith(b":"):
+            number, kind, data, *rest = frame.decode().split("\n")
+            assert kind == "event: chunk"
+            assert rest == ["", ""]
+            yield int(number.removeprefix("id: ")), json.loads(data.removeprefix("data: "))
+
+
+def stream(client: FlaskClient, question: str, **more: Any) -> Any:
+    body = {"client_name": "ada", "input": question, **more}
+    return client.post("/query", json=body, headers=STREAM, buffered=False)
+
+
+def resume(client: FlaskClient, stream_id: str, position: Any = None) -> Any:
+    headers = {} if position is None else {"Last-Event-ID": str(position)}
+    return client.get(f"/chat/stream/{stream_id}", headers=headers, buffered=False)
+
+
+def contents(client: FlaskClient) -> list[str]:
+    return [each["content"] for each in client.get("/history", query_string={"client_name": "ada"}).json]
+
+
+def test_a_query_streams_start_chunks_and_end(client: FlaskClient) -> None:
+    answer = stream(client, "안녕")
+    assert answer.mimetype == "text/event-stream"
+    stream_id = answer.headers["X-Stream-ID"]
+    assert list(events(answer)) == [
+        (0, {"type": "START", "stream_id": stream_id}),
+        (6, {"type": "CHUNK", "content": "re: 안녕"}),
+        (6, {"type": "END", "full_content": "re: 안녕", "usage": {**USAGE}}),
+    ]
+    assert contents(client) == ["안녕", "re: 안녕"]
+
+
+USAGE = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+
+
+def test_korean_leaves_as_utf_8(client: FlaskClient) -> None:
+    assert "안녕".encode() in b"".join(stream(client, "안녕").iter_encoded())
+
+
+def test_the_stream_is_known_before_a_word_was_written(client: FlaskClient, told: Told) -> None:
+    answer = stream(client, "slow")
+    assert next(events(answer)) == (0, {"type": "START", "stream_id": answer.headers["X-Stream-ID"]})
+    told.end("slow", "ok")
+
+
+def test_a_reader_who_leaves_midway_loses_nothing_and_it_is_paid_once(client: FlaskClient, told: Told) -> None:
+    answer = stream(client, "slow")
+    here = events(answer)
+    next(here)
+    told.say("slow", "half")
+    assert next(here) == (4, {"type": "CHUNK", "content": "half"})
+    answer.close()
+    told.end("slow", " whole")
+    assert list(events(resume(client, answer.headers["X-Stream-ID"], 4)))[-1][1]["full_content"] == "half whole"
+    assert contents(client) == ["slow", "half whole"]
+    assert told.calls == ["slow"]
+
+
+def test_a_stream_is_resumed_at_any_character_during_and_after_the_run(client: FlaskClient, told: Told) -> None:
+    stream_id = stream(client, "slow").headers["X-Stream-ID"]
+    told.say("slow", "안녕👩‍👩‍👧")
+    here = events(resume(client, stream_id, 1))
+    assert next(here) == (1, {"type": "START", "stream_id": stream_id})
+    assert next(here) == (7, {"type": "CHUNK", "content": "녕👩‍👩‍👧"})
+    told.end("slow", "!")
+    assert [data["type"] for _, data in here] == ["CHUNK", "END"]
+    for position in range(9):
+        pieces = [data["content"] for _, data in events(resume(client, stream_id, position)) if "content" in data]
+        assert "".join(pieces) == "안녕👩‍👩‍👧!"[position:]
+
+
+@pytest.mark.parametrize("position", ["-1", "x", "1.5", "", "٣", "1e3", "9" * 20, "+1"])
+def test_a_position_that_is_no_number_is_refused(client: FlaskClient, position: str) -> None:
+    stream_id = stream(client, "hi").headers["X-Stream-ID"]
+    answer = client.get(f"/chat/stream/{stream_id}", headers={"Last-Event-ID": position.encode().decode("latin-1")})
+    assert answer.status_code == 400
+    assert set(answer.json) == {"error", "code", "detail"}
+
+
+def test_a_position_beyond_a_completed_reply_is_refused(client: FlaskClient) -> None:
+    answer = stream(client, "hi")
+    list(events(answer))
+    beyond = resume(client, answer.headers["X-Stream-ID"], 7)
+    assert (beyond.status_code, beyond.json["code"]) == (400, "invalid_position")
+
+
+def test_an_unknown_stream_is_404(client: FlaskClient) -> None:
+    answer = client.get("/chat/stream/run_nobody")
+    assert (answer.status_code, answer.json["code"], answer.json["detail"]) == (
+        404,
+        "not_found",
+        answer.json["error"],
+    )
+
+
+def test_a_failure_after_the_first_byte_is_the_last_event(client: FlaskClient, told: Told) -> None:
+    answer = stream(client, "slow")
+    told.say("slow", "half")
+    told.fail("slow", errors.UpstreamCut())
+    *_, (position, last) = events(answer)
+    assert (position, last["type"], last["code"]) == (4, "ERROR", "upstream_cut")
+    *_, (_, again) = events(resume(client, answer.headers["X-Stream-ID"], 99))
+    assert again["code"] == "upstream_cut"
+
+
+def test_a_failure_before_the_run_is_an_ordinary_answer(client: FlaskClient) -> None:
+    client.post("/query", json={"client_name": "ada", "input": "hi", "request_id": "1"})
+    answer = stream(client, "ho", request_id="1")
+    assert (answer.status_code, answer.json["code"]) == (409, "request_id_conflict")
+    assert stream(client, "").status_code == 400
+
+
+def test_a_stopped_stream_keeps_its_text_and_answers_later_readers(app: Flask, client: FlaskClient, told: Told) -> None:
+    answer = stream(client, "slow")
+    here = events(answer)
+    next(here)
+    told.say("slow", "half")
+    next(here)
+    app.extensions["runner"].cancel(answer.headers["X-Stream-ID"])
+    assert list(here) == [(4, {"type": "STOPPED", "full_content": "half"})]
+    assert [data["type"] for _, data in events(resume(client, answer.headers["X-Stream-ID"]))] == [
+        "START",
+        "CHUNK",
+        "STOPPED",
+    ]
+    assert contents(client) == ["slow", "half"]
+
+
+def test_a_cleared_conversations_stream_stops_and_is_gone(client: FlaskClient, told: Told) -> None:
+    answer = stream(client, "slow")
+    here = events(answer)
+    next(here)
+    client.delete("/history", query_string={"client_name": "ada"})
+    assert [data["type"] for _, data in here] == ["STOPPED"]
+    assert client.get(f"/chat/stream/{answer.headers['X-Stream-ID']}").status_code == 404
+
+
+def test_the_same_open_question_is_joined_as_json_and_as_a_stream(
+    client: FlaskClient, told: Told, at_once: AtOnce
+) -> None:
+    answer = stream(client, "slow")
+    waiting = at_once(client.post, "/query", json={"client_name": "ada", "input": "slow"})
+    other = stream(client, "slow")
+    assert other.headers["X-Stream-ID"] == answer.headers["X-Stream-ID"]
+    told.end("slow", "once")
+    assert waiting.result().json == {"response": "once"}
+    assert told.calls == ["slow"]
+
+
+def test_silence_is_broken_by_a_comment(client: FlaskClient, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "SILENCE_SECONDS", 0.0)
+    frames = stream(client, "slow").iter_encoded()
+    next(frames)
+    assert next(frames) == next(frames) == sse.COMMENT
+    told.end("slow")
+    assert sse.COMMENT.startswith(b":")
+    assert sse.COMMENT.endswith(b"\n\n")
+
+
+@pytest.mark.parametrize(
+    ("accept", "is_stream"),
+    [
+        ("text/event-stream", True),
+        ("text/event-stream, application/json;q=0.5", True),
+        ("application/json, text/event-stream;q=0.5", False),
+        ("*/*", False),
+        ("application/json", False),
+        ("", False),
+    ],
+)
+def test_an_event_stream_is_given_to_who_asks_for_one(client: FlaskClient, accept: str, is_stream: bool) -> None:
+    answer = client.post("/query", json={"client_name": "ada", "input": "hi"}, headers={"Accept": accept})
+    assert (answer.mimetype == "text/event-stream") is is_stream
+
+
+def test_a_post_that_resumes_is_refused_and_changes_nothing(client: FlaskClient) -> None:
+    headers = {**STREAM, "Last-Event-ID": "3"}
+    answer = client.post("/query", json={"client_name": "ada", "input": "hi"}, headers=headers)
+    assert (answer.status_code, answer.json["code"]) == (400, "invalid_position")
+    assert contents(client) == []
+
+
+class Source:
+    """A reading that tells whether it was closed. Held by the test, so that only an explicit close can end it."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.reading = self._read()
+
+    def _read(self) -> Any:
+        try:
+            yield Piece("a", 1)
+            yield Piece("b", 2)
+            yield Run("why?").ending("completed", 1.0, text="ab")
+        finally:
+            self.closed = True
+
+
+class TestAStreamGivesItsSourceBack:
+    @pytest.fixture(autouse=True)
+    def context(self, app: Flask) -> Iterator[None]:
+        with app.test_request_context("/query"):
+            yield
+
+    def test_read_to_the_end(self) -> None:
+        source = Source()
+        assert len(list(sse.event_stream("run_1", 0, source.reading).iter_encoded())) == 4
+        assert source.closed
+
+    def test_left_midway(self) -> None:
+        source = Source()
+        response = sse.event_stream("run_1", 0, source.reading)
+        body = response.iter_encoded()
+        next(body)
+        next(body)
+        response.close()
+        assert source.closed
+
+    def test_a_reader_that_is_closed_no_longer_counts_as_company(self) -> None:
+        live = LiveRun("ada", Run("why?", text="half"), streamed=True)
+        reading = live.read(0, lambda: True)
+        response = sse.event_stream("run_1", 0, reading)
+        body = response.iter_encoded()
+        next(body)
+        next(body)
+        assert live.has_company()
+        response.close()
+        assert not live.has_company()
+
+    def test_never_read(self) -> None:
+        live = LiveRun("ada", Run("why?"), streamed=True)
+        reading = live.read(0, lambda: True)
+        sse.event_stream("run_1", 0, reading).close()
+        assert not live.has_company()
+        assert list(reading) == []
+
+
+def test_a_stream_that_is_written_here_can_be_read_while_the_store_fails(
+    client: FlaskClient, told: Told, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: str) -> Run:
+        raise errors.StoreUnavailable
+
+    stream_id = stream(client, "slow").headers["X-Stream-ID"]
+    monkeypatch.setattr(store, "run", fail)
+    here = events(resume(client, stream_id))
+    told.end("slow", "ok")
+    assert [data["type"] for _, data in here] == ["START", "CHUNK", "END"]
+
+
+def test_stream_ids_are_runs_ids(client: FlaskClient) -> None:
+    assert re.fullmatch(r"run_[0-9a-f]{32}", stream(client, "hi").headers["X-Stream-ID"])
+
+
+def by_query(client: FlaskClient) -> Any:
+    return stream(client, "slow")
+
+
+def by_chat(client: FlaskClient) -> Any:
+    stream_id = client.post("/chat/stream", json={"message": "slow"}).headers["X-Stream-ID"]
+    return resume(client, stream_id)
+
+
+def by_clients_chat(client: FlaskClient) -> Any:
+    body = {"message": "slow", "client_name": "ada"}
+    return resume(client, client.post("/chat/stream", json=body).json["stream_id"])
+
+
+def by_session(client: FlaskClient) -> Any:
+    session_id = client.post("/api/sessions").json["session_id"]
+    return client.post("/api/chat/stream", json={"session_id": session_id, "message": "slow"}, buffered=False)
+
+
+def by_thread(client: FlaskClient) -> Any:
+    """Its own events have no positions; they tell the stream's name, under which it is read."""
+    thread = client.post("/api/v1/threads", json={"messages": [{"role": "user", "content": "slow"}]}).json["id"]
+    body = {"assistant_id": "asst_default", "stream": True}
+    answer = client.post(f"/api/v1/threads/{thread}/runs", json=body, buffered=False)
+    answer.close()
+    return resume(client, answer.headers["X-Stream-ID"])
+
+
+DOORS = {
+    "query": by_query,
+    "chat": by_chat,
+    "a client's chat": by_clients_chat,
+    "session": by_session,
+    "thread": by_thread,
+}
+"""Each begins the reply to `slow` and reads it."""
+
+PIECES = ["안", "녕, ", "👩‍", "👩‍👧", " a\n\ndata: b", "é", "e\u0301", "\u2028\r\n", ": x", "끝" * 500, "{}", "."]
+
+
+def pieces(response: Any) -> Iterator[tuple[int, str]]:
+    """Each piece of text with its event's id, in whatever words the door has; empty for the other events."""
+    for frame in response.iter_encoded():
+        if not frame.startswith(b":"):
+            fields = dict(line.split(": ", 1) for line in frame.decode().strip("\n").split("\n"))
+            yield int(fields["id"]), json.loads(fields["data"]).get("content", "")
+
+
+@pytest.fixture(params=DOORS.values(), ids=DOORS)
+def begin(request: pytest.FixtureRequest) -> Callable[[FlaskClient], Any]:
+    began: Callable[[FlaskClient], Any] = request.param
+    return began
+
+
+class TestEveryDoor:
+    """What holds for a stream, whichever door began it."""
+
+    def test_it_tells_its_name(self, client: FlaskClient, told: Told, begin: Any) -> None:
+        answer = begin(client)
+        first = next(answer.iter_encoded()).decode()
+        stream_id = answer.headers["X-Stream-ID"]
+        assert re.fullmatch(r"run_[0-9a-f]{32}", stream_id)
+        assert f'"stream_id":"{stream_id}"' in first
+        assert resume(client, stream_id).headers["X-Stream-ID"] == stream_id
+        told.end("slow", "ok")
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_a_reader_who_drops_again_and_again_gets_each_character_once_and_in_order(
+        self, client: FlaskClient, told: Told, begin: Any, seed: int
+    ) -> None:
+        """It drops before it has read what is there, or after, and may have lost the last events on the line."""
+        luck = random.Random(seed)
+        answer = begin(client)
+        stream_id = answer.headers["X-Stream-ID"]
+        said, got = "", ""
+        for piece in [luck.choice(PIECES) for _ in range(40)]:
+            said += piece
+            told.say("slow", piece)
+            reading = pieces(answer)
+            while len(got) < len(said) and luck.random() < 0.7:
+                position, text = next(reading)
+                if luck.random() < 0.2:
+                    break
+                got += text
+                assert position == len(got)
+            answer.close()
+            answer = resume(client, stream_id, len(got))
+        told.end("slow")
+        for position, text in pieces(answer):
+            got += text
+            assert position == len(got)
+        assert got == said
+        assert told.calls == ["slow"]
+
+    def test_three_readers_see_the_same_text_each_at_its_own_pace(
+        self, client: FlaskClient, told: Told, begin: Any, at_once: AtOnce
+    ) -> None:
+        first = begin(client)
+        stream_id = first.headers["X-Stream-ID"]
+
+        def read_whole(response: Any) -> str:
+            return "".join(text for _, text in pieces(response))
+
+        def read_in_parts() -> str:
+            text = ""
+            while not text.endswith("END"):
+                response = resume(client, stream_id, len(text))
+                text += next(text for _, text in pieces(response) if text)
+                response.close()
+            return text
+
+        readers = [at_once(read_whole, first), at_once(read_whole, resume(client, stream_id)), at_once(read_in_parts)]
+        for piece in PIECES * 5:
+            told.say("slow", piece)
+        told.end("slow", "END")
+        assert {reader.result() for reader in readers} == {"".join(PIECES * 5) + "END"}
+
+    def test_one_that_is_stopped_keeps_its_text_and_answers_later_readers(
+        self, client: FlaskClient, told: Told, begin: Any
+    ) -> None:
+        answer = begin(client)
+        stream_id = answer.headers["X-Stream-ID"]
+        told.say("slow", "반쪽")
+        assert next(text for _, text in pieces(answer) if text) == "반쪽"
+        assert client.delete(f"/chat/stream/{stream_id}").json == {"stream_id": stream_id, "status": "stopped"}
+        told.end("slow", " more")
+        for position in (0, 1, 2):
+            *_, (last, data) = events(resume(client, stream_id, position))
+            assert (last, data) == (2, {"type": "STOPPED", "full_content": "반쪽"})
+        assert "".join(text for _, text in pieces(resume(client, stream_id, 1))) == "쪽"
+
+    def test_a_bad_position_is_refused_and_one_ahead_of_an_open_reply_waits(
+        self, client: FlaskClient, told: Told, begin: Any, at_once: AtOnce
+    ) -> None:
+        stream_id = begin(client).headers["X-Stream-ID"]
+        for position in ("-1", "x", "1.5", "", "1e3", "9" * 20):
+            assert resume(client, stream_id, position).status_code == 400
+        told.say("slow", "ab")
+        ahead = resume(client, stream_id, 3)
+        assert ahead.status_code == 200
+        told.end("slow", "cd")
+        assert [text for _, text in pieces(ahead) if text] == ["d"]
+        assert resume(client, stream_id, 4).status_code == 200
+        beyond = resume(client, stream_id, 5)
+        assert (beyond.status_code, beyond.json["code"]) == (400, "invalid_position")
+
+    def test_a_position_beyond_a_reply_that_failed_gets_its_failure(
+        self, client: FlaskClient, told: Told, begin: Any
+    ) -> None:
+        stream_id = begin(client).headers["X-Stream-ID"]
+        told.say("slow", "ab")
+        told.fail("slow", errors.UpstreamCut())
+        for position in (0, 2, 99):
+            *_, (_, last) = events(resume(client, stream_id, position))
+            assert (last["type"], last["code"]) == ("ERROR", "upstream_cut")
+
+
+def test_who_has_read_a_reply_to_its_end_asks_anew_with_the_same_question(client: FlaskClient, told: Told) -> None:
+    for _ in range(2):
+        stream_id = client.post("/chat/stream", json={"message": "hi", "client_name": "ada"}).json["stream_id"]
+        list(events(resume(client, stream_id)))
+    assert contents(client) == ["hi", "re: hi"] * 2
+
+
+def test_who_has_not_read_a_reply_to_its_end_joins_it(app: Flask, client: FlaskClient, told: Told) -> None:
+    body = {"message": "hi", "client_name": "ada"}
+    stream_id = client.post("/chat/stream", json=body).json["stream_id"]
+    app.extensions["runner"].wait(stream_id, PATIENCE_SECONDS, lambda: False)
+    reading = events(resume(client, stream_id))
+    next(reading)
+    assert client.post("/chat/stream", json=body).json["stream_id"] == stream_id
+    assert told.calls == ["hi"]
+
+
+class TestUnderGunicorn:
+    """Lines that truly break."""
+
+    def test_a_reader_whose_line_breaks_after_every_piece_gets_each_character_once(self, told: Told) -> None:
+        with over_http(told) as url, serve(OPENAI_BASE_URL=url) as served:
+            for door in ("query", "chat", "session"):
+                self.read_in_parts(served, told, door)
+        assert told.calls == ["slow"] * 3
+
+    def read_in_parts(self, served: Served, told: Told, door: str) -> None:
+        line = self.begun(served, door)
+        stream_id = line.answer.getheader("X-Stream-ID")
+        got = ""
+        for piece in PIECES:
+            told.say("slow", piece)
+            position, text = line.next_text()
+            got += text
+            assert position == len(got)
+            line.cut()
+            line = Line(served, "GET", f"/chat/stream/{stream_id}", **{"Last-Event-ID": str(position)})
+        told.end("slow")
+        assert b'"full_content"' in line.answer.read()
+        assert got == "".join(PIECES), door
+
+    @staticmethod
+    def begun(served: Served, door: str) -> "Line":
+        if door == "query":
+            return Line(served, "POST", "/query", {"client_name": "ada", "input": "slow"}, **STREAM)
+        if door == "chat":
+            _, begun = served.ask("POST", "/chat/stream", {"message": "slow"})
+            return Line(served, "GET", f"/chat/stream/{begun['stream_id']}")
+        _, session = served.ask("POST", "/api/sessions", {})
+        return Line(served, "POST", "/api/chat/stream", {"session_id": session["session_id"], "message": "slow"})
+
+
+class Line:
+    """A connection of its own, on which one stream is read."""
+
+    def __init__(self, served: Served, method: str, path: str, body: Any = None, **headers: str) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=PATIENCE_SECONDS)
+        data = None if body is None else json.dumps(body).encode()
+        sent = {"Content-Type": "application/json"} if data else {}
+        self._connection.request(method, path, data, {**sent, **headers})
+        self.answer = self._connection.getresponse()
+        assert self.answer.status == 200
+
+    def next_text(self) -> tuple[int, str]:
+        """The next event with text: its id and the text."""
+        position = 0
+        while True:
+            name, _, value = self.answer.readline().decode().rstrip("\n").partition(": ")
+            if name == "id":
+                position = int(value)
+            if name == "data" and "content" in json.loads(value):
+                return position, json.loads(value)["content"]
+
+    def cut(self) -> None:
+        self.answer.close()
+        self._connection.close()

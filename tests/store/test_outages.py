@@ -1,0 +1,399 @@
+"""The store fails while replies are written: nobody hangs, and what was paid is neither lost nor paid again."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from server import errors
+from server.domain import Options, Run, ToolCall
+from server.runs.executor import Limits
+from server.runs.live import Piece
+from server.runs.runner import Runner
+from server.store.memory import MemoryStore
+from server.upstream.protocol import Reply
+from tests.support.clock import Clock
+from tests.support.replies import PATIENCE_SECONDS, SteeredUpstream, Told
+
+CALLS = (
+    *("conversation", "begin", "start", "append", "finish", "pause", "resume", "run", "messages"),
+    *("renew", "listen", "sweep", "ping"),
+)
+LOOK = Reply(None, None, "tool_calls", (ToolCall("call_1", "look", "{}"),))
+
+
+class Failing(MemoryStore):
+    """A store that fails when it is told to: before a call does anything, or after it did all."""
+
+    is_durable = True
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(1000, clock)
+        self.is_down = False
+        self.fails_after: set[str] = set()
+        """Calls that do their work once more, and whose answer is then lost."""
+        self.asked: list[str] = []
+
+    def failing(self, name: str, *given: Any, **named: Any) -> Any:
+        self.asked.append(name)
+        if self.is_down:
+            raise errors.StoreUnavailable
+        answer = getattr(MemoryStore, name)(self, *given, **named)
+        if name in self.fails_after:
+            self.fails_after.remove(name)
+            raise errors.StoreUnavailable
+        return answer
+
+
+def _failing(name: str) -> Callable[..., Any]:
+    return lambda self, *given, **named: self.failing(name, *given, **named)
+
+
+for each in CALLS:
+    setattr(Failing, each, _failing(each))
+
+
+@pytest.fixture
+def store(clock: Clock) -> Failing:
+    return Failing(clock)
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told("slow", "slower")
+
+
+@pytest.fixture
+def runner(
+    store: Failing, upstream: SteeredUpstream, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Runner]:
+    # Ticks are the test's own.
+    monkeypatch.setattr("server.runs.runner.maintenance.Ticker.start", lambda ticker: None)
+    runner = Runner(store, upstream, Limits(), clock)
+    yield runner
+    store.is_down = False
+    runner.shut_down(0)
+
+
+def begun(runner: Runner, question: str, request_id: str | None = None) -> Run:
+    return runner.begin(Run(question, request_id, conversation="ada"))
+
+
+def ended(runner: Runner, run: Run) -> Run:
+    return runner.wait(run.id, PATIENCE_SECONDS, lambda: True)
+
+
+def with_outputs(run: Run, output: str = "seen") -> Run:
+    (step,) = run.steps
+    return replace(run, steps=(replace(step, calls=tuple(replace(each, output=output) for each in step.calls)),))
+
+
+def requiring_action(runner: Runner, told: Told) -> Run:
+    """A run that has asked for the output of a tool, once it waits for it; its next call is asked `seen`."""
+    options = Options(parameters={"tools": [{"type": "function", "function": {"name": "look"}}]})
+    run = runner.begin(Run("slow", conversation="ada", options=options))
+    told.say("slow", LOOK)
+    return ended(runner, run)
+
+
+def contents(store: MemoryStore) -> list[str]:
+    return [each.content for each in store.messages("ada", 0, 1_000_000)]
+
+
+def unwritten(runner: Runner, run: Run) -> bool:
+    """Once the reply's end could not be told to the store."""
+    with pytest.raises(errors.StoreUnavailable):
+        ended(runner, run)
+    return True
+
+
+def test_a_question_is_refused_at_once_and_not_asked_upstream(runner: Runner, store: Failing, told: Told) -> None:
+    store.is_down = True
+    with pytest.raises(errors.StoreUnavailable):
+        begun(runner, "why?")
+    store.asked.clear()
+    with pytest.raises(errors.StoreUnavailable):
+        begun(runner, "what?")
+    assert store.asked == []  # A store that hangs would make each caller wait for it.
+    assert told.calls == []
+
+
+def test_questions_are_taken_again_once_a_tick_finds_the_store_well(runner: Runner, store: Failing) -> None:
+    store.is_down = True
+    with pytest.raises(errors.StoreUnavailable):
+        begun(runner, "why?")
+    runner.tick()
+    with pytest.raises(errors.StoreUnavailable):
+        begun(runner, "why?")
+    store.is_down = False
+    runner.tick()
+    assert ended(runner, begun(runner, "why?")).text == "re: why?"
+    assert contents(store) == ["why?", "re: why?"]
+
+
+def test_a_reply_that_cannot_be_written_down_is_when_the_store_is_back(
+    runner: Runner, store: Failing, told: Told
+) -> None:
+    run = begun(runner, "slow")
+    told.await_call("slow")
+    store.is_down = True
+    told.end("slow", "paid ", "for")
+    assert unwritten(runner, run)
+    runner.tick()
+    store.is_down = False
+    assert contents(store) == []
+    runner.tick()
+    assert contents(store) == ["slow", "paid for"]
+    kept = begun(runner, "slow")
+    assert (kept.id, kept.text) == (run.id, "paid for")  # Nobody had it, so whoever asks the same collects it.
+    assert told.calls == ["slow"]
+
+
+def test_a_reply_whose_end_was_written_though_the_answer_was_lost_stands_once(
+    runner: Runner, store: Failing, told: Told
+) -> None:
+    run = begun(runner, "slow")
+    told.await_call("slow")
+    store.fails_after = {"finish"}
+    told.end("slow", "paid for")
+    assert unwritten(runner, run)
+    runner.tick()
+    assert contents(store) == ["slow", "paid for"]
+    assert ended(runner, run).status == "completed"
+
+
+def test_a_reader_gets_all_the_text_and_then_the_failure(runner: Runner, store: Failing, told: Told) -> None:
+    run = begun(runner, "slow")
+    reading = runner.read(run.id, 0, lambda: True)
+    told.say("slow", "paid ")
+    assert next(reading) == Piece("paid ", 5)
+    store.is_down = True
+    told.end("slow", "for")
+    assert next(reading) == Piece("for", 8)
+    with pytest.raises(errors.StoreUnavailable):
+        next(reading)
+    store.is_down = False
+    runner.tick()
+    *_, last = runner.read(run.id, 5, lambda: True)
+    assert isinstance(last, Run)
+    assert last.text == "paid for"
+
+
+def test_the_next_question_waits_until_the_reply_before_it_is_written_down(
+    runner: Runner, store: Failing, told: Told, upstream: SteeredUpstream
+) -> None:
+    first, second = begun(runner, "slow"), begun(runner, "next")
+    told.await_call("slow")
+    store.is_down = True
+    told.end("slow", "ok")
+    assert unwritten(runner, first)
+    runner.tick()
+    assert told.calls == ["slow"]
+    store.is_down = False
+    runner.tick()
+    assert ended(runner, second).text == "re: next"
+    assert contents(store) == ["slow", "ok", "next", "re: next"]
+
+
+def test_a_run_that_was_begun_though_its_caller_was_told_of_a_failure_is_not_left_open(
+    runner: Runner, store: Failing, told: Told
+) -> None:
+    store.fails_after = {"begin"}
+    with pytest.raises(errors.StoreUnavailable):
+        begun(runner, "why?")
+    assert [run.status for run in store.runs("ada", None, 9)] == ["running"]
+    runner.tick()
+    assert [run.status for run in store.runs("ada", None, 9)] == ["failed"]
+    assert ended(runner, begun(runner, "why?")).text == "re: why?"
+    assert told.calls == ["why?"]
+
+
+def test_a_failed_question_may_be_asked_again_with_its_request_id(runner: Runner, store: Failing, told: Told) -> None:
+    store.fails_after = {"begin"}
+    with pytest.raises(errors.StoreUnavailable):
+        begun(runner, "why?", "id")
+    runner.tick()
+    assert ended(runner, begun(runner, "why?", "id")).text == "re: why?"
+    assert told.calls == ["why?"]
+
+
+def test_text_is_kept_once_though_the_store_failed_after_it_was_told(
+    runner: Runner, store: Failing, told: Told
+) -> None:
+    run = begun(runner, "slow")
+    reading = runner.read(run.id, 0, lambda: True)
+    told.say("slow", "왜 ")
+    next(reading)
+    store.fails_after = {"append"}
+    runner.tick()
+    told.say("slow", "👩‍👩‍👧")
+    next(reading)
+    runner.tick()
+    runner.tick()
+    assert store.run(run.id).text == "왜 👩‍👩‍👧"
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["not started", "started, and the answer lost"])
+def test_a_queued_run_is_written_once_though_the_store_failed_when_its_turn_came(
+    runner: Runner, store: Failing, told: Told, lost: bool
+) -> None:
+    first, second = begun(runner, "slow"), begun(runner, "next")
+    told.await_call("slow")
+    if lost:
+        store.fails_after = {"start"}
+    else:
+        store.is_down = True
+    told.end("slow", "ok")
+    if lost:
+        ended(runner, first)
+    else:
+        assert unwritten(runner, first)
+    store.is_down = False
+    runner.tick()
+    assert ended(runner, second).text == "re: next"
+    assert told.calls == ["slow", "next"]
+
+
+def test_a_reply_that_could_not_read_its_history_fails_and_is_listed(
+    runner: Runner, store: Failing, told: Told
+) -> None:
+    ended(runner, begun(runner, "first"))
+    store.fails_after = {"messages"}
+    run = ended(runner, begun(runner, "why?"))
+    assert run.failure is not None
+    assert (run.status, run.failure.code) == ("failed", "store_unavailable")
+    assert [each.id for each in store.runs("ada", "failed", 9)] == [run.id]
+    assert told.calls == ["first"]
+
+
+def test_a_stop_writes_down_what_is_still_unwritten(runner: Runner, store: Failing, told: Told) -> None:
+    run = begun(runner, "slow")
+    told.await_call("slow")
+    store.is_down = True
+    told.end("slow", "paid for")
+    assert unwritten(runner, run)
+    store.is_down = False
+    runner.shut_down(0)
+    assert contents(store) == ["slow", "paid for"]
+
+
+def test_a_run_whose_time_is_over_ends_though_the_store_is_away(
+    runner: Runner, store: Failing, told: Told, clock: Clock
+) -> None:
+    run = begun(runner, "slow")
+    told.await_call("slow")
+    store.is_down = True
+    clock.now += 601
+    runner.tick()
+    assert unwritten(runner, run)
+    store.is_down = False
+    runner.tick()
+    failure = store.run(run.id).failure
+    assert failure is not None
+    assert failure.code == "run_timed_out"
+
+
+def test_a_turn_that_comes_while_the_store_fails_lets_no_question_wait_for_it(
+    runner: Runner, store: Failing, told: Told
+) -> None:
+    first, second = begun(runner, "slow"), begun(runner, "next")
+    told.await_call("slow")
+    store.fails_after = {"start"}
+    runner.cancel(first.id)
+    store.asked.clear()
+    with pytest.raises(errors.StoreUnavailable):
+        begun(runner, "another")
+    assert store.asked == []
+    runner.tick()
+    assert ended(runner, second).text == "re: next"
+
+
+def test_a_run_goes_on_with_its_outputs_once_the_store_takes_them(runner: Runner, store: Failing, told: Told) -> None:
+    run = requiring_action(runner, told)
+    store.is_down = True
+    with pytest.raises(errors.StoreUnavailable):
+        runner.resume(with_outputs(run))
+    store.is_down = False
+    runner.tick()
+    assert ended(runner, runner.resume(with_outputs(run))).text == "re: seen"
+    assert told.calls == ["slow", "seen"]
+
+
+def test_a_run_whose_outputs_were_taken_though_the_answer_was_lost_is_not_left_open(
+    runner: Runner, store: Failing, told: Told
+) -> None:
+    run = requiring_action(runner, told)
+    store.fails_after = {"resume"}
+    with pytest.raises(errors.StoreUnavailable):
+        runner.resume(with_outputs(run))
+    runner.tick()
+    assert store.run(run.id).status == "failed"
+    assert ended(runner, begun(runner, "next")).text == "re: next"
+    assert told.calls == ["slow", "next"]
+
+
+def test_a_run_that_requires_action_still_does_though_the_answer_to_that_was_lost(
+    runner: Runner, store: Failing, told: Told
+) -> None:
+    store.fails_after = {"pause"}
+    with pytest.raises(errors.StoreUnavailable):
+        requiring_action(runner, told)
+    runner.tick()
+    (run,) = store.runs("ada", None, 9)
+    assert ended(runner, run).status == "requires_action"
+    assert ended(runner, runner.resume(with_outputs(run))).text == "re: seen"
+
+
+def test_a_stop_leaves_a_run_waiting_for_outputs_though_the_answer_to_that_was_lost(
+    runner: Runner, store: Failing, told: Told
+) -> None:
+    store.fails_after = {"pause"}
+    with pytest.raises(errors.StoreUnavailable):
+        requiring_action(runner, told)
+    runner.shut_down(0)
+    (run,) = store.runs("ada", None, 9)
+    assert run.status == "requires_action"
+
+
+def test_a_run_that_goes_on_with_outputs_is_not_ended_by_who_lost_the_answer_to_its_pause(
+    runner: Runner, store: Failing, told: Told, upstream: SteeredUpstream, clock: Clock
+) -> None:
+    store.fails_after = {"pause"}
+    with pytest.raises(errors.StoreUnavailable):
+        requiring_action(runner, told)
+    (run,) = store.runs("ada", None, 9)
+    other = Runner(store, upstream, Limits(), clock)
+    other.resume(with_outputs(run, "slower"))
+    told.await_call("slower")
+    runner.tick()
+    told.end("slower", "seen")
+    assert ended(other, run).text == "seen"
+    assert store.run(run.id).status == "completed"
+
+
+def test_a_run_that_could_not_be_said_to_require_action_fails(runner: Runner, store: Failing, told: Told) -> None:
+    options = Options(parameters={"tools": []})
+    run = runner.begin(Run("slow", conversation="ada", options=options))
+    told.await_call("slow")
+    store.is_down = True
+    told.say("slow", LOOK)
+    assert unwritten(runner, run)
+    store.is_down = False
+    runner.tick()
+    assert store.run(run.id).status == "failed"
+    assert ended(runner, begun(runner, "next")).text == "re: next"
+
+
+def test_a_store_that_ends_with_the_process_is_told_no_text_before_the_end(
+    runner: Runner, store: Failing, told: Told
+) -> None:
+    store.is_durable = False
+    run = begun(runner, "slow")
+    reading = runner.read(run.id, 0, lambda: True)
+    told.say("slow", "paid ")
+    next(reading)
+    runner.tick()
+    assert "append" not in store.asked
+    told.end("slow", "for")
+    assert ended(runner, run).text == "paid for"

@@ -1,0 +1,520 @@
+"""Calls in any order and by any writer, asked of each store and of a plain model of the same promises."""
+
+import tempfile
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
+
+from server.domain import Conversation, Failure, Run, Status
+from server.errors import ConversationBusy, NotFound, RequestIdConflict
+from server.store.memory import MemoryStore
+from server.store.protocol import COLLECT_SECONDS, REQUEST_ID_SECONDS, RETRIED, Store, abandoned
+from server.store.redis import RedisStore
+from server.store.sqlite import SqliteStore
+from tests.support.clock import Clock
+from tests.support.redis_server import needs_redis, shared_redis
+
+LEASE_SECONDS = 30.5
+SESSION_SECONDS = 700.5
+"""Neither is a sum of the times that pass here: whether the last instant still counts is not asked."""
+
+Entry = tuple[str, str, str | None, float]
+"""Role, content, run and timestamp of one message."""
+
+names = st.sampled_from(["ada", "eve"])
+questions = st.sampled_from(["why?", "what?"])
+request_ids = st.sampled_from([None, None, "id 1", "id 2"])
+texts = st.sampled_from(["be", "cause", "왜 👩‍👩‍👧"])
+places = st.sampled_from([0, 1])
+"""Of the writers that are there; where there is only one, both are it."""
+
+
+@dataclass
+class Known:
+    """What one conversation must be, by the sentences of the protocol and nothing else."""
+
+    touched: float
+    seconds: float | None = None
+    model: str | None = None
+    context_starts: dict[str, int] = field(default_factory=dict)
+    runs: dict[str, Run] = field(default_factory=dict)
+    """Oldest first, each as its own writer reads it."""
+    leases: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """The writer of each open run, and until when it holds its lease."""
+    ends: list[str] = field(default_factory=list)
+    """The runs that have ended, in the order of their ends."""
+    seen: list[tuple[str, str, float]] = field(default_factory=list)
+    """Each request id, the run that was begun for it, and when; oldest first."""
+
+    def read(self, run_id: str, writer: int, now: float) -> Run:
+        run = self.runs[run_id]
+        holder, until = self.leases.get(run_id, (writer, now))
+        return run if holder == writer or now <= until else abandoned(run, now)
+
+    def read_all(self, writer: int, now: float) -> list[Run]:
+        return [self.read(run_id, writer, now) for run_id in self.runs]
+
+    def open(self, writer: int, now: float) -> list[Run]:
+        return [run for run in self.read_all(writer, now) if run.is_open]
+
+    def has_expired(self, writer: int, now: float) -> bool:
+        return self.seconds is not None and now - self.touched > self.seconds and not self.open(writer, now)
+
+    def write_down_abandoned(self, writer: int, now: float) -> None:
+        for run in self.read_all(writer, now):
+            if run.id in self.leases and not run.is_open:
+                self.end(run)
+
+    def end(self, run: Run) -> None:
+        self.runs[run.id] = run
+        del self.leases[run.id]
+        self.ends.append(run.id)
+
+    def history(self) -> list[Entry]:
+        entries: list[Entry] = []
+        for run in (self.runs[run_id] for run_id in self.ends):
+            if run.status == "completed" or (run.status == "cancelled" and run.text):
+                assert run.ended is not None
+                entries.append(("user", run.question, run.id, run.created))
+                entries.append(("assistant", run.text, run.id, run.ended))
+        return entries
+
+    def joined(self, run: Run, now: float) -> Run | None:
+        """The run that `run` joins, after the abandoned ones were written down. Raises RequestIdConflict."""
+        if run.request_id is not None:
+            return self._joined_by_id(run, now)
+        for other in self.runs.values():
+            if other.is_open and other.question == run.question:
+                return other
+        for newest in list(self.runs.values())[-1:]:
+            if newest.status == "completed" and newest.question == run.question and not newest.collected:
+                assert newest.ended is not None
+                return newest if now <= newest.ended + COLLECT_SECONDS else None
+        return None
+
+    def _joined_by_id(self, run: Run, now: float) -> Run | None:
+        earlier = [
+            run_id for each, run_id, at in self.seen if each == run.request_id and now <= at + REQUEST_ID_SECONDS
+        ]
+        if not earlier:
+            return None
+        newest = self.runs[earlier[-1]]
+        if newest.question != run.question:
+            raise RequestIdConflict
+        return None if newest.status in RETRIED else newest
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Subclass me once for each backend, with a `new_store`."""
+
+    begun = Bundle("begun")
+    """Ids of runs: open ones, ended ones, and ones that are gone."""
+
+    writers = 1
+
+    def new_store(self, clock: Clock) -> Store:
+        """Another writer over the same data; over none, where it is the machine's first."""
+        raise NotImplementedError
+
+    def left(self) -> list[str]:
+        """What the backend keeps after all conversations were deleted."""
+        return []
+
+    @initialize()
+    def open_store(self) -> None:
+        self.clock = Clock()
+        self.stores = [self.new_store(self.clock) for _ in range(self.writers)]
+        self.serials = list(range(self.writers))
+        """Which of all the writers that there ever were each of `stores` is."""
+        self.known: dict[str, Known] = {}
+        self.drafts: dict[str, tuple[str, Run]] = {}
+        """Each run that was ever begun as it was asked for, and its conversation."""
+        self.last: dict[str, Run] = {}
+        """Each run that was ever begun, as its writer last knew it."""
+        self.holders: dict[str, int] = {}
+        self.ended: dict[str, Run] = {}
+        """Each run whose end was written, as it was first seen to have ended."""
+
+    def teardown(self) -> None:
+        if not hasattr(self, "stores"):
+            return
+        for run_id in self.drafts:
+            self.look_up(run_id, 0)
+        for name in ("ada", "eve"):
+            self.delete(name, 0)
+        self.stores[0].sweep()
+        assert self.left() == []
+        for store in self.stores:
+            store.close()
+
+    @rule(
+        target=begun,
+        place=places,
+        name=names,
+        question=questions,
+        request_id=request_ids,
+        waiting=st.sampled_from([0, 1, 2, 32, 32]),
+        start=st.sampled_from([True, True, False]),
+    )
+    def begin(self, place: int, name: str, question: str, request_id: str | None, waiting: int, start: bool) -> object:
+        store, writer = self._writer(place)
+        known = self._there(name, writer) or Known(self.clock.now)
+        known.write_down_abandoned(writer, self.clock.now)
+        run = Run(question, request_id, created=self.clock.now)
+        try:
+            joined = known.joined(run, self.clock.now)
+        except RequestIdConflict:
+            with pytest.raises(RequestIdConflict):
+                store.begin(name, run, waiting=waiting, start=start)
+            return multiple()
+        queued = [each for each in known.runs.values() if each.status == "queued"]
+        runs_at_once = start and not known.leases
+        if joined is None and not runs_at_once and len(queued) >= waiting:
+            with pytest.raises(ConversationBusy):
+                store.begin(name, run, waiting=waiting, start=start)
+            return multiple()
+        answer = store.begin(name, run, waiting=waiting, start=start)
+        if joined is not None:
+            assert (answer.run, answer.fresh) == (joined, False)
+        else:
+            expected = replace(run, status="running" if runs_at_once else "queued", conversation=name)
+            assert (answer.run, answer.fresh) == (expected, True)
+            self.known[name] = known
+            self.drafts[run.id] = (name, run)
+            self.holders[run.id] = writer
+            self._keep(expected)
+            known.touched = self.clock.now
+            known.leases[run.id] = (writer, self.clock.now + LEASE_SECONDS)
+            if request_id is not None:
+                known.seen.append((request_id, run.id, self.clock.now))
+        assert answer.conversation == self._conversation(name, writer)
+        return multiple() if joined is not None else run.id
+
+    @rule(target=begun, place=places, run_id=begun, seconds=st.sampled_from([0.0, COLLECT_SECONDS, REQUEST_ID_SECONDS]))
+    def ask_again(self, place: int, run_id: str, seconds: float) -> object:
+        self.clock.now += seconds
+        name, asked = self.drafts[run_id]
+        return self.begin(place, name, asked.question, asked.request_id, 32, True)
+
+    @rule(run_id=begun)
+    def make_the_same_call_again(self, run_id: str) -> None:
+        name, draft = self.drafts[run_id]
+        if self.holders[run_id] not in self.serials:
+            return
+        store, writer = self._writer(self.serials.index(self.holders[run_id]))
+        known = self._there(name, writer)
+        if known is None or run_id not in known.runs:
+            return  # It would be begun anew, and no writer calls again so late.
+        known.write_down_abandoned(writer, self.clock.now)
+        answer = store.begin(name, draft, waiting=0, start=False)
+        assert (answer.run, answer.fresh) == (known.runs[run_id], True)
+
+    @rule(run_id=begun)
+    def start(self, run_id: str) -> None:
+        name = self.drafts[run_id][0]
+        store, writer = self._writer_of(run_id)
+        known = self._there(name, writer)
+        started = store.start(name, run_id)
+        if known is None:
+            assert started is None
+            return
+        known.write_down_abandoned(writer, self.clock.now)
+        if next(iter(known.leases), None) == run_id and known.runs[run_id].status == "queued":
+            self._keep(replace(known.runs[run_id], status="running"))
+            self._renew(known, run_id)
+            assert started == self._conversation(name, writer)
+        else:
+            assert started is None
+
+    @rule(name=names)
+    def start_the_oldest(self, name: str) -> None:
+        for run_id in list(self.known[name].leases)[:1] if name in self.known else []:
+            self.start(run_id)
+
+    @rule(run_id=begun, text=texts, cut=st.sampled_from([0, 0, 0, 1, 2]))
+    def append(self, run_id: str, text: str, cut: int) -> None:
+        name = self.drafts[run_id][0]
+        store, writer = self._writer_of(run_id)
+        run = self._read(run_id, writer)
+        if run is not None and run.status == "queued":
+            return  # The protocol says nothing of it; the Runner does not.
+        there = "" if run is None else run.text[: len(run.text) - cut]
+        is_running = run is not None and run.status == "running"
+        assert store.append(name, run_id, len(there.encode()), text) is is_running
+        if run is not None and is_running:
+            self._keep(replace(run, text=there + text))
+            self._renew(self.known[name], run_id)
+
+    @rule(
+        place=places,
+        run_id=begun,
+        status=st.sampled_from(["completed", "completed", "failed", "cancelled", "interrupted"]),
+        text=texts,
+        is_empty=st.booleans(),
+        collected=st.booleans(),
+        context_starts=st.sampled_from([{}, {}, {"m": 2}, {"m": 4, "n": 0}]),
+    )
+    def finish(
+        self,
+        place: int,
+        run_id: str,
+        status: Status,
+        text: str,
+        is_empty: bool,
+        collected: bool,
+        context_starts: dict[str, int],
+    ) -> None:
+        store, writer = self._writer(place)
+        name, run = self.drafts[run_id][0], self._read(run_id, writer)
+        ended = self.last[run_id].ending(
+            status,
+            self.clock.now,
+            text="" if is_empty and status != "completed" else text,
+            collected=collected,
+            failure=Failure("upstream_failed", "It failed.") if status in ("failed", "interrupted") else None,
+        )
+        answer = store.finish(name, ended, context_starts)
+        if run is None:
+            assert answer is None
+        elif run.ended is not None:
+            assert answer == run
+        else:
+            assert answer == ended
+            known = self.known[name]
+            self.last[run_id] = ended
+            known.end(ended)
+            known.touched = self.clock.now
+            known.context_starts |= context_starts
+
+    @rule(place=places, run_id=begun)
+    def collect(self, place: int, run_id: str) -> None:
+        store, writer = self._writer(place)
+        name, run = self.drafts[run_id][0], self._read(run_id, writer)
+        if run is not None and run.status == "interrupted":
+            return  # There is no reply that anybody could have.
+        store.collect(name, run_id)
+        if run is not None and not run.is_open:
+            self._keep(replace(run, collected=True))
+            self.ended[run_id] = self.last[run_id]
+
+    @rule(place=places, run_id=begun, text=texts)
+    def mistake_the_conversation(self, place: int, run_id: str, text: str) -> None:
+        store, _ = self._writer(place)
+        other = "eve" if self.drafts[run_id][0] == "ada" else "ada"
+        assert store.append(other, run_id, 0, text) is False
+        ended = self.last[run_id].ending("completed", self.clock.now, text=text)
+        assert store.finish(other, ended, {"m": 2}) is None
+
+    @rule(place=places, name=names)
+    def clear(self, place: int, name: str) -> None:
+        store, writer = self._writer(place)
+        known = self._there(name, writer)
+        were_open = [] if known is None else [run.id for run in known.open(writer, self.clock.now)]
+        assert list(store.clear(name)) == were_open
+        if known is not None:
+            self.known[name] = Known(self.clock.now, known.seconds, known.model)
+
+    @rule(place=places, name=names)
+    def delete(self, name: str, place: int) -> None:
+        store, writer = self._writer(place)
+        known = self._there(name, writer)
+        were_open = [] if known is None else [run.id for run in known.open(writer, self.clock.now)]
+        assert list(store.delete(name)) == were_open
+        self.known.pop(name, None)
+
+    @rule(place=places, name=names)
+    def create(self, place: int, name: str) -> None:
+        store, writer = self._writer(place)
+        if self._there(name, writer) is None:
+            store.create(name, SESSION_SECONDS, {})
+            self.known[name] = Known(self.clock.now, SESSION_SECONDS)
+
+    @rule(place=places, name=names)
+    def touch(self, place: int, name: str) -> None:
+        store, writer = self._writer(place)
+        known = self._there(name, writer)
+        assert store.touch(name) is (known is not None)
+        if known is not None:
+            known.touched = self.clock.now
+
+    @rule(place=places, name=names, model=st.sampled_from(["m1", "m2"]))
+    def set_model(self, place: int, name: str, model: str) -> None:
+        store, writer = self._writer(place)
+        store.set_model(name, model)
+        known = self._there(name, writer) or Known(self.clock.now)
+        known.model = model
+        self.known[name] = known
+
+    @rule(place=places)
+    def renew(self, place: int) -> None:
+        store, writer = self._writer(place)
+        held = {run_id: self.drafts[run_id][0] for run_id, holder in self.holders.items() if holder == writer}
+        still_open = [run_id for run_id, name in held.items() if run_id in self._leases(name)]
+        assert set(store.renew(held)) == set(held) - set(still_open)
+        for run_id in still_open:
+            self._renew(self.known[held[run_id]], run_id)
+
+    @rule(place=places)
+    def sweep(self, place: int) -> None:
+        store, writer = self._writer(place)
+        store.sweep()
+        for name in list(self.known):
+            if self._there(name, writer) is None:
+                del self.known[name]
+
+    @rule(seconds=st.sampled_from([1.0, 31.0, COLLECT_SECONDS, COLLECT_SECONDS + 1, REQUEST_ID_SECONDS]))
+    def pass_time(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+    @rule(place=places, name=names, start=st.integers(0, 6), more=st.integers(0, 6))
+    def read_a_part(self, place: int, name: str, start: int, more: int) -> None:
+        store, _ = self._writer(place)
+        assert _history(store, name, start, start + more) == _history(store, name)[start : start + more]
+
+    @rule(
+        place=places, name=names, status=st.sampled_from(["queued", "completed", "interrupted"]), most=st.integers(0, 3)
+    )
+    def list_some(self, place: int, name: str, status: Status, most: int) -> None:
+        store, _ = self._writer(place)
+        fitting = [run for run in store.runs(name, None, 1000) if run.status == status]
+        assert list(store.runs(name, status, most)) == fitting[:most]
+
+    @rule(place=places, run_id=begun)
+    def look_up(self, run_id: str, place: int) -> None:
+        store, writer = self._writer(place)
+        expected = self._read(run_id, writer)
+        if expected is None:
+            with pytest.raises(NotFound):
+                store.run(run_id)
+        else:
+            assert store.run(run_id) == expected
+
+    @invariant()
+    def everything_is_as_promised(self) -> None:
+        for store, writer in zip(self.stores, self.serials, strict=True):
+            for name in ("ada", "eve"):
+                known = self._there(name, writer)
+                runs = [] if known is None else known.read_all(writer, self.clock.now)
+                assert store.conversation(name) == self._conversation(name, writer)
+                assert list(store.runs(name, None, 1000)) == runs[::-1]
+                assert _history(store, name) == ([] if known is None else known.history())
+
+    @invariant()
+    def at_most_one_run_of_a_conversation_is_written(self) -> None:
+        for store in self.stores:
+            for name in ("ada", "eve"):
+                assert Counter(run.status for run in store.runs(name, None, 1000))["running"] <= 1
+
+    @invariant()
+    def an_ended_run_never_changes(self) -> None:
+        for store in self.stores:
+            for run in (each for name in ("ada", "eve") for each in store.runs(name, None, 1000)):
+                if not run.is_open and run.id not in self._leases(run.conversation):
+                    assert self.ended.setdefault(run.id, run) == run
+
+    @invariant()
+    def a_history_is_made_of_whole_turns_in_order_of_their_ends(self) -> None:
+        for name in ("ada", "eve"):
+            history = _history(self.stores[0], name)
+            assert [role for role, *_ in history] == ["user", "assistant"] * (len(history) // 2)
+            assert [run_id for *_, run_id, _ in history[::2]] == [run_id for *_, run_id, _ in history[1::2]]
+            ends = [at for *_, at in history[1::2]]
+            assert ends == sorted(ends)
+
+    def _writer(self, place: int) -> tuple[Store, int]:
+        place %= self.writers
+        return self.stores[place], self.serials[place]
+
+    def _writer_of(self, run_id: str) -> tuple[Store, int]:
+        """The writer that began a run; where it has crashed, the one in its place."""
+        holder = self.holders[run_id]
+        return self._writer(self.serials.index(holder) if holder in self.serials else holder)
+
+    def _there(self, name: str, writer: int) -> Known | None:
+        known = self.known.get(name)
+        return None if known is None or known.has_expired(writer, self.clock.now) else known
+
+    def _read(self, run_id: str, writer: int) -> Run | None:
+        """What the run must be to that writer; None where it is gone."""
+        known = self._there(self.drafts[run_id][0], writer)
+        return None if known is None or run_id not in known.runs else known.read(run_id, writer, self.clock.now)
+
+    def _keep(self, run: Run) -> None:
+        self.known[run.conversation].runs[run.id] = self.last[run.id] = run
+
+    def _leases(self, name: str) -> dict[str, tuple[int, float]]:
+        return self.known[name].leases if name in self.known else {}
+
+    def _renew(self, known: Known, run_id: str) -> None:
+        known.leases[run_id] = (self.holders[run_id], self.clock.now + LEASE_SECONDS)
+
+    def _conversation(self, name: str, writer: int) -> Conversation | None:
+        known = self._there(name, writer)
+        if known is None:
+            return None
+        return Conversation(name, known.model, len(known.history()), dict(known.context_starts))
+
+
+def _history(store: Store, name: str, start: int = 0, stop: int = 1_000_000) -> list[Entry]:
+    kept = store.messages(name, start, stop)
+    return [(each.role, each.content, each.run_id, each.timestamp) for each in kept]
+
+
+class SharedStoreMachine(StoreMachine):
+    """For a backend that several writers share, of which any may crash."""
+
+    writers = 2
+
+    @rule(place=places)
+    def crash(self, place: int) -> None:
+        self.stores[place].close()
+        self.clock.now += LEASE_SECONDS + 1
+        self.stores[place] = self.new_store(self.clock)
+        self.serials[place] = max(*self.serials, *self.holders.values()) + 1
+
+
+class MemoryMachine(StoreMachine):
+    def new_store(self, clock: Clock) -> Store:
+        return MemoryStore(1000, clock)
+
+
+class SqliteMachine(SharedStoreMachine):
+    @initialize()
+    def open_store(self) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        super().open_store()
+
+    def new_store(self, clock: Clock) -> Store:
+        return SqliteStore(str(Path(self.folder.name) / "kept.db"), LEASE_SECONDS, clock)
+
+    def teardown(self) -> None:
+        super().teardown()
+        self.folder.cleanup()
+
+
+class RedisMachine(SharedStoreMachine):
+    @initialize()
+    def open_store(self) -> None:
+        shared_redis().ask("FLUSHALL")
+        super().open_store()
+
+    def new_store(self, clock: Clock) -> Store:
+        return RedisStore(shared_redis().url, LEASE_SECONDS, clock)
+
+    def left(self) -> list[str]:
+        return shared_redis().all_keys()
+
+
+TestMemoryStore = MemoryMachine.TestCase
+TestMemoryStore.settings = settings(max_examples=250, stateful_step_count=40, deadline=None)
+
+TestSqliteStore = SqliteMachine.TestCase
+TestSqliteStore.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+
+TestRedisStore = needs_redis(RedisMachine.TestCase)
+TestRedisStore.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)

@@ -1,0 +1,274 @@
+"""The server as it is deployed: by make, by gunicorn, on Render and on Heroku. Each one on a port of its own."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from server.settings import Settings
+from tests.support.process import ROOT, Served, await_answer, free_port, started
+
+PYTHON = [sys.executable, "run.py"]
+GUNICORN = [sys.executable, "-m", "gunicorn", "run:app"]
+BLUEPRINT = yaml.safe_load((ROOT / "render.yaml").read_text(encoding="utf-8"))
+(SERVICE,) = BLUEPRINT["services"]
+VARIABLES = {each["key"]: each.get("value") for each in SERVICE["envVars"]}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return folder(tmp_path)
+
+
+def folder(place: Path) -> Path:
+    """`place`, with the project in it and no `.env`."""
+    place.mkdir(exist_ok=True)
+    for name in ("server", "run.py", "gunicorn.conf.py", "openapi.json", "requirements.txt", "Makefile"):
+        (place / name).symlink_to(ROOT / name)
+    (place / ".venv").symlink_to(sys.prefix)
+    return place
+
+
+@contextmanager
+def begun(place: Path, command: list[str], **env: str) -> Iterator[subprocess.Popen[bytes]]:
+    """`command` in `place`, with this Python as `python`; it and all that it started is gone after the block."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    process = started(["env", "-C", str(place), *command], place / "log", PATH=path, **env)
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@contextmanager
+def served(place: Path, command: list[str], port: int, **env: str) -> Iterator[Served]:
+    with begun(place, command, **env) as process:
+        server = Served(port, process, place / "log")
+        await_answer(server)
+        yield server
+
+
+def refusal(place: Path, command: list[str], **env: str) -> str:
+    """What is told where the server refuses to start."""
+    with begun(place, command, PORT=str(free_port()), **env) as process:
+        assert process.wait(20) != 0
+    return (place / "log").read_text()
+
+
+def assert_converses(server: Served) -> None:
+    status, answer = server.query("ada", "My cat is called Grace.")
+    assert (status, "no model was asked" in answer["response"]) == (200, True)
+    status, answer = server.query("ada", "What is my cat called?")
+    assert (status, answer["response"].endswith("called Grace.")) == (200, True)
+    assert server.history("ada")[::2] == ["My cat is called Grace.", "What is my cat called?"]
+
+
+def gunicorns_own(log: str) -> list[str]:
+    """A log without the lines of requests, and without the numbers that differ from start to start."""
+    lines = [re.sub(r"^\[.*?\] ", "", line) for line in log.splitlines() if not line.startswith("{")]
+    return [re.sub(r"(?<=[\[(:])\d{3,}|(?<=pid: )\d+", "N", line).removeprefix("[N] [INFO] ") for line in lines]
+
+
+def render(port: int) -> dict[str, str]:
+    """What Render's runtime for Python puts into the environment, on a port of ours."""
+    return {
+        "PORT": str(port),
+        "GUNICORN_CMD_ARGS": f"--preload --access-logfile - --bind=127.0.0.1:{port}",
+        "FORWARDED_ALLOW_IPS": "*",
+        "WEB_CONCURRENCY": "1",
+        "RENDER_EXTERNAL_URL": "https://chat.onrender.com",
+    }
+
+
+class TestGunicorn:
+    def test_both_commands_serve_in_the_same_way_and_stop_cleanly(self, tmp_path: Path) -> None:
+        logs = []
+        with ExitStack() as stack:
+            servers = []
+            for name, command in {"python": PYTHON, "gunicorn": GUNICORN}.items():
+                port = free_port()
+                running = served(folder(tmp_path / name), command, port, UPSTREAM="scripted", PORT=str(port))
+                servers.append(stack.enter_context(running))
+            for server in servers:
+                assert_converses(server)
+                server.process.send_signal(signal.SIGTERM)
+            for server in servers:
+                assert server.process.wait(20) == 0
+                logs.append(gunicorns_own(server.log()))
+        assert logs[0] == logs[1]
+        assert "Listening at: http://127.0.0.1:N (N)" in logs[0]
+        assert logs[0].count("Booting worker with pid: N") == 1
+        assert "Traceback" not in logs[0]
+
+    @pytest.mark.parametrize(
+        ("command", "env"),
+        [
+            (PYTHON, {"WEB_CONCURRENCY": "2"}),
+            (GUNICORN, {"WEB_CONCURRENCY": "2"}),
+            (PYTHON, {"WEB_CONCURRENCY": "2", "STORE_URL": "memory"}),
+            ([*PYTHON, "--workers", "2"], {}),
+            (GUNICORN, {"GUNICORN_CMD_ARGS": "--workers=2", "WEB_CONCURRENCY": "1"}),
+            (GUNICORN, {"GUNICORN_CMD_ARGS": "--preload --access-logfile -", "WEB_CONCURRENCY": "2"}),
+        ],
+        ids=["python", "gunicorn", "without a colon", "as an argument", "in gunicorn's variable", "as on Render"],
+    )
+    def test_several_workers_on_the_memory_store_are_refused(
+        self, place: Path, command: list[str], env: dict[str, str]
+    ) -> None:
+        log = refusal(place, command, UPSTREAM="scripted", **env)
+        assert "The server cannot start" in log
+        assert "Set WEB_CONCURRENCY=1" in log
+        assert "STORE_URL" in log
+        assert "Traceback" not in log
+        assert "Booting worker" not in log
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("command", "name"),
+        [(PYTHON, "MAX_BODY_BYTES"), (GUNICORN, "LOG_LEVEL"), (PYTHON, "WEB_CONCURRENCY")],
+    )
+    def test_a_setting_that_does_not_fit_stops_the_start_and_is_named(
+        self, place: Path, command: list[str], name: str
+    ) -> None:
+        log = refusal(place, command, **{name: "secret-word"})
+        assert log.startswith(f"The server cannot start. {name}: ")
+        assert "Traceback" not in log
+        assert "secret-word" not in log
+
+    def test_a_store_that_does_not_exist_stops_the_start_and_is_named(self, place: Path) -> None:
+        log = refusal(place, GUNICORN, STORE_URL="postgres://secret-word")
+        assert "The server cannot start. STORE_URL: " in log
+        assert log.count("Booting worker") == 1
+        assert "Traceback" not in log
+        assert "secret-word" not in log
+
+    def test_a_dotenv_file_is_read_and_the_environment_wins_over_it(self, place: Path) -> None:
+        port = free_port()
+        (place / ".env").write_text(f"UPSTREAM=scripted\nPORT={port}\nMAX_INPUT_CHARS=5\nHOST=127.0.0.2\n")
+        with served(place, PYTHON, port, MAX_INPUT_CHARS="7", HOST="127.0.0.1", WEB_CONCURRENCY="") as server:
+            assert server.query("ada", "1234567")[0] == 200
+            assert server.query("ada", "12345678")[0] == 400
+
+
+class TestRender:
+    def test_it_serves_under_the_arguments_that_render_gives_to_gunicorn(self, place: Path) -> None:
+        port = free_port()
+        with served(place, GUNICORN, port, UPSTREAM="scripted", **render(port)) as server:
+            assert_converses(server)
+            assert '"POST /query HTTP/1.1" 200' in server.log()
+            assert "Traceback" not in server.log()
+
+    def test_its_start_command_and_its_variables_serve_with_our_own_configuration(self, place: Path) -> None:
+        port = free_port()
+        given = {name: value for name, value in VARIABLES.items() if value is not None}
+        command = ["bash", "-c", SERVICE["startCommand"]]
+        with served(place, command, port, UPSTREAM="scripted", **(render(port) | given)) as server:
+            assert_converses(server)
+            assert server.ask("GET", SERVICE["healthCheckPath"])[0] == 200
+            _, document = server.ask("GET", "/openapi.json")
+            assert document["servers"] == [{"url": "https://chat.onrender.com"}]
+            assert f"Listening at: http://0.0.0.0:{port} " in server.log()
+            assert "GET /healthz HTTP" not in server.log()
+
+    def test_its_values_are_those_that_the_memory_store_and_a_slow_stop_need(self) -> None:
+        assert (SERVICE["type"], SERVICE["runtime"]) == ("web", "python")
+        assert SERVICE["buildCommand"] == "pip install -r requirements.txt"
+        assert SERVICE["healthCheckPath"] in ("/readyz", "/healthz")
+        assert {"key": "OPENAI_API_KEY", "sync": False} in SERVICE["envVars"]
+        assert re.fullmatch(r"3\.\d+\.\d+", VARIABLES["PYTHON_VERSION"])
+        assert tuple(map(int, VARIABLES["PYTHON_VERSION"].split("."))) >= (3, 11)
+        assert "preload" not in VARIABLES["GUNICORN_CMD_ARGS"]
+        chosen = Settings.from_env(VARIABLES)
+        assert (chosen.host, chosen.web_concurrency, chosen.trusted_proxies) == ("0.0.0.0", 1, 1)
+        assert chosen.graceful_seconds + 10 < SERVICE["maxShutdownDelaySeconds"] <= 300
+
+    def test_every_value_is_a_text_as_render_wants_it(self) -> None:
+        assert [name for name, value in VARIABLES.items() if not isinstance(value, str | None)] == []
+
+
+class TestHeroku:
+    def test_its_command_serves_one_worker_and_keeps_to_thirty_seconds(self, place: Path) -> None:
+        kind, _, command = (ROOT / "Procfile").read_text(encoding="utf-8").strip().partition(": ")
+        assert kind == "web"
+        chosen = Settings.from_env(dict(each.split("=", 1) for each in shlex.split(command) if "=" in each))
+        assert chosen.query_deadline_seconds < 30
+        assert chosen.graceful_seconds + 10 < 30
+        port = free_port()
+        shell = ["bash", "-c", command]
+        with served(place, shell, port, UPSTREAM="scripted", PORT=str(port), WEB_CONCURRENCY="2") as server:
+            assert_converses(server)
+            assert f"Listening at: http://0.0.0.0:{port} " in server.log()
+
+
+class TestMake:
+    def test_run_without_a_key_says_loudly_that_it_is_the_demonstration_and_stops_at_ctrl_c(self, place: Path) -> None:
+        port = free_port()
+        (place / ".env").write_text((ROOT / ".env.example").read_text(encoding="utf-8"))
+        with served(place, ["make", "-o", ".venv/run", "run", f"PORT={port}"], port) as server:
+            assert_converses(server)
+            os.killpg(server.process.pid, signal.SIGINT)
+            assert server.process.wait(20) != 0
+            log = server.log()
+            with pytest.raises(ConnectionRefusedError):
+                server.ask("GET", "/healthz")
+        readme = (ROOT / "README.md").read_text(encoding="utf-8")
+        notice = readme.split("$ make run\n")[1].split("```")[0]
+        assert len(notice.splitlines()) >= 5
+        assert log.startswith(notice)
+        assert "OPENAI_API_KEY" in notice
+        assert "Traceback" not in log
+
+    def test_run_does_not_pretend_where_somebody_chose_who_is_to_write(self, place: Path) -> None:
+        port = free_port()
+        (place / ".env").write_text(f"export UPSTREAM='openai'\nPORT={port}\n")
+        with served(place, ["make", "-o", ".venv/run", "run"], port) as server:
+            assert "DEMONSTRATION" not in server.log()
+            assert "No model is set" in server.log()
+            assert server.ask("GET", "/health")[1]["openai_api"] == "not_configured"
+            status, answer = server.query("ada", "hi")
+        assert (status, answer["code"]) == (500, "not_configured")
+        assert "OPENAI_API_KEY" in answer["error"]
+
+    @pytest.mark.parametrize(
+        ("target", "changed"),
+        [("run", "requirements.txt"), ("test", "requirements.txt"), ("test", "requirements-dev.txt")],
+    )
+    def test_a_change_of_requirements_installs_again(self, tmp_path: Path, target: str, changed: str) -> None:
+        (tmp_path / ".venv").mkdir()
+        (tmp_path / "Makefile").symlink_to(ROOT / "Makefile")
+        for name, age in {"requirements.txt": 2, "requirements-dev.txt": 2, ".venv/run": 1, ".venv/dev": 1}.items():
+            (tmp_path / name).touch()
+            os.utime(tmp_path / name, (1_000_000 - age, 1_000_000 - age))
+        assert "pip install" not in self.planned(tmp_path, target)
+        os.utime(tmp_path / changed, (1_000_000, 1_000_000))
+        assert "pip install" in self.planned(tmp_path, target)
+
+    def planned(self, place: Path, target: str) -> str:
+        """What make would do."""
+        return subprocess.check_output(["make", "-n", "-C", str(place), target], text=True)
+
+
+class TestCi:
+    @pytest.mark.parametrize(("failing", "asked"), [("", ["check", "test"]), ("check", ["check"])])
+    def test_it_checks_and_tests_and_stops_at_the_first_failure(
+        self, tmp_path: Path, failing: str, asked: list[str]
+    ) -> None:
+        make = tmp_path / "make"
+        make.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n[ "$1" != "{failing}" ]\n')
+        make.chmod(0o755)
+        env: dict[str, Any] = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        ran = subprocess.run([ROOT / ".ci" / "run"], env=env, cwd=tmp_path)
+        assert (ran.returncode == 0) is (failing == "")
+        assert (tmp_path / "asked").read_text().split() == asked

@@ -1,0 +1,137 @@
+"""Schemathesis' command line against a running server: what the documents promise, tried with thousands of requests."""
+
+import http.client
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.dialects.documents import DOCUMENTS
+from tests.support.open_runs import served_with_open_runs
+from tests.support.process import ROOT, Served, serve
+
+COMMAND = str(Path(sys.executable).parent / "schemathesis")
+
+EXAMPLES = 100
+"""Tried per operation, besides what covers each rule of its schemas."""
+
+OPTIONS = [
+    *("--phases", "examples,coverage,fuzzing,stateful", "--max-examples", str(EXAMPLES)),
+    *("--report", "json", "--report-json-path", "report.json", "--no-color"),
+]
+
+PATIENCE_SECONDS = 300.0
+
+LONGEST = "assistants"
+"""The document that takes as long as all the others together."""
+
+MOST_CHARACTERS = "1000"
+"""The servers' bound on questions. With the default, two thirds of the time go into the compiling of patterns."""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, "Run"]]:
+    """A run for each document, all at once, each with a server of its own: what one clears, another might miss."""
+    runs: dict[str, Run] = {}
+    with ExitStack() as stack:
+        for name in sorted(DOCUMENTS, key=LONGEST.__ne__):
+            served, found = prepared(name, stack)
+            config = (ROOT / "schemathesis.toml").read_text()
+            for word, values in found.items():
+                assert f'["{word}"]' in config
+                config = config.replace(f'["{word}"]', json.dumps(values))
+            folder = tmp_path_factory.mktemp(name)
+            (folder / "schemathesis.toml").write_text(config)
+            runs[name] = Run(folder, name, served)
+            stack.callback(runs[name].stop)
+        yield runs
+
+
+def prepared(name: str, stack: ExitStack) -> tuple[Served, dict[str, list[str]]]:
+    """A server for the document of that name, and what can be had of it, by the words of `schemathesis.toml`."""
+    bound = {"MAX_INPUT_CHARS": MOST_CHARACTERS}
+    if name == "assistants":
+        return stack.enter_context(served_with_open_runs(**bound))
+    served = stack.enter_context(serve(UPSTREAM="scripted", **bound))
+    found = {"STREAM_ID": [begun_stream(served)]}
+    if name == "sessions":
+        found["DOOMED"] = doomed_conversations(served)
+    return served, found
+
+
+class Run:
+    """One `schemathesis run`, of a document as its server tells it. It goes on beside the test."""
+
+    def __init__(self, folder: Path, name: str, served: Served) -> None:
+        document = folder / "openapi.json"
+        _, told = served.ask("GET", "/openapi.json" if name == "published" else f"/{name}/openapi.json")
+        document.write_text(json.dumps(told))
+        self._folder = folder
+        self._process = subprocess.Popen(
+            [COMMAND, "run", str(document), "--url", served.url, *OPTIONS],
+            cwd=folder,
+            # What Hypothesis knows of Unicode takes it more than a second, and is kept there.
+            env={**os.environ, "HYPOTHESIS_STORAGE_DIRECTORY": str(ROOT / ".hypothesis")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def stop(self) -> None:
+        self._process.kill()
+
+    def report(self) -> dict[str, Any]:
+        """Schemathesis' own report of a run that found nothing."""
+        output, _ = self._process.communicate(timeout=PATIENCE_SECONDS)
+        assert self._process.returncode == 0, output
+        report: dict[str, Any] = json.loads((self._folder / "report.json").read_text())
+        return report
+
+
+def begun_stream(served: Served) -> str:
+    """The id of a stream that can be read."""
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
+    body = json.dumps({"client_name": "schemathesis", "input": "hi"})
+    connection.request("POST", "/query", body, {"Content-Type": "application/json", "Accept": "text/event-stream"})
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    stream_id = answer.getheader("X-Stream-ID")
+    assert stream_id is not None
+    return stream_id
+
+
+def doomed_conversations(served: Served) -> list[str]:
+    """The names of conversations that may be deleted."""
+    names = [f"doomed {number}" for number in range(200)]
+    for name in names:
+        status, _ = served.ask("POST", "/model", {"client_name": name, "model": "scripted-demo"})
+        assert status == 200
+    return names
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_operation_does_what_its_document_promises(runs: dict[str, Run], name: str) -> None:
+    promised = {
+        f"{method.upper()} {path}"
+        for path, item in json.loads(DOCUMENTS[name].read_text())["paths"].items()
+        for method in item
+    }
+    report = runs[name].report()
+    assert report["complete"]
+    tested = {count: report["operations"][count] for count in ("total", "tested", "errored", "skipped")}
+    assert tested == {"total": len(promised), "tested": len(promised), "errored": 0, "skipped": 0}
+    phases = {phase: outcome["status"] for phase, outcome in report["phases"].items()}
+    assert (phases["coverage"], phases["fuzzing"]) == ("success", "success")
+    assert report["test_cases"]["generated"] > EXAMPLES
+    # Each was not only tried, but answered with what its caller wants.
+    answered = {
+        each: sum(phase["accepted"] for phase in rates.values()) for each, rates in report["valid_rates"].items()
+    }
+    assert {each for each, count in answered.items() if count} == promised

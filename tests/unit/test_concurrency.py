@@ -1,0 +1,61 @@
+"""Threads that stay for the next call."""
+
+import gc
+import threading
+import time
+import weakref
+
+from server.concurrency import Threads
+
+
+class Work:
+    """A call that ends when it is let go."""
+
+    def __init__(self) -> None:
+        self.thread: threading.Thread | None = None
+        self.begun = threading.Event()
+        self.let_go = threading.Event()
+
+    def do(self) -> None:
+        self.thread = threading.current_thread()
+        self.begun.set()
+        assert self.let_go.wait(10)
+
+
+def test_calls_are_made_beside_each_other_however_many() -> None:
+    threads = Threads("test", Work.do)
+    works = [Work() for _ in range(100)]
+    for work in works:
+        threads.begin(work)
+    assert all(work.begun.wait(10) for work in works)
+    assert len({work.thread for work in works}) == 100
+    for work in works:
+        work.let_go.set()
+
+
+def test_a_thread_whose_call_has_ended_makes_the_next_and_holds_nothing_of_the_last() -> None:
+    called = threading.Semaphore(0)
+    seen: list[threading.Thread] = []
+
+    def call(work: Work) -> None:
+        seen.append(threading.current_thread())
+        called.release()
+
+    threads = Threads("test", call)
+    for _ in range(3):
+        work = Work()
+        held = weakref.ref(work)
+        threads.begin(work)
+        assert called.acquire(timeout=10)
+        del work
+        idle_again(threads)
+        gc.collect()
+        assert held() is None
+    assert len(set(seen)) == 1
+
+
+def idle_again(threads: Threads) -> None:
+    """Wait until a call that has ended is counted so, which takes as long as its thread needs for it."""
+    until = time.monotonic() + 10
+    while not threads._idle:
+        assert time.monotonic() < until

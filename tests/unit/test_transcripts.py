@@ -1,0 +1,175 @@
+"""Transcripts that are kept from turn to turn: right whatever becomes of the history, and in bounds."""
+
+from collections.abc import Sequence
+
+import orjson
+import pytest
+
+from server.domain import Conversation, Message, Run
+from server.runs import context
+from server.runs.transcripts import KEPT_FROM, KEPT_SECONDS, Transcripts
+from server.store.memory import MemoryStore
+from tests.support.clock import Clock
+
+
+class Counted(MemoryStore):
+    """Counts the messages that are read of it."""
+
+    read = 0
+
+    def messages(self, name: str, start: int, stop: int) -> Sequence[Message]:
+        found = super().messages(name, start, stop)
+        self.read += len(found)
+        return found
+
+
+@pytest.fixture
+def store() -> Counted:  # type: ignore[override]
+    return Counted(max_conversations=100)
+
+
+@pytest.fixture
+def transcripts(store: Counted, clock: Clock) -> Transcripts:
+    return Transcripts(store, clock)
+
+
+def grow(store: Counted, count: int, name: str = "ada", text: str = "m") -> None:
+    """Add so many messages, of either role in turn."""
+    there = store.create(name, None, {}).message_count
+    roles = ["assistant" if n % 2 else "user" for n in range(there, there + count)]
+    store.add(name, [Message.of(role, f"{text}{there + n}", None, 0.0) for n, role in enumerate(roles)])
+
+
+def row(store: Counted, name: str = "ada") -> Conversation:
+    found = store.conversation(name)
+    assert found is not None
+    return found
+
+
+def contents(transcripts: Transcripts, conversation: Conversation, start: int = 0, **more: bool) -> list[str]:
+    found = transcripts.get(conversation, start, **more)
+    return [each["content"] for each in orjson.loads(context.messages("", found.transcript, ""))]
+
+
+def test_only_what_is_new_is_read_of_a_long_history(store: Counted, transcripts: Transcripts) -> None:
+    grow(store, 100)
+    assert contents(transcripts, row(store)) == [f"m{n}" for n in range(100)]
+    grow(store, 2)
+    store.read = 0
+    assert contents(transcripts, row(store)) == [f"m{n}" for n in range(102)]
+    assert store.read == 2
+    assert transcripts.get(row(store), 0).count == 102
+
+
+def test_a_short_history_is_not_kept(store: Counted, transcripts: Transcripts) -> None:
+    grow(store, KEPT_FROM - 1)
+    for _ in range(2):
+        store.read = 0
+        transcripts.get(row(store), 0)
+        assert store.read == KEPT_FROM - 1
+
+
+def test_a_message_that_was_deleted_is_sent_no_more(store: Counted, transcripts: Transcripts) -> None:
+    grow(store, 40)
+    transcripts.get(row(store), 0)
+    store.delete_message("ada", store.messages("ada", 39, 40)[0].id)
+    grow(store, 1, text="new ")
+    assert contents(transcripts, row(store))[-2:] == ["m38", "new 39"]
+
+
+def test_a_history_that_was_cleared_or_deleted_and_has_grown_again_is_read_anew(
+    store: Counted, transcripts: Transcripts
+) -> None:
+    grow(store, 40)
+    transcripts.get(row(store), 0)
+    for forget in (store.clear, store.delete):
+        forget("ada")
+        grow(store, 50, text="new ")
+        assert contents(transcripts, row(store)) == [f"new {n}" for n in range(50)]
+
+
+def test_a_message_that_is_deleted_while_the_replay_is_made_leaves_no_gap(
+    store: Counted, transcripts: Transcripts
+) -> None:
+    grow(store, 40)
+    transcripts.get(row(store), 0)
+    grow(store, 2)
+    before = row(store)
+    store.delete_message("ada", store.messages("ada", 0, 1)[0].id)
+    assert contents(transcripts, before) == [f"m{n}" for n in range(1, 42)]
+
+
+def test_another_beginning_is_read_anew_and_has_no_reply_without_its_question(
+    store: Counted, transcripts: Transcripts
+) -> None:
+    grow(store, 60)
+    transcripts.get(row(store), 0)
+    found = transcripts.get(row(store), 21)
+    assert (found.first, found.count) == (22, 38)
+    grow(store, 2)
+    assert contents(transcripts, row(store), 21) == [f"m{n}" for n in range(22, 62)]
+
+
+def test_a_window_of_one_run_alone_is_not_kept(store: Counted, transcripts: Transcripts) -> None:
+    grow(store, 60)
+    transcripts.get(row(store), 0)
+    assert contents(transcripts, row(store), 20, keep=False) == [f"m{n}" for n in range(20, 60)]
+    store.read = 0
+    transcripts.get(row(store), 0)
+    assert store.read == 0
+
+
+def test_of_too_many_bytes_those_are_dropped_that_were_not_asked_for_longest(store: Counted, clock: Clock) -> None:
+    transcripts = Transcripts(store, clock, max_bytes=3_000)
+    for name in ("ada", "eve", "bob"):
+        grow(store, 30, name)
+        transcripts.get(row(store, name), 0)
+    store.read = 0
+    for name in ("bob", "eve"):
+        transcripts.get(row(store, name), 0)
+    assert store.read == 0
+    transcripts.get(row(store, "ada"), 0)
+    assert store.read == 30
+
+
+def test_one_that_nobody_asks_for_is_forgotten(store: Counted, transcripts: Transcripts, clock: Clock) -> None:
+    grow(store, 30)
+    grow(store, 30, "eve")
+    transcripts.get(row(store), 0)
+    clock.now += KEPT_SECONDS
+    transcripts.get(row(store, "eve"), 0)
+    clock.now += 1
+    transcripts.forget_unused()
+    store.read = 0
+    transcripts.get(row(store, "eve"), 0)
+    assert store.read == 0
+    transcripts.get(row(store), 0)
+    assert store.read == 30
+
+
+def test_one_is_forgotten_with_its_conversation(store: Counted, transcripts: Transcripts) -> None:
+    grow(store, 30)
+    transcripts.get(row(store), 0)
+    transcripts.forget("ada")
+    store.read = 0
+    transcripts.get(row(store), 0)
+    assert store.read == 30
+
+
+def test_a_conversation_of_which_it_is_not_known_whether_it_has_changed_is_read_each_time(
+    store: Counted, transcripts: Transcripts
+) -> None:
+    grow(store, 30)
+    unknown = Conversation("ada", message_count=30)
+    for _ in range(2):
+        store.read = 0
+        assert len(contents(transcripts, unknown)) == 30
+        assert store.read == 30
+
+
+def test_the_runs_own_question_is_no_part_of_what_is_kept(store: Counted, transcripts: Transcripts) -> None:
+    grow(store, 30)
+    run = Run("why?")
+    kept = transcripts.get(row(store), 0)
+    assert b"why?" in context.messages("", kept.transcript, run.question)
+    assert b"why?" not in context.messages("", transcripts.get(row(store), 0).transcript, "")
