@@ -14,13 +14,13 @@ from server.core.conversations import Conversations
 from server.dialects import chat, ops, query, sessions
 from server.dialects.documents import DOCUMENTS
 from server.dialects.openai.assistants import blueprint as assistants
-from server.dialects.openai.errors import failure_body
+from server.dialects.openai.errors import error_body
 from server.http.access_log import log_requests
 from server.http.caching import forbid_storing
 from server.http.contract import Contract
-from server.http.errors import Body, answer_failures, body_beneath, detailed_body
+from server.http.errors import Body, body_beneath, detailed_body, register_error_handlers
 from server.http.hosts import Hosts, answer_only_to
-from server.runs.executor import Limits
+from server.runs.executor import RunConfig
 from server.runs.runner import Runner
 from server.settings import Settings
 from server.store import open_store
@@ -29,7 +29,7 @@ from server.upstream.protocol import Upstream
 
 EXPOSED_HEADERS = ["X-Request-ID", "X-Stream-ID", "X-Messages-Omitted", "Link", "Retry-After", "openai-poll-after-ms"]
 
-SHAPES: dict[str, Body] = {"/api/v1": failure_body, "/api": detailed_body, "/chat": detailed_body}
+SHAPES: dict[str, Body] = {"/api/v1": error_body, "/api": detailed_body, "/chat": detailed_body}
 """How failures are told beneath a path, also where no operation is found there."""
 
 
@@ -42,7 +42,7 @@ def create_app(settings: Settings, *, store: Store | None = None, upstream: Upst
     """
     store = store_of(settings) if store is None else store
     upstream = open_upstream(settings) if upstream is None else upstream
-    runner = Runner(store, upstream, limits_of(settings))
+    runner = Runner(store, upstream, run_config_of(settings))
     conversations = Conversations(store, upstream, runner)
     contracts = {name: Contract(document) for name, document in read_documents(settings).items()}
     documents = {name: contract.document for name, contract in contracts.items()}
@@ -56,7 +56,7 @@ def create_app(settings: Settings, *, store: Store | None = None, upstream: Upst
     app.url_map.merge_slashes = False
     app.extensions.update(runner=runner, store=store, contracts=contracts)
     log_requests(app)
-    answer_failures(app, body_beneath(SHAPES))
+    register_error_handlers(app, body_beneath(SHAPES))
     forbid_storing(app, varies=settings.cors_origins not in ((), ("*",)))
     answer_only_to(
         app,
@@ -122,12 +122,12 @@ def open_upstream(settings: Settings) -> Upstream:
     )
 
 
-def limits_of(settings: Settings) -> Limits:
+def run_config_of(settings: Settings) -> RunConfig:
     parameters = {
         "temperature": settings.default_temperature,
         "max_completion_tokens": settings.default_max_tokens,
     }
-    return Limits(
+    return RunConfig(
         max_waiting_runs=settings.max_waiting_runs,
         max_concurrent_runs=settings.max_concurrent_runs,
         run_timeout_seconds=settings.run_timeout_seconds,

@@ -12,7 +12,7 @@ from typing import Generic, ParamSpec
 P = ParamSpec("P")
 
 
-class Threads(Generic[P]):
+class ThreadPool(Generic[P]):
     """As many as calls were ever made at once. They end with the process."""
 
     def __init__(self, name: str, call: Callable[P, None]) -> None:

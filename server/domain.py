@@ -72,7 +72,7 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class RunError:
     """Why a run ended without a reply: what `errors.revived` takes."""
 
     code: str
@@ -80,7 +80,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class RunOptions:
     """What one run is asked with besides its question. Nothing of it is kept for the next run."""
 
     model: str | None = None
@@ -139,10 +139,10 @@ class Run:
     """The reply: so far, as the store last heard of it, or whole."""
     model: str | None = None
     usage: Usage | None = None
-    failure: Failure | None = None
+    failure: RunError | None = None
     ended: float | None = None
     """Unix seconds; None while the run is open."""
-    collected: bool = False
+    delivered: bool = False
     """Whether a request was waiting for the reply when it was finished."""
     replayed: int = 0
     """How many messages of the history were sent upstream."""
@@ -150,7 +150,7 @@ class Run:
     """How many were left out."""
     conversation: str = ""
     """The name of the conversation that it belongs to, from when it was begun."""
-    options: Options = Options()
+    options: RunOptions = RunOptions()
     steps: tuple[Step, ...] = ()
     expires: float | None = None
     """Unix seconds: when a run that requires action ends as `expired`."""
@@ -164,7 +164,7 @@ class Run:
         return self.ended is None
 
     @property
-    def is_moving(self) -> bool:
+    def is_active(self) -> bool:
         """Whether the reply is being written, or will be without anybody doing anything."""
         return self.status in ("queued", "running")
 
@@ -179,7 +179,7 @@ class Run:
         ends = [step.ended for step in self.steps if step.ended is not None]
         return ends[-1] if ends else self.created
 
-    def ending(self, status: Status, now: float, **known: Any) -> "Run":
+    def ended_as(self, status: Status, now: float, **known: Any) -> "Run":
         """This run, ended."""
         return replace(self, status=status, ended=now, **known)
 
@@ -195,12 +195,12 @@ class Run:
         return cls(
             **known,
             usage=None if usage is None else Usage(**usage),
-            failure=None if failure is None else Failure(**failure),
-            options=Options(**options) if options else _NO_OPTIONS,
+            failure=None if failure is None else RunError(**failure),
+            options=RunOptions(**options) if options else _NO_OPTIONS,
             steps=tuple(Step(**each | {"calls": tuple(ToolCall(**call) for call in each["calls"])}) for each in steps),
         )
 
-    def exchange(self) -> tuple[Message, ...]:
+    def history_messages(self) -> tuple[Message, ...]:
         """What the run's end adds to the history: question, where there was one, and reply; or nothing.
 
         A run that failed or was interrupted keeps its question and its text to itself, and so does a cancelled one
@@ -232,4 +232,4 @@ class Conversation:
     """What a client keeps with it; sent to nobody."""
 
 
-_NO_OPTIONS = Options()
+_NO_OPTIONS = RunOptions()

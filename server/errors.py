@@ -46,7 +46,7 @@ class its status, once. No sentence carries what the caller sent, an address or 
 """
 
 
-class ServerError(Exception):
+class AppError(Exception):
     code = "internal_error"
     sentence = "Something went wrong on our side. Please try again; if it happens again, tell the operator."
 
@@ -54,7 +54,7 @@ class ServerError(Exception):
         super().__init__(sentence or self.sentence)
 
 
-class Refused(ServerError):
+class Refused(AppError):
     code = "refused"
 
 
@@ -144,7 +144,7 @@ class TooManyRecords(Refused):
     sentence = "This server keeps as many assistants as it may; delete one, or let the operator raise MAX_RECORDS."
 
 
-class Unavailable(ServerError):
+class Unavailable(AppError):
     code = "unavailable"
 
 
@@ -244,10 +244,10 @@ class UpstreamCut(UpstreamFailed):
     sentence = "The connection to the model broke in the middle of the reply; ask again."
 
 
-def revived(code: str, sentence: str) -> ServerError:
+def error_from_code(code: str, sentence: str) -> AppError:
     """The failure that a run kept as `code` and `sentence`, to be raised again."""
-    return next((kind for kind in reversed(_below(ServerError)) if kind.code == code), InternalError)(sentence)
+    return next((kind for kind in reversed(_below(AppError)) if kind.code == code), InternalError)(sentence)
 
 
-def _below(kind: type[ServerError]) -> list[type[ServerError]]:
+def _below(kind: type[AppError]) -> list[type[AppError]]:
     return [kind, *(each for child in kind.__subclasses__() for each in _below(child))]

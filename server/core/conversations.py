@@ -11,21 +11,21 @@ from typing import Any
 import orjson
 
 from server import errors
-from server.core.health import Standing, standing
+from server.core.health import Health, check_health
 from server.core.history import Page, newest, page
 from server.domain import Conversation, Message, Run, Status
-from server.runs.live import Reading, problem_of
+from server.runs.live import RunEvents, error_of
 from server.runs.runner import Runner
-from server.store.protocol import Store, Terms
+from server.store.protocol import CreateOptions, Store
 from server.upstream.protocol import Upstream
 
 RENEWAL_SECONDS = 1.0
 """How old the use of a conversation is that a read renews: many reads at once cost one write."""
 
-Said = Sequence[Mapping[str, Any]]
+NewMessages = Sequence[Mapping[str, Any]]
 """Messages that no run wrote: `role`, `content`, and `metadata` where there is some."""
 
-NOTHING: Mapping[str, Any] = MappingProxyType({})
+EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 class Conversations:
@@ -66,8 +66,8 @@ class Conversations:
         name: str,
         *,
         seconds: float | None = None,
-        metadata: Mapping[str, Any] = NOTHING,
-        messages: Said = (),
+        metadata: Mapping[str, Any] = EMPTY,
+        messages: NewMessages = (),
         is_evictable: bool = False,
     ) -> Conversation:
         """A new conversation, or the one of that name; it expires `seconds` after it was last touched, or never.
@@ -88,7 +88,7 @@ class Conversations:
         """Replace the conversation's metadata. Raises NotFound."""
         return self._store.set_metadata(name, metadata)
 
-    def begin(self, draft: Run, *, messages: Said = (), alone: bool = False, create: bool = True) -> Run:
+    def begin(self, draft: Run, *, messages: NewMessages = (), alone: bool = False, create: bool = True) -> Run:
         """Begin to write a reply as `draft` says, or find the run that answers it already.
 
         It is written whether or not anybody waits. `messages` are added to the history with it. With `alone`, an open
@@ -96,37 +96,43 @@ class Conversations:
         NotFound. Raises RequestIdConflict, ConversationBusy, ShuttingDown, StoreUnavailable.
         """
         kept = [_kept(each) for each in messages]
-        return self._runner.begin(draft, Terms(kept, alone, create))
+        return self._runner.begin(draft, CreateOptions(kept, alone, create))
 
     def ask(
-        self, draft: Run, seconds: float, is_there: Callable[[], bool], *, create: bool = True, streamed: bool = False
+        self,
+        draft: Run,
+        seconds: float,
+        is_connected: Callable[[], bool],
+        *,
+        create: bool = True,
+        streamed: bool = False,
     ) -> Run:
         """The run that answers `draft`: completed, or still open after `seconds`. A new one is `streamed` upstream.
 
         It goes on when the caller leaves, and is in the history when it is done. Raises what `begin` raises and what
         the run failed with.
         """
-        run = self._runner.ask(draft, seconds, is_there, Terms(create=create), streamed=streamed)
-        problem = problem_of(run)
+        run = self._runner.ask(draft, seconds, is_connected, CreateOptions(create=create), streamed=streamed)
+        problem = error_of(run)
         if problem is not None:
             raise problem
         return run
 
-    def answer(self, draft: Run, is_there: Callable[[], bool], *, create: bool = True) -> Run:
+    def answer(self, draft: Run, is_connected: Callable[[], bool], *, create: bool = True) -> Run:
         """The completed run that answers `draft`, waited for as long as a run may take.
 
         Raises what `ask` raises, and RunTimedOut.
         """
-        run = self.ask(draft, self._runner.longest_seconds, is_there, create=create)
+        run = self.ask(draft, self._runner.longest_seconds, is_connected, create=create)
         if run.is_open:
             raise errors.RunTimedOut
         return run
 
-    def stream(self, draft: Run, is_there: Callable[[], bool], *, create: bool = True) -> tuple[str, Reading]:
+    def stream(self, draft: Run, is_connected: Callable[[], bool], *, create: bool = True) -> tuple[str, RunEvents]:
         """The id of the run that answers `draft`, and its text as it is written, as `read` gives it."""
         run = self.begin(draft, create=create)
         try:
-            return run.id, self._runner.read(run.id, 0, is_there)
+            return run.id, self._runner.read(run.id, 0, is_connected)
         except errors.NotFound:  # It was begun a moment ago, so that it was cleared away in between.
             raise errors.RunCancelled from None
 
@@ -157,14 +163,14 @@ class Conversations:
         """Replace what the dialect keeps with a run. Raises NotFound."""
         return self._store.note(self._store.run(run_id).conversation, run_id, details)
 
-    def read(self, run_id: str, position: int, is_there: Callable[[], bool]) -> Reading:
+    def read(self, run_id: str, position: int, is_connected: Callable[[], bool]) -> RunEvents:
         """A run's text from character `position` on, then the run, ended; None for each silence.
 
         Leaving off cancels nothing. Raises NotFound and InvalidPosition, as `Runner.read` does.
         """
         with suppress(errors.StoreUnavailable, errors.NotFound):  # What is written here can be read without the store.
             self._renewed(self._store.run(run_id).conversation)
-        return self._runner.read(run_id, position, is_there)
+        return self._runner.read(run_id, position, is_connected)
 
     def cancel(self, run_id: str) -> Run:
         """End a run. What was written is kept, in the history too. Raises NotFound."""
@@ -219,7 +225,7 @@ class Conversations:
         """The place of a message. Raises NotFound."""
         return self._store.place(name, message_id)
 
-    def add(self, name: str, messages: Said) -> Sequence[Message]:
+    def add(self, name: str, messages: NewMessages) -> Sequence[Message]:
         """Add messages that no run wrote. Raises NotFound, and ConversationBusy while a run is open."""
         kept = [_kept(each) for each in messages]
         self._store.add(name, kept)
@@ -258,9 +264,9 @@ class Conversations:
         """Forget all that there is of the conversation. Open runs are cancelled first."""
         self._runner.delete(name)
 
-    def health(self) -> Standing:
+    def health(self) -> Health:
         """How upstream and store are, in less than two seconds and without spending tokens."""
-        return standing(self._upstream.health, self.check_ready)
+        return check_health(self._upstream.health, self.check_ready)
 
     def check_ready(self) -> None:
         """Raises StoreUnavailable or ShuttingDown where questions would be refused."""

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from server.errors import StoreUnavailable, Unavailable
-from server.upstream.protocol import Health
+from server.upstream.protocol import UpstreamStatus
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    upstream: Health
+class Health:
+    upstream: UpstreamStatus
     store: Literal["available", "unavailable", "closing"]
     """`closing` where the process is about to end."""
 
@@ -22,14 +22,14 @@ class Standing:
         return "healthy" if self.upstream == "connected" else "degraded"
 
 
-def standing(ask_upstream: Callable[[], Health], check_store: Callable[[], None]) -> Standing:
+def check_health(ask_upstream: Callable[[], UpstreamStatus], check_store: Callable[[], None]) -> Health:
     """`check_store` raises StoreUnavailable, or another Unavailable where it is the process that is not ready."""
     with ThreadPoolExecutor(1) as beside:
         asked = beside.submit(ask_upstream)
         try:
             check_store()
         except StoreUnavailable:
-            return Standing(asked.result(), "unavailable")
+            return Health(asked.result(), "unavailable")
         except Unavailable:
-            return Standing(asked.result(), "closing")
-        return Standing(asked.result(), "available")
+            return Health(asked.result(), "closing")
+        return Health(asked.result(), "available")

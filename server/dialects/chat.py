@@ -8,11 +8,11 @@ from typing import Any
 from flask import Blueprint, Response
 
 from server.core.conversations import Conversations
-from server.domain import Options, Run, id_from, rfc3339
+from server.domain import Run, RunOptions, id_from, rfc3339
 from server.errors import InvalidRequest, NotFound, StoreFull
 from server.http import connection, sse
 from server.http.contract import Contract
-from server.http.errors import answer_failures, detailed_body
+from server.http.errors import detailed_body, register_error_handlers
 
 SENT_AS_THEY_ARE = ("temperature", "response_format")
 
@@ -20,13 +20,13 @@ SENT_AS_THEY_ARE = ("temperature", "response_format")
 def blueprint(contract: Contract, conversations: Conversations, ttl_seconds: float) -> Blueprint:
     """`ttl_seconds` is how long a chat without a client's name is kept after its end."""
     bp = Blueprint("chat", __name__)
-    answer_failures(bp, detailed_body)
+    register_error_handlers(bp, detailed_body)
 
     @contract.serves(bp, "chat")
     def chat(body: dict[str, Any]) -> dict[str, Any]:
         draft = _draft(conversations, ttl_seconds, body)
         with _evicted_is_full():
-            run = conversations.answer(draft, connection.presence(), create=_is_named(body))
+            run = conversations.answer(draft, connection.connection_probe(), create=_is_named(body))
         ended = rfc3339(run.ended or time.time())
         answer = {"response": run.text, "usage": run.usage, "model": run.model, "timestamp": ended}
         return {**answer, "logprobs": run.logprobs} if "logprobs" in run.options.parameters else answer
@@ -41,7 +41,7 @@ def blueprint(contract: Contract, conversations: Conversations, ttl_seconds: flo
     @contract.serves(bp, "readStream")
     def read(stream_id: str) -> Response:
         position = sse.position()
-        reading = conversations.read(stream_id, position, connection.presence())
+        reading = conversations.read(stream_id, position, connection.connection_probe())
         return sse.event_stream(stream_id, position, reading)
 
     @contract.serves(bp, "stopStream")
@@ -82,7 +82,7 @@ def _is_named(body: dict[str, Any]) -> bool:
     return body.get("client_name") is not None
 
 
-def _options(body: dict[str, Any]) -> Options:
+def _options(body: dict[str, Any]) -> RunOptions:
     parameters = {name: body[name] for name in SENT_AS_THEY_ARE if body.get(name) is not None}
     if body.get("max_tokens") is not None:
         parameters["max_completion_tokens"] = int(body["max_tokens"])
@@ -90,4 +90,4 @@ def _options(body: dict[str, Any]) -> Options:
         parameters["logprobs"] = True
     if body.get("top_logprobs") is not None:
         parameters |= {"logprobs": True, "top_logprobs": int(body["top_logprobs"])}
-    return Options(body.get("model"), body.get("system_prompt"), parameters)
+    return RunOptions(body.get("model"), body.get("system_prompt"), parameters)

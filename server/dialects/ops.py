@@ -16,7 +16,7 @@ from server.errors import NotFound
 from server.http.caching import BRIEFLY, REVALIDATED, validated
 from server.http.connection import prefix, public_address
 from server.http.contract import Contract
-from server.http.errors import answer_failures
+from server.http.errors import register_error_handlers
 from server.web import pages
 
 PROBES = ("operators.getAlive", "operators.getReady")
@@ -37,7 +37,7 @@ def blueprint(
 ) -> Blueprint:
     """`documents` by the name of their dialect; `address` is the public one, or empty."""
     bp = Blueprint("operators", __name__)
-    answer_failures(bp)
+    register_error_handlers(bp)
     version = documents["published"]["info"]["version"]
 
     @contract.serves(bp, "getService")

@@ -6,10 +6,10 @@ from flask import Blueprint, Response
 
 from server.core.conversations import Conversations
 from server.domain import Run
-from server.errors import ServerError
+from server.errors import AppError
 from server.http import connection, sse
 from server.http.contract import Contract
-from server.http.errors import answer_failures, status_of
+from server.http.errors import register_error_handlers, status_of
 
 RUNNING = "The reply is still being written. Ask the same again to collect it."
 
@@ -17,7 +17,7 @@ RUNNING = "The reply is still being written. Ask the same again to collect it."
 def blueprint(contract: Contract, conversations: Conversations, deadline_seconds: float) -> Blueprint:
     """`deadline_seconds` is how long `query` waits for a caller of whom nothing else is known."""
     bp = Blueprint("published", __name__)
-    answer_failures(bp, status=_published_status)
+    register_error_handlers(bp, status=_published_status)
 
     @contract.serves(bp, "getModels")
     def models() -> dict[str, Any]:
@@ -38,11 +38,11 @@ def blueprint(contract: Contract, conversations: Conversations, deadline_seconds
         request_id = connection.request_id(body.get("request_id"))
         draft = Run(body["input"], request_id, conversation=body["client_name"])
         if sse.is_wanted():
-            stream_id, reading = conversations.stream(draft, connection.presence())
+            stream_id, reading = conversations.stream(draft, connection.connection_probe())
             return sse.event_stream(stream_id, 0, reading)
-        seconds = connection.patience(deadline_seconds)
+        seconds = connection.wait_seconds(deadline_seconds)
         is_streamed = connection.prefers_async() or not seconds
-        return _answered(conversations.ask(draft, seconds, connection.presence(), streamed=is_streamed))
+        return _answered(conversations.ask(draft, seconds, connection.connection_probe(), streamed=is_streamed))
 
     @contract.serves(bp, "getHistory")
     def history(client_name: str, limit: int | None, before: str | None) -> Response:
@@ -77,6 +77,6 @@ def _described(model: dict[str, Any]) -> dict[str, Any]:
     return published | fitting
 
 
-def _published_status(failure: ServerError) -> int:
+def _published_status(failure: AppError) -> int:
     """The contract publishes 500 for whatever fails behind the server; the `code` tells what it was."""
     return min(status_of(failure), 500)

@@ -7,11 +7,11 @@ from uuid import uuid4
 from flask import Blueprint, Response
 
 from server.core.conversations import Conversations
-from server.domain import Conversation, Message, Options, Run, Usage, rfc3339
-from server.errors import NotFound, RunCancelled, ServerError
+from server.domain import Conversation, Message, Run, RunOptions, Usage, rfc3339
+from server.errors import AppError, NotFound, RunCancelled
 from server.http import connection, sse
 from server.http.contract import Contract
-from server.http.errors import answer_failures, detailed_body
+from server.http.errors import detailed_body, register_error_handlers
 
 UNKNOWN = "There is no such session; it was deleted, or nobody used it for too long."
 
@@ -19,7 +19,7 @@ UNKNOWN = "There is no such session; it was deleted, or nobody used it for too l
 def blueprint(contract: Contract, conversations: Conversations, timeout_seconds: float) -> Blueprint:
     """`timeout_seconds` is how long a session is kept after it was last used."""
     bp = Blueprint("sessions", __name__)
-    answer_failures(bp, _failed)
+    register_error_handlers(bp, _failed)
 
     @contract.serves(bp, "createSession")
     def create(body: dict[str, Any] | None) -> dict[str, Any]:
@@ -45,14 +45,14 @@ def blueprint(contract: Contract, conversations: Conversations, timeout_seconds:
 
     @contract.serves(bp, "chatInSession")
     def chat(body: dict[str, Any]) -> dict[str, Any]:
-        run = conversations.answer(_draft(body), connection.presence(), create=False)
-        return {"session_id": run.conversation, **_message(run.exchange()[-1], run.usage)}
+        run = conversations.answer(_draft(body), connection.connection_probe(), create=False)
+        return {"session_id": run.conversation, **_message(run.history_messages()[-1], run.usage)}
 
     @contract.serves(bp, "streamInSession")
     def stream(body: dict[str, Any]) -> Response:
         sse.require_a_new_question()
-        stream_id, reading = conversations.stream(_draft(body), connection.presence(), create=False)
-        return sse.event_stream(stream_id, 0, reading, WORDS)
+        stream_id, reading = conversations.stream(_draft(body), connection.connection_probe(), create=False)
+        return sse.event_stream(stream_id, 0, reading, EVENT_FORMAT)
 
     @contract.serves(bp, "getSessionsHealth")
     def health() -> dict[str, Any]:
@@ -71,7 +71,7 @@ def _draft(body: dict[str, Any]) -> Run:
         parameters["temperature"] = 0
     elif body.get("temperature") is not None:
         parameters["temperature"] = body["temperature"]
-    options = Options(parameters=parameters)
+    options = RunOptions(parameters=parameters)
     return Run(
         body["message"], connection.request_id(body.get("request_id")), conversation=body["session_id"], options=options
     )
@@ -104,11 +104,11 @@ def _usage(conversations: Conversations, message: Message) -> Usage | None:
     return conversations.run(message.run_id).usage
 
 
-def _failed(failure: ServerError) -> dict[str, Any]:
+def _failed(failure: AppError) -> dict[str, Any]:
     return detailed_body(NotFound(UNKNOWN) if isinstance(failure, NotFound) else failure)
 
 
-WORDS = sse.Words(
+EVENT_FORMAT = sse.EventFormat(
     begun=lambda stream_id: {"stream_id": stream_id},
     written=lambda text: {"content": text},
     completed=lambda run: {"done": True, "message_id": run.reply_id, "token_usage": run.usage},

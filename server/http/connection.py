@@ -29,9 +29,9 @@ def is_chatgpt() -> bool:
     return "openai-conversation-id" in request.headers or "ChatGPT-User" in request.headers.get("User-Agent", "")
 
 
-def patience(default_seconds: float) -> float:
+def wait_seconds(default_seconds: float) -> float:
     """How many seconds the caller waits for a reply: as `Prefer` says, else by what is known of the caller."""
-    preferred = preferred_wait()
+    preferred = prefer_wait()
     if preferred is not None:
         return preferred
     if prefers_async():
@@ -39,7 +39,7 @@ def patience(default_seconds: float) -> float:
     return min(default_seconds, CHATGPT_DEADLINE_SECONDS) if is_chatgpt() else default_seconds
 
 
-def preferred_wait() -> float | None:
+def prefer_wait() -> float | None:
     """The N of the header `Prefer: wait=N` (RFC 7240), in seconds."""
     found = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?([0-9]{1,9})\b", request.headers.get("Prefer", ""), re.IGNORECASE)
     return None if found is None else float(found[1])
@@ -48,10 +48,10 @@ def preferred_wait() -> float | None:
 def prefers_async() -> bool:
     """Whether the header `Prefer: respond-async` (RFC 7240) asks not to wait for the reply."""
     preferred = re.split(r"[,;\s]+", request.headers.get("Prefer", "").lower())
-    return "respond-async" in preferred or preferred_wait() == 0
+    return "respond-async" in preferred or prefer_wait() == 0
 
 
-def presence() -> Callable[[], bool]:
+def connection_probe() -> Callable[[], bool]:
     """A question that can be asked from any thread, later: is the caller of this request still on the line?
 
     Where the server tells no socket, as in Flask's test client, the answer is yes.
@@ -60,14 +60,14 @@ def presence() -> Callable[[], bool]:
     if not isinstance(connection, socket.socket):
         return lambda: True
 
-    def is_there() -> bool:
+    def is_connected() -> bool:
         if sys.platform == "linux":
             with suppress(OSError):  # It is no TCP.
                 # Asked at the end of every run, and with gevent a tenth of a request cheaper than to poll.
                 return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == ESTABLISHED
         return _is_silent_or_speaks(connection)
 
-    return is_there
+    return is_connected
 
 
 def _is_silent_or_speaks(connection: socket.socket) -> bool:

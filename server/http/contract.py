@@ -29,7 +29,7 @@ from openapi_core.validation.request.exceptions import MissingRequiredParameter,
 from openapi_core.validation.schemas.exceptions import InvalidSchemaValue
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from server.errors import BodyTooLarge, InvalidRequest, ServerError, UnsupportedMediaType
+from server.errors import AppError, BodyTooLarge, InvalidRequest, UnsupportedMediaType
 
 METHODS = ("get", "put", "post", "delete", "patch")
 
@@ -231,7 +231,7 @@ def _whole_body(received: Request) -> bytes:
     return body
 
 
-def _refusal(problem: Exception) -> ServerError:
+def _refusal(problem: Exception) -> AppError:
     """Our failure for one of openapi-core's, whose own words would echo the input."""
     cause = problem.__cause__
     if isinstance(problem, MissingRequiredParameter):

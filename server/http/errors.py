@@ -8,12 +8,12 @@ from flask import Blueprint, Flask, Response, g, make_response, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
 
 from server import errors
-from server.errors import ServerError
+from server.errors import AppError
 
 log = logging.getLogger("server.failures")
 
-STATUS: dict[type[ServerError], int] = {
-    errors.ServerError: 500,
+STATUS: dict[type[AppError], int] = {
+    errors.AppError: 500,
     errors.Refused: 400,
     errors.NotFound: 404,
     errors.MethodNotAllowed: 405,
@@ -34,28 +34,28 @@ STATUS: dict[type[ServerError], int] = {
     errors.UpstreamTimedOut: 504,
 }
 
-_HTTP: dict[type[HTTPException], type[ServerError]] = {
+_HTTP: dict[type[HTTPException], type[AppError]] = {
     NotFound: errors.NotFound,
     MethodNotAllowed: errors.MethodNotAllowed,
     RequestEntityTooLarge: errors.BodyTooLarge,
 }
 
 
-Body = Callable[[ServerError], dict[str, Any]]
+Body = Callable[[AppError], dict[str, Any]]
 """Gives the body that tells a failure."""
 
 
-def status_of(failure: ServerError) -> int:
+def status_of(failure: AppError) -> int:
     """The status of the nearest class above `failure` that the table names."""
     return next(STATUS[kind] for kind in type(failure).__mro__ if kind in STATUS)
 
 
-def plain_body(failure: ServerError) -> dict[str, Any]:
+def plain_body(failure: AppError) -> dict[str, Any]:
     """`{"error", "code"}`: the published shape, and that of every address which no dialect serves."""
     return {"error": str(failure), "code": failure.code}
 
 
-def detailed_body(failure: ServerError) -> dict[str, Any]:
+def detailed_body(failure: AppError) -> dict[str, Any]:
     """`{"error", "code", "detail"}`, the shape of the chat and session dialects."""
     return {**plain_body(failure), "detail": str(failure)}
 
@@ -64,21 +64,21 @@ def body_beneath(bodies: Mapping[str, Body]) -> Body:
     """The body that `bodies` has for the nearest path at or above the request's; `plain_body` for any other."""
     nearest = sorted(bodies.items(), key=lambda each: -len(each[0]))
 
-    def body(failure: ServerError) -> dict[str, Any]:
+    def body(failure: AppError) -> dict[str, Any]:
         asked = f"{request.path}/"
         return next((made for path, made in nearest if asked.startswith(f"{path}/")), plain_body)(failure)
 
     return body
 
 
-def answer_failures(
+def register_error_handlers(
     place: Blueprint | Flask,
     body: Body = plain_body,
-    status: Callable[[ServerError], int] = status_of,
+    status: Callable[[AppError], int] = status_of,
 ) -> None:
     """Answer every failure out of `place` in one shape: ours, routing's own, and those that have no name yet."""
 
-    def answer(failure: ServerError) -> tuple[dict[str, Any], int]:
+    def answer(failure: AppError) -> tuple[dict[str, Any], int]:
         g.failure_code = failure.code
         return body(failure), status(failure)
 
@@ -94,6 +94,6 @@ def answer_failures(
         log.exception("a request failed for a reason that has no name")
         return answer(errors.InternalError())
 
-    place.register_error_handler(ServerError, answer)
+    place.register_error_handler(AppError, answer)
     place.register_error_handler(HTTPException, answer_http)
     place.register_error_handler(Exception, answer_nameless)

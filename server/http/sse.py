@@ -8,8 +8,8 @@ import orjson
 from flask import Response, request
 
 from server.domain import Run
-from server.errors import InvalidPosition, ServerError
-from server.runs.live import Piece, Reading, problem_of
+from server.errors import AppError, InvalidPosition
+from server.runs.live import RunEvents, TextDelta, error_of
 
 COMMENT = b": the reply is still being written\n\n"
 
@@ -17,7 +17,7 @@ Data = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class EventFormat:
     """How a dialect tells what happens in a stream: each gives the `data:` of a frame."""
 
     begun: Callable[[str], Data]
@@ -26,7 +26,7 @@ class Words:
     """Takes a piece of text."""
     completed: Callable[[Run], Data]
     stopped: Callable[[Run], Data]
-    failed: Callable[[ServerError], Data]
+    failed: Callable[[AppError], Data]
     event: bytes = b""
     """The `event:` of each frame; empty for none."""
 
@@ -63,7 +63,7 @@ def _chat_completed(run: Run) -> Data:
     return end if run.logprobs is None else {**end, "logprobs": run.logprobs}
 
 
-CHAT = Words(
+CHAT_FORMAT = EventFormat(
     begun=lambda stream_id: {"type": "START", "stream_id": stream_id},
     written=lambda text: {"type": "CHUNK", "content": text},
     completed=_chat_completed,
@@ -73,7 +73,7 @@ CHAT = Words(
 )
 
 
-def event_stream(stream_id: str, start: int, reading: Reading, words: Words = CHAT) -> Response:
+def event_stream(stream_id: str, start: int, reading: RunEvents, words: EventFormat = CHAT_FORMAT) -> Response:
     """What is read of a run from character `start` on, as frames in a dialect's words, the last of which tells its end.
 
     The `id:` of each is the number of characters delivered so far.
@@ -81,7 +81,7 @@ def event_stream(stream_id: str, start: int, reading: Reading, words: Words = CH
     return streamed(stream_id, _frames(stream_id, start, reading, words), reading)
 
 
-def streamed(stream_id: str, frames: Iterator[bytes], reading: Reading) -> Response:
+def streamed(stream_id: str, frames: Iterator[bytes], reading: RunEvents) -> Response:
     """The answer that sends `frames`, which are made of `reading`.
 
     The reading is closed when the answer is, also where it was never begun or is left midway.
@@ -93,7 +93,7 @@ def streamed(stream_id: str, frames: Iterator[bytes], reading: Reading) -> Respo
     return response
 
 
-def _frames(stream_id: str, start: int, reading: Reading, words: Words) -> Iterator[bytes]:
+def _frames(stream_id: str, start: int, reading: RunEvents, words: EventFormat) -> Iterator[bytes]:
     event = b"event: %b\n" % words.event if words.event else b""
     delivered = start
 
@@ -105,17 +105,17 @@ def _frames(stream_id: str, start: int, reading: Reading, words: Words) -> Itera
         for happening in reading:
             if happening is None:
                 yield COMMENT
-            elif isinstance(happening, Piece):
+            elif isinstance(happening, TextDelta):
                 delivered = happening.position
                 yield frame(words.written(happening.text))
             else:
                 yield frame(_ending(happening, words))
-    except ServerError as problem:
+    except AppError as problem:
         yield frame(words.failed(problem))
 
 
-def _ending(run: Run, words: Words) -> Data:
+def _ending(run: Run, words: EventFormat) -> Data:
     if run.status == "cancelled":
         return words.stopped(run)
-    problem = problem_of(run)
+    problem = error_of(run)
     return words.completed(run) if problem is None else words.failed(problem)

@@ -42,7 +42,7 @@ class Transcript:
         return Transcript(b",".join(parts), tuple(last))
 
 
-def first_place(count: int, most: int | None, start: int) -> int:
+def window_start(count: int, most: int | None, start: int) -> int:
     """Where the replay of a history of `count` messages begins.
 
     With at most `most` messages to send, half of them are dropped at a time: the same place then holds until the
@@ -55,12 +55,12 @@ def first_place(count: int, most: int | None, start: int) -> int:
     return start + -(-over // block) * block
 
 
-def halved(start: int, count: int) -> int:
+def drop_oldest_half(start: int, count: int) -> int:
     """Where the replay begins after its older half was dropped, in whole turns; `count` where none is left."""
     return min(count, start + max(2, (count - start + 3) // 4 * 2))
 
 
-def whole_turns(history: Sequence[Message]) -> Sequence[Message]:
+def drop_orphan_replies(history: Sequence[Message]) -> Sequence[Message]:
     """The history without replies at its beginning, whose questions were left out; whole where it has nothing else."""
     first = 0
     while first < len(history) and history[first].fragment.startswith(b'{"role":"assistant"'):
@@ -108,6 +108,6 @@ def _encoded(role: str, content: str) -> bytes:
     return orjson.dumps(fragment)
 
 
-def fingerprint(name: str) -> str:
+def client_hash(name: str) -> str:
     """A stable name for a client that tells nobody who it is."""
     return hashlib.sha256(b"conversation\0" + name.encode()).hexdigest()[:32]

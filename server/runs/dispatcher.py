@@ -7,7 +7,7 @@ from server.domain import Conversation
 from server.runs.live import LiveRun
 
 
-class Turns:
+class Dispatcher:
     """The turns of the runs of one process. The store has the last word, since other processes have runs too."""
 
     def __init__(
@@ -32,14 +32,14 @@ class Turns:
         """How often `advance` was called since the thread that looks for queued runs began to; 0 where none does."""
         self._stopped = False
 
-    def take_place(self) -> bool:
+    def acquire_slot(self) -> bool:
         """Whether there was a place left; it is the caller's then."""
         with self._lock:
             has_place = self._free > 0
             self._free -= has_place
             return has_place
 
-    def give_place_back(self) -> None:
+    def release_slot(self) -> None:
         with self._lock:
             self._free += 1
         self.advance()

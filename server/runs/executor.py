@@ -6,21 +6,21 @@ from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from server import errors
-from server.concurrency import Threads
+from server.concurrency import ThreadPool
 from server.domain import Conversation, Run, Step, Usage
 from server.runs import context
 from server.runs.context import Transcript
 from server.runs.live import LiveRun
-from server.runs.local import failure_of
+from server.runs.local import run_error
 from server.runs.transcripts import Transcripts
 from server.store.protocol import Store
-from server.upstream.protocol import Call, Upstream
+from server.upstream.protocol import CompletionRequest, Upstream
 
 log = logging.getLogger("server.runs")
 
 
 @dataclass(frozen=True)
-class Limits:
+class RunConfig:
     """How far runs may go; each is the setting of its name."""
 
     max_waiting_runs: int = 32
@@ -33,14 +33,14 @@ class Limits:
     """Sent with every call, such as `temperature`."""
 
 
-class Author:
+class Executor:
     """Has the upstream write replies, each in a thread of its own."""
 
     def __init__(
         self,
         store: Store,
         upstream: Upstream,
-        limits: Limits,
+        limits: RunConfig,
         clock: Callable[[], float],
         end: Callable[..., None],
         pause: Callable[..., None],
@@ -57,7 +57,7 @@ class Author:
         self._end = end
         self._pause = pause
         self._done = done
-        self._threads = Threads("writer", self._write)
+        self._threads = ThreadPool("writer", self._write)
         self._transcripts = Transcripts(store, clock)
 
     def begin(self, live: LiveRun, conversation: Conversation) -> None:
@@ -81,8 +81,8 @@ class Author:
         """From a run's turn to its end. Nothing escapes."""
         try:
             self._have_written(live, conversation)
-        except errors.ServerError as problem:
-            self._end(live, "failed", failure=failure_of(problem))
+        except errors.AppError as problem:
+            self._end(live, "failed", failure=run_error(problem))
         except Exception as problem:  # noqa: BLE001 - It is logged, and the run ends with it.
             self._fail(live, problem)
         finally:
@@ -90,13 +90,13 @@ class Author:
 
     def _fail(self, live: LiveRun, problem: Exception) -> None:
         log.error("a run failed for a reason that has no name", exc_info=problem)
-        self._end(live, "failed", failure=failure_of(errors.InternalError()))
+        self._end(live, "failed", failure=run_error(errors.InternalError()))
 
     def _have_written(self, live: LiveRun, conversation: Conversation) -> None:
         """Where the model cannot read so much, the older half is left out, and again, until it can."""
         options, count = live.run.options, conversation.message_count
         model = options.model or conversation.model or self._upstream.default_model()
-        start = self._first_place(live.run, conversation, model)
+        start = self._window_start(live.run, conversation, model)
         learnt: dict[str, int] = {}
         before = len(live.text())
         while True:
@@ -105,7 +105,7 @@ class Author:
                 reply = live.listen(self._upstream.open(self._call(live, model, history.transcript)))
                 break
             except errors.ContextTooLong:
-                shorter = context.halved(start, count)
+                shorter = context.drop_oldest_half(start, count)
                 # Without a question there must be something left to answer.
                 if start >= count or (shorter >= count and not live.run.question):
                     raise
@@ -125,13 +125,13 @@ class Author:
         else:
             self._end(live, "completed", context_starts=learnt, **known)
 
-    def _call(self, live: LiveRun, model: str, history: Transcript) -> Call:
+    def _call(self, live: LiveRun, model: str, history: Transcript) -> CompletionRequest:
         run = live.run
         left = run.resumed + self._limits.run_timeout_seconds - self._clock()
         if left <= 0:
             raise errors.RunTimedOut
         system_prompt = run.options.system_prompt
-        return Call(
+        return CompletionRequest(
             model,
             context.messages(
                 self._limits.system_prompt if system_prompt is None else system_prompt,
@@ -142,14 +142,14 @@ class Author:
             left,
             live.streamed,
             {**self._limits.parameters, **run.options.parameters},
-            context.fingerprint(live.name),
+            context.client_hash(live.name),
         )
 
-    def _first_place(self, run: Run, conversation: Conversation, model: str) -> int:
+    def _window_start(self, run: Run, conversation: Conversation, model: str) -> int:
         """Where the replay begins: in blocks by the server's own bound, and exactly where the run has one."""
         count, last = conversation.message_count, run.options.last_messages
         learnt = conversation.context_starts.get(model, 0)
-        place = context.first_place(count, self._limits.max_context_messages, learnt)
+        place = context.window_start(count, self._limits.max_context_messages, learnt)
         return place if last is None else max(place, count - last)
 
 

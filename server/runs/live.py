@@ -9,23 +9,23 @@ from dataclasses import dataclass, replace
 from server.domain import Run
 from server.errors import (
     ActionRequired,
+    AppError,
     InvalidPosition,
     RunCancelled,
-    ServerError,
     StoreUnavailable,
     UpstreamBadReply,
     UpstreamCut,
-    revived,
+    error_from_code,
 )
 from server.store.protocol import Store
-from server.upstream.protocol import Reply, Writing
+from server.upstream.protocol import Completion, CompletionStream
 
 SILENCE_SECONDS = 15.0
 """How long a reader hears nothing before it is told that the reply is still being written."""
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class TextDelta:
     """A part of a reply's text."""
 
     text: str
@@ -33,7 +33,7 @@ class Piece:
     """Characters of the reply up to the end of this piece, in Unicode code points."""
 
 
-Reading = Generator[Piece | Run | None, None, None]
+RunEvents = Generator[TextDelta | Run | None, None, None]
 """A run's text in pieces as it is written, then the run, ended or requiring action; None for each silence.
 
 To be closed when left.
@@ -51,11 +51,11 @@ class LiveRun:
         """Held while the run ends, so that who waits either counts as waiting or sees the end."""
         self.is_begun = False
         """Whether the store has it."""
-        self.is_doubtful = False
+        self.start_unconfirmed = False
         """Whether the store failed when the run was to be started, so that it may have been."""
-        self.unwritten: tuple[Run, Mapping[str, int]] | None = None
+        self.pending_end: tuple[Run, Mapping[str, int]] | None = None
         """The run's end, and what was learnt of contexts, which the store could not be told yet."""
-        self.is_out_of_reach = False
+        self.store_unreachable = False
         """Whether the store, which alone can tell how the run stands, cannot be reached."""
         self._pieces: list[str] = []
         self._ends: list[int] = []
@@ -68,8 +68,8 @@ class LiveRun:
         """How often nobody had written anything for a while."""
         self._quiet = (-1, 0.0)
         """The length at which it was found last, and since when it is so long."""
-        self._writing: Writing | None = None
-        self._company: list[Callable[[], bool]] = []
+        self._writing: CompletionStream | None = None
+        self._waiters: list[Callable[[], bool]] = []
         """For each request that waits or reads: whether its caller is still there."""
         self._add(run.text)
 
@@ -79,7 +79,7 @@ class LiveRun:
         skipped = start - (self._ends[first - 1] if first else 0)
         return "".join(self._pieces[first:])[skipped:]
 
-    def listen(self, writing: Writing) -> Reply:
+    def listen(self, writing: CompletionStream) -> Completion:
         """Take in a reply to its end. Raises what the upstream raises, UpstreamCut where the run ended meanwhile."""
         with self.changed:
             if not self.run.is_open:
@@ -87,7 +87,7 @@ class LiveRun:
             self._writing = writing
         with closing(iter(writing)) as pieces:
             for piece in pieces:
-                if isinstance(piece, Reply):
+                if isinstance(piece, Completion):
                     return piece
                 with self.changed:
                     if not self.run.is_open:
@@ -99,7 +99,7 @@ class LiveRun:
     def is_unflushed(self) -> bool:
         return self._flushed < self._length
 
-    def note_silence(self, now: float) -> None:
+    def check_keepalive(self, now: float) -> None:
         """Tell all who read where nothing was written for SILENCE_SECONDS. To be called now and then.
 
         A clock of each reader's own would have to be set anew for each piece.
@@ -135,67 +135,67 @@ class LiveRun:
     def end(self, ended: Run) -> None:
         """To be called with `changed` held."""
         self.run = ended
-        self.unwritten = None
+        self.pending_end = None
         self.changed.notify_all()
 
-    def keep_unwritten(self, ended: Run, context_starts: Mapping[str, int]) -> None:
+    def defer_end(self, ended: Run, context_starts: Mapping[str, int]) -> None:
         """The store is to be told the run's end later; who waits is told so now. To be called with `changed` held."""
         # Nobody who waits is given the reply, so nobody has collected it.
-        self.unwritten = (replace(ended, collected=False), context_starts)
-        self.is_out_of_reach = True
+        self.pending_end = (replace(ended, delivered=False), context_starts)
+        self.store_unreachable = True
         self.changed.notify_all()
 
     def pause(self, run: Run) -> None:
         """To be called with `changed` held."""
         self.run = run
-        self.unwritten = None
+        self.pending_end = None
         self.changed.notify_all()
 
     def catch_up(self, run: Run | None) -> None:
         """Take in what another process wrote; None where the store, which knows it, cannot be reached."""
         with self.changed:
-            self.is_out_of_reach = run is None
+            self.store_unreachable = run is None
             if run is not None and self.run.is_open:
                 self._add(run.text[self._length :])
                 self.run = run
             self.changed.notify_all()
 
-    def attend(self, is_there: Callable[[], bool]) -> None:
+    def attend(self, is_connected: Callable[[], bool]) -> None:
         """Count a caller as waiting, until its `wait_on` ends."""
         with self.changed:
-            self._company.append(is_there)
+            self._waiters.append(is_connected)
 
-    def has_company(self) -> bool:
-        return any(is_there() for is_there in self._company)
+    def has_waiters(self) -> bool:
+        return any(is_connected() for is_connected in self._waiters)
 
-    def wait(self, seconds: float, is_there: Callable[[], bool]) -> Run:
+    def wait(self, seconds: float, is_connected: Callable[[], bool]) -> Run:
         """The run, ended or requiring action, or as it is after `seconds`.
 
         Raises StoreUnavailable where only the store could tell.
         """
-        self.attend(is_there)
-        return self.wait_on(seconds, is_there)
+        self.attend(is_connected)
+        return self.wait_registered(seconds, is_connected)
 
-    def wait_on(self, seconds: float, is_there: Callable[[], bool]) -> Run:
+    def wait_registered(self, seconds: float, is_connected: Callable[[], bool]) -> Run:
         """As `wait`, for a caller who attends already."""
         with self.changed:
             try:
-                self.changed.wait_for(lambda: not self.run.is_moving or self.is_out_of_reach, seconds)
+                self.changed.wait_for(lambda: not self.run.is_active or self.store_unreachable, seconds)
                 self._check_reach()
                 return self.run
             finally:
                 # Still held: a run that ends now must not count one who has just been told that it is open.
-                self._company.remove(is_there)
+                self._waiters.remove(is_connected)
 
     def check(self, position: int) -> None:
         """Raises InvalidPosition where the reply, having ended well, is shorter than `position`."""
         if position > self._length and self.run.status in ("completed", "cancelled"):
             raise InvalidPosition
 
-    def read(self, position: int, is_there: Callable[[], bool]) -> Reading:
+    def read(self, position: int, is_connected: Callable[[], bool]) -> RunEvents:
         """As `Runner.read`."""
         silences = self._silences
-        self.attend(is_there)
+        self.attend(is_connected)
         try:
             while True:
                 with self.changed:
@@ -206,8 +206,8 @@ class LiveRun:
                         silences = self._silences
                 if text:
                     position += len(text)
-                    yield Piece(text, position)
-                elif run.is_moving:
+                    yield TextDelta(text, position)
+                elif run.is_active:
                     yield None
                 else:
                     self.check(position)
@@ -215,19 +215,19 @@ class LiveRun:
                     return
         finally:
             with self.changed:
-                self._company.remove(is_there)
+                self._waiters.remove(is_connected)
 
     def _next_text(self, position: int, silences: int) -> str:
         """Waits until there is some, or a further silence, or an end."""
         self.changed.wait_for(
             lambda: (
-                self._length > position or not self.run.is_moving or self._silences > silences or self.is_out_of_reach
+                self._length > position or not self.run.is_active or self._silences > silences or self.store_unreachable
             )
         )
         return self.text(position)
 
     def _check_reach(self) -> None:
-        if self.run.is_open and self.is_out_of_reach:
+        if self.run.is_open and self.store_unreachable:
             raise StoreUnavailable
 
     def _add(self, piece: str) -> None:
@@ -237,7 +237,7 @@ class LiveRun:
             self._ends.append(self._length)
 
 
-def with_end(reading: Reading, tell: Callable[[Run], None]) -> Reading:
+def with_end(reading: RunEvents, tell: Callable[[Run], None]) -> RunEvents:
     """`reading`, and `tell` is called with the run when it has been read to its end."""
     with closing(reading):
         for happening in reading:
@@ -246,10 +246,10 @@ def with_end(reading: Reading, tell: Callable[[Run], None]) -> Reading:
             yield happening
 
 
-def problem_of(run: Run) -> ServerError | None:
+def error_of(run: Run) -> AppError | None:
     """Why a run that nobody writes any more has no whole reply; None where it has one."""
     if run.failure is not None:
-        return revived(run.failure.code, run.failure.sentence)
+        return error_from_code(run.failure.code, run.failure.sentence)
     if run.status == "cancelled":
         return RunCancelled()
     return ActionRequired() if run.status == "requires_action" else None

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from server import errors
-from server.domain import Conversation, Failure, Run, Status
+from server.domain import Conversation, Run, RunError, Status
 from server.runs.live import LiveRun
 from server.runs.remote import told
 from server.store.protocol import NOTHING, Store
@@ -18,7 +18,7 @@ FLUSHES_AT_ONCE = 16
 """A store that commits what comes at the same time together takes many texts for the price of a few."""
 
 
-class Held:
+class LocalRuns:
     """The open runs that this process writes, or will: in the store, its lease is on them."""
 
     def __init__(self, store: Store, clock: Callable[[], float]) -> None:
@@ -28,7 +28,7 @@ class Held:
         self._idle = threading.Condition(self._lock)
         self._open: dict[str, LiveRun] = {}
         self._flushers = ThreadPoolExecutor(FLUSHES_AT_ONCE, "flusher")
-        self.is_reachable = True
+        self.store_available = True
         """False from a failure of the store until `try_store` finds it well."""
 
     def add(self, live: LiveRun) -> None:
@@ -59,21 +59,23 @@ class Held:
     def end(self, live: LiveRun, status: Status, context_starts: Mapping[str, int] = NOTHING, **known: Any) -> None:
         """Write the run's end, and tell all who wait. The first end stands."""
         with live.changed:
-            if live.run.is_open and live.unwritten is None:
-                ended = live.run.ending(status, self._clock(), text=live.text(), collected=live.has_company(), **known)
+            if live.run.is_open and live.pending_end is None:
+                ended = live.run.ended_as(
+                    status, self._clock(), text=live.text(), delivered=live.has_waiters(), **known
+                )
                 self._write_end(live, ended, context_starts)
 
     def start(self, live: LiveRun) -> Conversation | None:
         """As `Store.start`; None also where the store cannot be reached, so that it is tried again later."""
-        if not self.is_reachable:
+        if not self.store_available:
             return None
         try:
             conversation = self._store.start(live.name, live.run.id)
-            if conversation is None and live.is_doubtful and self._store.run(live.run.id).status == "running":
+            if conversation is None and live.start_unconfirmed and self._store.run(live.run.id).status == "running":
                 conversation = self._store.conversation(live.name)
         except errors.StoreUnavailable:
-            live.is_doubtful = True
-            self.is_reachable = False
+            live.start_unconfirmed = True
+            self.store_available = False
             return None
         return conversation
 
@@ -97,41 +99,41 @@ class Held:
                 if self._store.pause(live.name, run):
                     live.pause(run)
                     return
-            self.look_up(live)
+            self.refresh(live)
         except errors.StoreUnavailable as problem:
-            self.is_reachable = False
-            self.end(live, "failed", failure=failure_of(problem))
+            self.store_available = False
+            self.end(live, "failed", failure=run_error(problem))
 
-    def end_at_last(self, live: LiveRun) -> None:
+    def retry_pending_end(self, live: LiveRun) -> None:
         """Write the end that the store could not be told when it came, if there is one.
 
         A run that requires action there, or did so since, is not ended: what was lost was the answer to its pause, or
         the question whether it goes on.
         """
         with live.changed:
-            if live.unwritten is None or not self.is_reachable:
+            if live.pending_end is None or not self.store_available:
                 return
             try:
                 kept = told(self._store, live.run)
             except errors.StoreUnavailable:
-                self.is_reachable = False
+                self.store_available = False
                 return
             if kept.status == "requires_action" or (kept.is_open and len(kept.steps) > len(live.run.steps)):
                 live.pause(replace(kept, status="requires_action"))
             else:
-                self._write_end(live, *live.unwritten)
+                self._write_end(live, *live.pending_end)
 
     def give_up(self, live: LiveRun) -> None:
         """The store failed, and may have taken the run or not: should it have, it is told that nobody writes it."""
         with live.changed:
             ended = live.run
             if ended.is_open:
-                ended = ended.ending("failed", self._clock(), failure=failure_of(errors.StoreUnavailable()))
-            live.keep_unwritten(ended, NOTHING)
-        self.is_reachable = False
+                ended = ended.ended_as("failed", self._clock(), failure=run_error(errors.StoreUnavailable()))
+            live.defer_end(ended, NOTHING)
+        self.store_available = False
         self.add(live)
 
-    def look_up(self, live: LiveRun) -> None:
+    def refresh(self, live: LiveRun) -> None:
         """End a run as another process has, if one has."""
         run = told(self._store, live.run)
         if not run.is_open:
@@ -149,41 +151,41 @@ class Held:
         """Renew the lease on all of the runs."""
         begun = {live.run.id: live for live in self.all() if live.is_begun}
         for run_id in self._store.renew({run_id: live.name for run_id, live in begun.items()}):
-            self.look_up(begun[run_id])
+            self.refresh(begun[run_id])
 
     def listen(self, followed: Collection[str], seconds: float) -> Collection[str]:
         """As `Store.listen`."""
         try:
             return self._store.listen(followed, seconds)
         except errors.StoreUnavailable:
-            self.is_reachable = False
+            self.store_available = False
             raise
 
-    def try_store(self) -> None:
+    def probe_store(self) -> None:
         """Ask a store that has failed whether it is well again."""
-        if not self.is_reachable:
+        if not self.store_available:
             with suppress(errors.StoreUnavailable):
                 self._store.ping()
-                self.is_reachable = True
+                self.store_available = True
 
     def _write_end(self, live: LiveRun, ended: Run, context_starts: Mapping[str, int]) -> None:
         """To be called with `live.changed` held. What the store cannot be told now is kept until it can."""
         try:
-            if not self.is_reachable:
+            if not self.store_available:
                 raise errors.StoreUnavailable
             # A run that is gone was cleared away, and clearing cancels.
             live.end(self._store.finish(live.name, ended, context_starts) or replace(ended, status="cancelled"))
         except errors.StoreUnavailable:
-            self.is_reachable = False
-            live.keep_unwritten(ended, context_starts)
+            self.store_available = False
+            live.defer_end(ended, context_starts)
 
     def _flush(self, live: LiveRun) -> None:
         try:
-            if self.is_reachable and live.unwritten is None and not live.flush(self._store):
-                self.look_up(live)
+            if self.store_available and live.pending_end is None and not live.flush(self._store):
+                self.refresh(live)
         except errors.StoreUnavailable:
-            self.is_reachable = False
+            self.store_available = False
 
 
-def failure_of(problem: errors.ServerError) -> Failure:
-    return Failure(problem.code, str(problem))
+def run_error(problem: errors.AppError) -> RunError:
+    return RunError(problem.code, str(problem))

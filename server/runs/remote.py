@@ -19,10 +19,10 @@ def told(store: Store, run: Run) -> Run:
     try:
         return store.run(run.id)
     except NotFound:  # It was cleared away, and clearing cancels.
-        return run.ending("cancelled", run.created)
+        return run.ended_as("cancelled", run.created)
 
 
-class Followed:
+class RemoteRuns:
     """Runs that other processes write, each taken in from the store once for all who wait for it or read it here."""
 
     def __init__(self, store: Store) -> None:
@@ -35,21 +35,21 @@ class Followed:
         """The run, kept up with while it is held. Raises NotFound."""
         with self._lock:
             live = self._runs.get(run_id)
-        if live is not None and live.run.is_moving:
+        if live is not None and live.run.is_active:
             return live
         run = self._store.run(run_id)
         live = LiveRun(run.conversation, run, streamed=False)
-        if not run.is_moving:
+        if not run.is_active:
             return live
         with self._lock:
             known = self._runs.setdefault(run_id, live)
-            if not known.run.is_moving:  # It required action, and goes on now.
+            if not known.run.is_active:  # It required action, and goes on now.
                 known = self._runs[run_id] = live
             return known
 
     def ids(self) -> Collection[str]:
         with self._lock:
-            return [run_id for run_id, live in self._runs.items() if live.run.is_moving]
+            return [run_id for run_id, live in self._runs.items() if live.run.is_active]
 
     def wait_until_none(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -64,12 +64,12 @@ class Followed:
             if live is not None:
                 live.catch_up(None)
 
-    def note_silence(self, now: float) -> None:
+    def check_keepalive(self, now: float) -> None:
         """As `LiveRun.note_silence`, for each of them."""
         for run_id in self.ids():
             live = self._runs.get(run_id)
             if live is not None:
-                live.note_silence(now)
+                live.check_keepalive(now)
 
     def catch_up(self, run_ids: Collection[str]) -> None:
         """Take in what the store knows of those of the runs that are followed."""

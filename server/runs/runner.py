@@ -11,13 +11,13 @@ from typing import Any
 
 from server import errors
 from server.domain import Run, Status, Step
-from server.runs.dispatcher import Turns
-from server.runs.executor import Author, Limits
-from server.runs.live import LiveRun, Reading, with_end
-from server.runs.local import Held, failure_of
+from server.runs.dispatcher import Dispatcher
+from server.runs.executor import Executor, RunConfig
+from server.runs.live import LiveRun, RunEvents, with_end
+from server.runs.local import LocalRuns, run_error
 from server.runs.maintenance import Ticker
-from server.runs.remote import Followed
-from server.store.protocol import PLAIN, Begun, Store, Terms
+from server.runs.remote import RemoteRuns
+from server.store.protocol import DEFAULT_OPTIONS, CreatedRun, CreateOptions, Store
 from server.upstream.protocol import Upstream
 
 FLUSH_SECONDS = 0.25  # How long written text stays unknown to the store, at most.
@@ -31,17 +31,17 @@ class Runner:
     """Writes the replies of one process. No thread is started before the first run."""
 
     def __init__(
-        self, store: Store, upstream: Upstream, limits: Limits, clock: Callable[[], float] = time.time
+        self, store: Store, upstream: Upstream, limits: RunConfig, clock: Callable[[], float] = time.time
     ) -> None:
         self._store = store
         self._limits = limits
         self._clock = clock
-        self._held = Held(store, clock)
-        self._followed = Followed(store)
-        self._author = Author(
-            store, upstream, limits, clock, self._end, self._pause, lambda: self._turns.give_place_back()
+        self._held = LocalRuns(store, clock)
+        self._followed = RemoteRuns(store)
+        self._author = Executor(
+            store, upstream, limits, clock, self._end, self._pause, lambda: self._turns.release_slot()
         )
-        self._turns = Turns(limits.max_concurrent_runs, self._held.start, self._author.begin)
+        self._turns = Dispatcher(limits.max_concurrent_runs, self._held.start, self._author.begin)
         self._ticker = Ticker(FLUSH_SECONDS, self.tick, self._listen, clock)
         self._is_sweeping = False
         self.is_closing = False
@@ -52,15 +52,21 @@ class Runner:
         """How long a run may take, until everybody has heard of its end."""
         return self._limits.run_timeout_seconds + 2 * LOOK_SECONDS
 
-    def begin(self, draft: Run, terms: Terms = PLAIN) -> Run:
+    def begin(self, draft: Run, options: CreateOptions = DEFAULT_OPTIONS) -> Run:
         """Begin to write a reply as `draft` says, streamed, or find the run that answers it already.
 
         Raises what `Store.begin` raises, and ShuttingDown.
         """
-        return self._begin(self._drafted(draft, streamed=True), terms)
+        return self._begin(self._drafted(draft, streamed=True), options)
 
     def ask(
-        self, draft: Run, seconds: float, is_there: Callable[[], bool], terms: Terms = PLAIN, *, streamed: bool = False
+        self,
+        draft: Run,
+        seconds: float,
+        is_connected: Callable[[], bool],
+        options: CreateOptions = DEFAULT_OPTIONS,
+        *,
+        streamed: bool = False,
     ) -> Run:
         """`begin`, and then `wait`, whose NotFound is RunCancelled here; the caller waits from the start.
 
@@ -68,22 +74,22 @@ class Runner:
         """
         live = self._drafted(draft, streamed)
         if seconds > 0:
-            live.attend(is_there)
-        run = self._begin(live, terms)
+            live.attend(is_connected)
+        run = self._begin(live, options)
         if run.id == live.run.id:
-            return live.wait_on(seconds, is_there) if seconds > 0 else run
-        if not run.is_moving:
-            self._collect(run, is_there)
+            return live.wait_registered(seconds, is_connected) if seconds > 0 else run
+        if not run.is_active:
+            self._collect(run, is_connected)
             return run
         try:
-            return self.wait(run.id, seconds, is_there)
+            return self.wait(run.id, seconds, is_connected)
         except errors.NotFound:  # It was there a moment ago, so that it was cleared away in between.
             raise errors.RunCancelled from None
 
     def _drafted(self, draft: Run, streamed: bool) -> LiveRun:
         return LiveRun(draft.conversation, replace(draft, created=self._clock()), streamed)
 
-    def _begin(self, live: LiveRun, terms: Terms) -> Run:
+    def _begin(self, live: LiveRun, options: CreateOptions) -> Run:
         # Known before it is written down: whoever joins it a moment later must find it, and so must a stop.
         self._held.add(live)
         try:
@@ -92,28 +98,28 @@ class Runner:
             self._held.forget(live)
             raise
         self._ticker.start()
-        has_place = self._turns.take_place()
+        has_place = self._turns.acquire_slot()
         try:
-            begun = self._written_down(live, terms, has_place)
+            begun = self._written_down(live, options, has_place)
         except BaseException:
             if has_place:
-                self._turns.give_place_back()
+                self._turns.release_slot()
             raise
         if begun.fresh and begun.run.status == "running":
             self._turns.hold(live)
             self._author.begin(live, begun.conversation)
             return begun.run
         if has_place:
-            self._turns.give_place_back()
+            self._turns.release_slot()
         if begun.fresh:
             self._turns.queue(live)
         return begun.run
 
-    def _written_down(self, live: LiveRun, terms: Terms, has_place: bool) -> Begun:
+    def _written_down(self, live: LiveRun, options: CreateOptions, has_place: bool) -> CreatedRun:
         """What the store decided. The run is held afterwards if it is the answer, or if nobody knows."""
         try:
             most = self._limits.max_waiting_runs
-            begun = self._store.begin(live.name, live.run, terms, waiting=most, start=has_place)
+            begun = self._store.begin(live.name, live.run, options, waiting=most, start=has_place)
             if not begun.fresh:
                 self._forget(live)
                 return begun
@@ -129,7 +135,7 @@ class Runner:
             raise
         return begun
 
-    def wait(self, run_id: str, seconds: float, is_there: Callable[[], bool]) -> Run:
+    def wait(self, run_id: str, seconds: float, is_connected: Callable[[], bool]) -> Run:
         """The run, ended, or still open after `seconds`.
 
         `is_there` tells whether the caller is still on the line; one who is not does not count as having collected
@@ -137,13 +143,13 @@ class Runner:
         """
         live = self._held.get(run_id)
         if live is not None:
-            return live.wait(seconds, is_there)
+            return live.wait(seconds, is_connected)
         self._ticker.start()
-        run = self._followed.live(run_id).wait(seconds, is_there)
-        self._collect(run, is_there)
+        run = self._followed.live(run_id).wait(seconds, is_connected)
+        self._collect(run, is_connected)
         return run
 
-    def read(self, run_id: str, position: int, is_there: Callable[[], bool]) -> Reading:
+    def read(self, run_id: str, position: int, is_connected: Callable[[], bool]) -> RunEvents:
         """The run's text from character `position` on as it is written, then the run, ended; None for each silence.
 
         `is_there` is as for `wait`. Raises NotFound and InvalidPosition at once; InvalidPosition out of the iteration
@@ -153,7 +159,7 @@ class Runner:
         live = self._held.get(run_id) or self._followed.live(run_id)
         if not live.run.is_open:
             live.check(position)
-        return with_end(live.read(position, is_there), lambda run: self._collect(run, is_there))
+        return with_end(live.read(position, is_connected), lambda run: self._collect(run, is_connected))
 
     def cancel(self, run_id: str) -> Run:
         """End a run, keeping what was written; one that has ended stays as it is. Raises NotFound, StoreUnavailable.
@@ -167,7 +173,7 @@ class Runner:
         run = self._store.run(run_id)
         if not run.is_open:
             return run
-        kept = self._store.finish(run.conversation, run.ending("cancelled", self._clock()))
+        kept = self._store.finish(run.conversation, run.ended_as("cancelled", self._clock()))
         if kept is None:
             raise errors.NotFound
         return kept
@@ -204,30 +210,30 @@ class Runner:
         self._ticker.stop()
         self._followed.give_up()
         self._turns.stop()
-        self._held.try_store()
+        self._held.probe_store()
         for live in self._held.all():
-            self._held.end_at_last(live)
-            if live.run.is_moving:
-                self._end(live, "interrupted", failure=failure_of(errors.RunInterrupted()))
+            self._held.retry_pending_end(live)
+            if live.run.is_active:
+                self._end(live, "interrupted", failure=run_error(errors.RunInterrupted()))
                 live.cut()
 
     def tick(self) -> None:
         """What is to be done now and then: silences and leases told, text too, and runs ended whose time is over."""
-        self._held.try_store()
+        self._held.probe_store()
         now = self._clock()
-        self._followed.note_silence(now)
+        self._followed.check_keepalive(now)
         for live in self._held.all():
-            live.note_silence(now)
-            if live.unwritten is not None:
-                self._held.end_at_last(live)
+            live.check_keepalive(now)
+            if live.pending_end is not None:
+                self._held.retry_pending_end(live)
                 self._leave(live)
             elif now - live.run.resumed > self._limits.run_timeout_seconds:
-                self._end(live, "failed", failure=failure_of(errors.RunTimedOut()))
+                self._end(live, "failed", failure=run_error(errors.RunTimedOut()))
                 live.cut()
         self._held.flush()
         if self._ticker.is_due("look", LOOK_SECONDS):
             self._followed.catch_up(self._followed.ids())
-        if self._held.is_reachable:
+        if self._held.store_available:
             if self._ticker.is_due("renew", self._limits.lease_seconds / 3):
                 self._held.renew()
             if self._is_sweeping or self._ticker.is_due("sweep", SWEEP_SECONDS):
@@ -239,13 +245,13 @@ class Runner:
         """Take in what other processes did to runs of this one, and to those that it follows."""
         for live in filter(None, map(self._held.get, run_ids)):
             if live.is_begun:
-                self._held.look_up(live)
+                self._held.refresh(live)
         self._followed.catch_up(run_ids)
         self._leave_ended()
 
     def _listen(self, seconds: float) -> None:
         followed = self._followed.ids()
-        if self._held.is_reachable and (self._held.all() or followed):
+        if self._held.store_available and (self._held.all() or followed):
             self.hear(self._held.listen(followed, seconds))
         else:
             self._ticker.sleep(seconds)
@@ -254,12 +260,12 @@ class Runner:
         """Raises ShuttingDown and StoreUnavailable."""
         if self.is_closing:
             raise errors.ShuttingDown
-        if not self._held.is_reachable:
+        if not self._held.store_available:
             raise errors.StoreUnavailable
 
-    def _collect(self, run: Run, is_there: Callable[[], bool]) -> None:
+    def _collect(self, run: Run, is_connected: Callable[[], bool]) -> None:
         """Note that the caller has the reply, where nobody waited for it when it was finished."""
-        if run.status == "completed" and not run.collected and is_there():
+        if run.status == "completed" and not run.delivered and is_connected():
             with suppress(errors.StoreUnavailable):  # The worst of it: asked again, the same reply is given.
                 self._store.collect(run.conversation, run.id)
 
@@ -286,7 +292,7 @@ class Runner:
 
     def _leave(self, live: LiveRun) -> None:
         """Let go of a run that is to be written no more, or not for now."""
-        if not live.run.is_moving:
+        if not live.run.is_active:
             self._forget(live)
 
     def _leave_ended(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from server.domain import Conversation
-from server.runs.context import Transcript, whole_turns
+from server.runs.context import Transcript, drop_orphan_replies
 from server.store.protocol import Store
 
 MAX_BYTES = 64 * 1_048_576  # Of all of them.
@@ -20,7 +20,7 @@ KEPT_FROM = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class CachedTranscript:
     history_id: str
     start: int
     """The place from which it was asked for."""
@@ -49,23 +49,23 @@ class Transcripts:
         self._clock = clock
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._kept: OrderedDict[str, Kept] = OrderedDict()
+        self._kept: OrderedDict[str, CachedTranscript] = OrderedDict()
         """By the conversation's name, the one asked for last at the end."""
         self._bytes = 0
 
-    def get(self, conversation: Conversation, start: int, *, keep: bool = True) -> Kept:
+    def get(self, conversation: Conversation, start: int, *, keep: bool = True) -> CachedTranscript:
         """The conversation's messages from place `start` on, as they stood when its row was read."""
         kept = self._valid(conversation, start)
         stop = conversation.message_count
         messages = self._store.messages(conversation.name, kept.stop, stop) if kept.stop < stop else ()
         if kept.count and len(messages) < stop - kept.stop:  # One was deleted meanwhile.
-            kept = Kept(conversation.history_id, start, start, start, Transcript())
+            kept = CachedTranscript(conversation.history_id, start, start, start, Transcript())
             messages = self._store.messages(conversation.name, start, stop)
         first = kept.first
         if start and not kept.count:  # Else nothing was left out, and a reply without its question was said so.
-            first = start + len(messages) - len(messages := whole_turns(messages))
+            first = start + len(messages) - len(messages := drop_orphan_replies(messages))
         transcript = kept.transcript.extended([each.fragment for each in messages])
-        found = Kept(conversation.history_id, start, first, stop, transcript, self._clock())
+        found = CachedTranscript(conversation.history_id, start, first, stop, transcript, self._clock())
         if keep and conversation.history_id and found.count >= KEPT_FROM:
             self._keep(conversation.name, found)
         return found
@@ -80,15 +80,15 @@ class Transcripts:
             while self._kept and next(iter(self._kept.values())).used < self._clock() - KEPT_SECONDS:
                 self._drop(next(iter(self._kept)))
 
-    def _valid(self, conversation: Conversation, start: int) -> Kept:
+    def _valid(self, conversation: Conversation, start: int) -> CachedTranscript:
         """What is kept and still right; empty if nothing is."""
         kept = self._kept.get(conversation.name)
         is_valid = kept is not None and (kept.history_id, kept.start) == (conversation.history_id, start)
         if kept is not None and is_valid and kept.stop <= conversation.message_count:
             return kept
-        return Kept(conversation.history_id, start, start, start, Transcript())
+        return CachedTranscript(conversation.history_id, start, start, start, Transcript())
 
-    def _keep(self, name: str, found: Kept) -> None:
+    def _keep(self, name: str, found: CachedTranscript) -> None:
         with self._lock:
             self._drop(name)
             self._kept[name] = found

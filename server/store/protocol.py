@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from server.domain import Conversation, Failure, Message, Run, Status
+from server.domain import Conversation, Message, Run, RunError, Status
 from server.errors import RunExpired, RunInterrupted
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class CreatedRun:
     """What `Store.begin` decided."""
 
     run: Run
@@ -21,7 +21,7 @@ class Begun:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class CreateOptions:
     """On which terms a run is begun."""
 
     messages: Sequence[Message] = ()
@@ -32,7 +32,7 @@ class Terms:
     """Whether a conversation that is not there is made."""
 
 
-PLAIN = Terms()
+DEFAULT_OPTIONS = CreateOptions()
 
 NOTHING: Mapping[str, int] = MappingProxyType({})
 
@@ -90,7 +90,9 @@ class Store(Protocol):
     def set_metadata(self, name: str, metadata: Mapping[str, Any]) -> Conversation:
         """Replace the conversation's metadata. Raises NotFound."""
 
-    def begin(self, name: str, run: Run, terms: Terms = PLAIN, *, waiting: int, start: bool) -> Begun:
+    def begin(
+        self, name: str, run: Run, options: CreateOptions = DEFAULT_OPTIONS, *, waiting: int, start: bool
+    ) -> CreatedRun:
         """Write `run` down as the newest of its conversation, or find the run that it joins.
 
         `run` comes as queued. It becomes `running` at once where `start` is true and no other run of the conversation
@@ -235,7 +237,7 @@ class Store(Protocol):
 REQUEST_ID_SECONDS = 24 * 3600.0
 """How long a request id is exact."""
 
-COLLECT_SECONDS = 600.0
+REDELIVERY_SECONDS = 600.0
 """How long a completed reply that nobody collected waits for the same question."""
 
 
@@ -244,14 +246,14 @@ def is_same(earlier: Run, run: Run) -> bool:
     return bool(run.question) and earlier.question == run.question and earlier.options == run.options
 
 
-def is_uncollected(newest: Run, run: Run, now: float) -> bool:
+def is_undelivered(newest: Run, run: Run, now: float) -> bool:
     """Whether a conversation's newest run has the reply to what `run` asks, and nobody was there to take it."""
     return (
         newest.status == "completed"
         and newest.ended is not None
         and is_same(newest, run)
-        and not newest.collected
-        and now - newest.ended <= COLLECT_SECONDS
+        and not newest.delivered
+        and now - newest.ended <= REDELIVERY_SECONDS
     )
 
 
@@ -262,5 +264,5 @@ RETRIED: tuple[Status, ...] = ("failed", "interrupted", "expired")
 def abandoned(run: Run, now: float) -> Run:
     """How an open run reads whose writer is gone, or whose outputs did not come in time."""
     if run.status == "requires_action":
-        return run.ending("expired", run.expires or now, failure=Failure(RunExpired.code, RunExpired.sentence))
-    return run.ending("interrupted", now, failure=Failure(RunInterrupted.code, RunInterrupted.sentence))
+        return run.ended_as("expired", run.expires or now, failure=RunError(RunExpired.code, RunExpired.sentence))
+    return run.ended_as("interrupted", now, failure=RunError(RunInterrupted.code, RunInterrupted.sentence))

@@ -12,7 +12,7 @@ import openai
 
 from server import errors
 from server.upstream.lenient_json import loads
-from server.upstream.refusals import Words
+from server.upstream.refusals import ErrorBody
 
 MAPPED: dict[type, type[errors.UpstreamFailed]] = {
     httpx2.HTTPError: errors.UpstreamFailed,
@@ -67,7 +67,7 @@ UNSENT = (
 PASSING = (408, 409, 429, 503)
 """Statuses after which the same call may work a moment later, and has not been paid."""
 
-_STATUS: dict[int, type[errors.ServerError]] = {
+_STATUS: dict[int, type[errors.AppError]] = {
     401: errors.UpstreamRefusedKey,
     402: errors.UpstreamQuotaExhausted,
     403: errors.UpstreamRefusedKey,
@@ -92,14 +92,14 @@ class Refusal(Exception):
             told = loads(body)
         except (ValueError, RecursionError):
             told = body.decode("utf-8", "replace")
-        self.words = Words(told)
+        self.words = ErrorBody(told)
 
     @property
-    def may_pass(self) -> bool:
+    def is_retryable(self) -> bool:
         """Whether the same call may be made again: by `x-should-retry` if it is there; billing errors never."""
         told = self._headers.get("x-should-retry", "").strip().lower()
-        may_pass = told == "true" if told in ("true", "false") else self.status in PASSING
-        return may_pass and not self.words.is_billing
+        is_retryable = told == "true" if told in ("true", "false") else self.status in PASSING
+        return is_retryable and not self.words.is_billing
 
     @property
     def request_id(self) -> str:
@@ -127,13 +127,13 @@ class ReplyError(Exception):
     def __init__(self, error: Any, *, has_text: bool) -> None:
         """`has_text` tells whether a part of the reply had come before."""
         super().__init__()
-        self.words = Words(error)
+        self.words = ErrorBody(error)
         self.has_text = has_text
 
 
-def map_exception(problem: Exception) -> errors.ServerError:
+def map_exception(problem: Exception) -> errors.AppError:
     """Our error for whatever came out of a call, or of the reading of a reply."""
-    if isinstance(problem, errors.ServerError):
+    if isinstance(problem, errors.AppError):
         return problem
     if isinstance(problem, Refusal):
         return _by_words(problem.words, problem.status, problem.is_page)
@@ -159,10 +159,10 @@ def request_id(headers: Mapping[str, str]) -> str:
 
 def is_retryable(problem: Exception) -> bool:
     """Whether the same call may be made again: nothing can have been paid, and it may work a moment later."""
-    return problem.may_pass if isinstance(problem, Refusal) else isinstance(problem, UNSENT)
+    return problem.is_retryable if isinstance(problem, Refusal) else isinstance(problem, UNSENT)
 
 
-def _by_words(words: Words, status: int, is_page: bool) -> errors.ServerError:
+def _by_words(words: ErrorBody, status: int, is_page: bool) -> errors.AppError:
     if words.is_billing:
         return errors.UpstreamQuotaExhausted()
     if words.is_rate_limit or status == 429:

@@ -7,7 +7,7 @@ from typing import Any
 
 from server import errors
 from server.upstream.lenient_json import loads
-from server.upstream.protocol import Health
+from server.upstream.protocol import UpstreamStatus
 
 log = logging.getLogger("server.upstream")
 
@@ -37,13 +37,13 @@ class ModelList:
         self._until = 0.0
         self._glance_due = 0.0
         self._failures = 0
-        self._failure: errors.ServerError = errors.UpstreamFailed()
+        self._failure: errors.AppError = errors.UpstreamFailed()
         """How the list could not be had the last time."""
         self._lock = threading.Lock()
         self._proven_until = 0.0
         self._has_failed = False
         """Whether the last call failed."""
-        self._health: Health = "unreachable"
+        self._health: UpstreamStatus = "unreachable"
         self._health_until = 0.0
         self._health_lock = threading.Lock()
 
@@ -76,7 +76,7 @@ class ModelList:
         self._has_failed = has_failed
         self._proven_until = 0.0 if has_failed else self._clock() + PROVEN_SECONDS
 
-    def health(self) -> Health:
+    def health(self) -> UpstreamStatus:
         """Looked up in a thread, since a name server may be slower than any timeout of ours."""
         if self._clock() < self._proven_until:
             return "connected"
@@ -117,7 +117,7 @@ class ModelList:
                 raise
         self._until = self._clock() + self._ttl
 
-    def _failed(self) -> errors.ServerError:
+    def _failed(self) -> errors.AppError:
         return type(self._failure)(str(self._failure))
 
 

@@ -16,9 +16,9 @@ from server.upstream.abort import Abort
 from server.upstream.client import Account, Client, is_openai
 from server.upstream.errors import Refusal, ReplyError, is_retryable, map_exception, request_id
 from server.upstream.model_list import NO_LIST, ModelList, parse_models
-from server.upstream.parameters import OWN, CallBody, UnknownParameters
+from server.upstream.parameters import OWN, RequestBody, UnknownParameters
 from server.upstream.parsing import parse_reply
-from server.upstream.protocol import Call, Health, Reply
+from server.upstream.protocol import Completion, CompletionRequest, UpstreamStatus
 from server.upstream.redaction import redacted
 from server.upstream.refusals import LIMITS
 
@@ -65,8 +65,8 @@ class OpenAIUpstream:
         self._client: Client | None = None
         self._client_lock = threading.Lock()
 
-    def open(self, call: Call) -> "_OpenAIWriting":
-        return _OpenAIWriting(self, call)
+    def open(self, call: CompletionRequest) -> "OpenAIStream":
+        return OpenAIStream(self, call)
 
     def models(self) -> list[dict[str, Any]]:
         return self._models.get()
@@ -83,7 +83,7 @@ class OpenAIUpstream:
         first: str = models[0]["id"]
         return first
 
-    def health(self) -> Health:
+    def health(self) -> UpstreamStatus:
         return self._models.health() if self.is_configured else "not_configured"
 
     def close_idle(self) -> None:
@@ -98,16 +98,16 @@ class OpenAIUpstream:
                 self._client = self._client or Client(self._account)
         return self._client
 
-    def body(self, call: Call) -> CallBody:
-        return CallBody(call, self._unknown, is_openai=self._is_openai)
+    def body(self, call: CompletionRequest) -> RequestBody:
+        return RequestBody(call, self._unknown, is_openai=self._is_openai)
 
     def worked(self) -> None:
         """A call has worked."""
         self._models.note(has_failed=False)
 
     def failed(
-        self, problem: Exception, call: Call | None = None, response: httpx2.Response | None = None
-    ) -> errors.ServerError:
+        self, problem: Exception, call: CompletionRequest | None = None, response: httpx2.Response | None = None
+    ) -> errors.AppError:
         """The problem as one of ours, told to the operator; of the upstream's words only at `debug`.
 
         `response` is the answer in which it came, if it is no Refusal.
@@ -142,10 +142,10 @@ class OpenAIUpstream:
         raise errors.UpstreamRefused(NO_LIST) if isinstance(error, errors.UpstreamNotFound) else error
 
 
-class _OpenAIWriting:
+class OpenAIStream:
     """One reply on its way."""
 
-    def __init__(self, upstream: OpenAIUpstream, call: Call) -> None:
+    def __init__(self, upstream: OpenAIUpstream, call: CompletionRequest) -> None:
         self._upstream = upstream
         self._call = call
         self._deadline = upstream.clock() + call.seconds
@@ -154,7 +154,7 @@ class _OpenAIWriting:
         """Ends the pause before a further try."""
         self._body = upstream.body(call)
 
-    def __iter__(self) -> Generator[str | Reply, None, None]:
+    def __iter__(self) -> Generator[str | Completion, None, None]:
         if not self._upstream.is_configured:
             raise errors.NotConfigured
         response = None
@@ -177,11 +177,11 @@ class _OpenAIWriting:
         self._abort.set()
         self._woken.set()
 
-    def _read(self, response: httpx2.Response) -> Iterator[str | Reply]:
+    def _read(self, response: httpx2.Response) -> Iterator[str | Completion]:
         for piece in parse_reply(self._in_time(response)):
             if self._abort.is_set:
                 raise errors.UpstreamCut
-            if isinstance(piece, Reply):
+            if isinstance(piece, Completion):
                 response.close()  # Waits a moment for the stream's end, so that its connection can be used again.
                 self._body.learn()
                 self._upstream.worked()

@@ -5,8 +5,8 @@ from typing import Any
 
 import orjson
 
-from server.upstream.protocol import Call
-from server.upstream.refusals import LIMITS, Words
+from server.upstream.protocol import CompletionRequest
+from server.upstream.refusals import LIMITS, ErrorBody
 
 log = logging.getLogger("server.upstream")
 
@@ -35,10 +35,10 @@ class UnknownParameters:
             log.info("model %s does without %s from now on", model, ", ".join(sorted(unknown)) or "nothing")
 
 
-class CallBody:
+class RequestBody:
     """The body of one call's request."""
 
-    def __init__(self, call: Call, unknown: UnknownParameters, *, is_openai: bool) -> None:
+    def __init__(self, call: CompletionRequest, unknown: UnknownParameters, *, is_openai: bool) -> None:
         self._call = call
         self._unknown = unknown
         self._is_openai = is_openai
@@ -62,7 +62,7 @@ class CallBody:
         kept = {name: value for name, value in fields.items() if name not in self._dropped}
         return b"".join((orjson.dumps(kept)[:-1], b',"messages":', call.messages, b"}"))
 
-    def adapt(self, refusal: Words) -> bool:
+    def adapt(self, refusal: ErrorBody) -> bool:
         """Leave out what was refused, or rename the limit. False if the same call would be refused again."""
         sent = [name for name in (*self._call.parameters, *OWN) if name not in {*self._dropped, *LIMITS, *KEPT}]
         limit = LIMITS[self._is_renamed]

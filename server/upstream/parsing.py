@@ -13,7 +13,7 @@ from server import errors
 from server.domain import Usage
 from server.upstream.errors import ReplyError
 from server.upstream.lenient_json import join, loads, mended
-from server.upstream.protocol import Reply
+from server.upstream.protocol import Completion
 from server.upstream.refusals import status_in
 from server.upstream.sse import events, first_bytes
 from server.upstream.tool_calls import ToolCalls
@@ -33,7 +33,7 @@ PLAIN = {"content", "role", "refusal"}
 MOST_TOKENS = 2**53
 
 
-def parse_reply(chunks: Iterable[bytes]) -> Iterator[str | Reply]:
+def parse_reply(chunks: Iterable[bytes]) -> Iterator[str | Completion]:
     """The text of a chat.completion, or of a stream of chat.completion.chunk events, then the Reply.
 
     Which of the two it is is seen from its beginning: servers send either one unasked. Raises UpstreamFailed, and
@@ -64,7 +64,7 @@ def parse_reply(chunks: Iterable[bytes]) -> Iterator[str | Reply]:
     yield from _parse_stream(start, chunks)
 
 
-def _parse_stream(start: bytes, chunks: Iterator[bytes]) -> Iterator[str | Reply]:
+def _parse_stream(start: bytes, chunks: Iterator[bytes]) -> Iterator[str | Completion]:
     reply = _PartialReply("delta", "message")
     has_ended = False
     for event in _until_broken(events(start, chunks), reply):
@@ -123,7 +123,7 @@ class _PartialReply:
         self.has_text = self.has_text or bool(text)
         return text
 
-    def finish(self) -> Iterator[str | Reply]:
+    def finish(self) -> Iterator[str | Completion]:
         """What is left of the text, then the Reply.
 
         Raises UpstreamEmptyReply if there is neither text nor a call, UpstreamFailed if the server says that it is not
@@ -139,7 +139,7 @@ class _PartialReply:
             raise errors.UpstreamEmptyReply
         extra = mended(self._extra) if calls else {}
         logprobs = mended(self._logprobs) or None
-        yield Reply(mended(self._model), self._usage, mended(self.reason), calls, logprobs, extra)
+        yield Completion(mended(self._model), self._usage, mended(self.reason), calls, logprobs, extra)
 
     def _add_extra(self, message: dict[str, Any]) -> None:
         for name in SENT_BACK:

@@ -6,11 +6,11 @@ from typing import Any, Literal, Protocol
 
 from server.domain import ToolCall, Usage
 
-Health = Literal["connected", "unreachable", "not_configured"]
+UpstreamStatus = Literal["connected", "unreachable", "not_configured"]
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class CompletionRequest:
     """One request for a reply."""
 
     model: str
@@ -27,7 +27,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class Completion:
     """What is known when the text has ended."""
 
     model: str | None
@@ -42,10 +42,10 @@ class Reply:
     """What the upstream sent along with `calls` and wants back with their outputs: fields of the message."""
 
 
-class Writing(Protocol):
+class CompletionStream(Protocol):
     """One reply on its way."""
 
-    def __iter__(self) -> Generator[str | Reply, None, None]:
+    def __iter__(self) -> Generator[str | Completion, None, None]:
         """The text in pieces, none empty, then the Reply. To be iterated once.
 
         Raises UpstreamFailed or NotConfigured; ContextTooLong, before any text, where the messages are more than the
@@ -59,7 +59,7 @@ class Writing(Protocol):
 class Upstream(Protocol):
     """Safe from any thread. Nothing is opened before the first call."""
 
-    def open(self, call: Call) -> Writing:
+    def open(self, call: CompletionRequest) -> CompletionStream:
         """Prepare a reply. Nothing is sent before the iteration begins."""
 
     def models(self) -> list[dict[str, Any]]:
@@ -71,7 +71,7 @@ class Upstream(Protocol):
     def default_model(self) -> str:
         """The model for a client that chose none. Raises what `models` raises, where only the list can tell."""
 
-    def health(self) -> Health:
+    def health(self) -> UpstreamStatus:
         """Whether calls can work, found out without spending tokens, in less than two seconds."""
 
     def close_idle(self) -> None:

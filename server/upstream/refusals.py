@@ -50,7 +50,7 @@ _UNKNOWN = (
 _KNOWN_LIMIT = r"\b(?:value|use)\b|tokens\W.*\b(?:not|n't) support\b"
 
 
-class Words:
+class ErrorBody:
     """What one error says: an object, a list of one, or a text."""
 
     def __init__(self, body: Any) -> None:

@@ -7,12 +7,12 @@ import orjson
 
 from server.domain import Usage
 from server.errors import UpstreamCut
-from server.upstream.protocol import Call, Health, Reply
+from server.upstream.protocol import Completion, CompletionRequest, UpstreamStatus
 
 MODEL = "scripted-demo"
 
 
-def demo(call: Call) -> Iterator[str]:
+def demo(call: CompletionRequest) -> Iterator[str]:
     """A reply that says that it is the demo, and shows which history came with the question."""
     sent = [each for each in orjson.loads(call.messages) if each["role"] != "system"]
     *history, question = sent or [{"content": "nothing"}]
@@ -24,8 +24,8 @@ def demo(call: Call) -> Iterator[str]:
 
 
 class ScriptedUpstream:
-    def open(self, call: Call) -> "ScriptedWriting":
-        return ScriptedWriting(call, demo(call))
+    def open(self, call: CompletionRequest) -> "ScriptedStream":
+        return ScriptedStream(call, demo(call))
 
     def models(self) -> list[dict[str, Any]]:
         return [{"id": MODEL, "object": "model", "created": 0, "owned_by": "this server"}]
@@ -36,34 +36,34 @@ class ScriptedUpstream:
     def default_model(self) -> str:
         return MODEL
 
-    def health(self) -> Health:
+    def health(self) -> UpstreamStatus:
         return "connected"
 
     def close_idle(self) -> None:
         """There are none."""
 
 
-class ScriptedWriting:
+class ScriptedStream:
     """Gives the pieces that it was made with; a Reply among them is the last."""
 
-    def __init__(self, call: Call, pieces: Iterable[str | Reply]) -> None:
+    def __init__(self, call: CompletionRequest, pieces: Iterable[str | Completion]) -> None:
         self._call = call
         self._pieces = pieces
         self._cut = False
 
-    def __iter__(self) -> Generator[str | Reply, None, None]:
+    def __iter__(self) -> Generator[str | Completion, None, None]:
         words = 0
         for piece in self._pieces:
             if self._cut:
                 raise UpstreamCut
-            if isinstance(piece, Reply):
+            if isinstance(piece, Completion):
                 yield piece
                 return
             if piece:
                 words += len(piece.split())
                 yield piece
         asked = len(self._call.messages.split())
-        yield Reply(self._call.model, Usage(asked, words, asked + words), "stop")
+        yield Completion(self._call.model, Usage(asked, words, asked + words), "stop")
 
     def cut(self) -> None:
         self._cut = True

@@ -127,7 +127,7 @@ def a_question_is_begun_once_for_each_time_that_it_had_to_be_asked(talk: Talk) -
         has_id = runs[0].request_id is not None
         for earlier, later in pairwise(runs):
             is_newest = place[later.id] == place[earlier.id] + 1
-            may_repeat = not has_id and (earlier.collected or not is_newest)
+            may_repeat = not has_id and (earlier.delivered or not is_newest)
             if earlier.status == "completed" and not may_repeat:
                 yield f"{earlier.question!r} was begun again after it was completed"
 

@@ -17,7 +17,7 @@ from tests.chaos.clients import Ask
 from tests.chaos.upstream import Call
 
 T = TypeVar("T")
-Places = Mapping[int, int]
+ConversationTable = Mapping[int, int]
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,12 @@ class Talk:
         return any(life in kill.lives and kill.began <= ended and run.created <= kill.over for kill in self.kills)
 
     @cached_property
-    def run_places(self) -> Places:
+    def run_places(self) -> ConversationTable:
         """By the place of each call, that of its run; without those that no run can have made."""
         return self._paired(self._fits)
 
     @cached_property
-    def run_places_by_history(self) -> Places:
+    def run_places_by_history(self) -> ConversationTable:
         """The same, of those calls alone that saw the history before their run."""
         return self._paired(lambda call, run: self._fits(call, run) and call.messages == self.due(run))
 
@@ -118,7 +118,7 @@ class Talk:
         is_its_reply = call.reply == run.text if run.status == "completed" else call.reply.startswith(run.text)
         return is_its_reply and call.life == self.life_of(run) and run.created <= call.heard
 
-    def _paired(self, fits: Callable[[Call, Run], bool]) -> Places:
+    def _paired(self, fits: Callable[[Call, Run], bool]) -> ConversationTable:
         fitting: dict[int, list[int]] = {place: [] for place in range(len(self.calls))}
         fitted: dict[int, list[int]] = {place: [] for place in range(len(self.runs))}
         places = _grouped(range(len(self.runs)), lambda place: self.runs[place].question)

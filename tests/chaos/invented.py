@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from server.domain import Failure, Message, Run
+from server.domain import Message, Run, RunError
 from tests.chaos import checks
 from tests.chaos.clients import Ask
 from tests.chaos.evidence import Kill, Talk
 from tests.chaos.upstream import Call
 
 T = TypeVar("T")
-UNAVAILABLE = Failure("store_unavailable", "Later.")
+UNAVAILABLE = RunError("store_unavailable", "Later.")
 
 
 def said(*contents: str) -> list[tuple[str, str]]:
@@ -46,10 +46,10 @@ SQLITE = Talk(
         Call("a.2", said("Q1", "A1", "Q2", "A3", "Q3"), "A4", heard=42, ended=None),
     ],
     [
-        Run("Q1", "id", created=11, id="run 1").ending("completed", 13, text="A1"),
-        Run("Q2", None, created=21, id="run 2").ending("interrupted", 31, text="A"),
-        Run("Q2", None, created=31, id="run 3").ending("completed", 33, text="A3", collected=True),
-        Run("Q3", None, created=41, id="run 4").ending("interrupted", 60),
+        Run("Q1", "id", created=11, id="run 1").ended_as("completed", 13, text="A1"),
+        Run("Q2", None, created=21, id="run 2").ended_as("interrupted", 31, text="A"),
+        Run("Q2", None, created=31, id="run 3").ended_as("completed", 33, text="A3", delivered=True),
+        Run("Q3", None, created=41, id="run 4").ended_as("interrupted", 60),
     ],
     [*turn("Q1", "A1", "run 1"), *turn("Q2", "A3", "run 3")],
     [killed("a.1", 25), killed("a.2", 45)],
@@ -70,9 +70,9 @@ REDIS = Talk(
         Call("a.1", said("Q2", "B1", "Q1"), "B2", heard=32, ended=32.5),
     ],
     [
-        Run("Q1", "id", created=11, id="run 1").ending("failed", 14, failure=UNAVAILABLE),
-        Run("Q2", None, created=21, id="run 2").ending("completed", 23, text="B1", collected=True),
-        Run("Q1", "id", created=31, id="run 3").ending("completed", 33, text="B2"),
+        Run("Q1", "id", created=11, id="run 1").ended_as("failed", 14, failure=UNAVAILABLE),
+        Run("Q2", None, created=21, id="run 2").ended_as("completed", 23, text="B1", delivered=True),
+        Run("Q1", "id", created=31, id="run 3").ended_as("completed", 33, text="B2"),
     ],
     [*turn("Q2", "B1", "run 2"), *turn("Q1", "B2", "run 3")],
     [redis_killed(13)],
@@ -190,7 +190,7 @@ BROKEN: dict[checks.Rule, dict[str, Talk]] = {
             asks=with_one(SQLITE.asks, 3, run_id=None, known=math.inf, failure="run_interrupted"), runs=SQLITE.runs[:3]
         ),
         "a run that is open": with_run(3, status="running", ended=None),
-        "a run that failed for another reason": with_run(3, status="failed", failure=Failure("internal_error", "Oh.")),
+        "a run that failed for another reason": with_run(3, status="failed", failure=RunError("internal_error", "Oh.")),
         "a run that was cancelled": with_run(3, status="cancelled"),
     },
     checks.a_question_is_begun_once_for_each_time_that_it_had_to_be_asked: {
@@ -200,7 +200,7 @@ BROKEN: dict[checks.Rule, dict[str, Talk]] = {
             asks=[*SQLITE.asks, Ask("ada", "Q1", "id", "a.2", 70, 79, 79, answer="A1")],
             runs=[*SQLITE.runs, replace(SQLITE.runs[0], id="run 5", created=71)],
         ),
-        "a reply written again that could be collected": with_run(1, status="completed", collected=False),
+        "a reply written again that could be collected": with_run(1, status="completed", delivered=False),
     },
     checks.every_call_is_of_a_run_that_was_written_down_and_made_once: {
         "a call of a question that was not written down": ada(runs=[SQLITE.runs[0], *SQLITE.runs[2:]]),

@@ -150,7 +150,7 @@ class _Round:
     def _await_instant(self) -> None:
         """Any instant; or one just after a question left, a reply ended or an answer came, so that those are hit."""
         time.sleep(self._chance.random() ** 2)
-        events = (self._client.asked, self._upstream.ending, self._client.answered)
+        events = (self._client.asked, self._upstream.ended_as, self._client.answered)
         for event in self._chance.choice([(), *((each,) for each in events)]):
             event.clear()
             event.wait(1.0)

@@ -41,7 +41,7 @@ class Upstream:
         self._server.follow(self._answer)
         self._lock = threading.Lock()
         self._calls: list[Call] = []
-        self.ending = threading.Event()
+        self.ended_as = threading.Event()
         """Set whenever the last piece of a reply is about to leave."""
 
     def url(self, life: str) -> str:
@@ -89,7 +89,7 @@ class Upstream:
         finally:
             with self._lock:
                 self._calls[number] = replace(self._calls[number], ended=time.time())
-        self.ending.set()
+        self.ended_as.set()
         exchange.send(parts[-1])
         exchange.is_whole = True
 

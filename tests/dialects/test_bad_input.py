@@ -13,7 +13,7 @@ from werkzeug.test import TestResponse
 
 from server.domain import Run
 from server.store.memory import MemoryStore
-from server.store.protocol import Begun
+from server.store.protocol import CreatedRun
 from tests.support.process import Served
 from tests.support.replies import Told
 
@@ -86,7 +86,7 @@ class WatchedStore(MemoryStore):
         self.written.append("set_model")
         super().set_model(name, model)
 
-    def begin(self, name: str, run: Run, *terms: Any, **limits: Any) -> Begun:
+    def begin(self, name: str, run: Run, *terms: Any, **limits: Any) -> CreatedRun:
         self.written.append("begin")
         return super().begin(name, run, *terms, **limits)
 

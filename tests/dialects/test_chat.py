@@ -12,12 +12,12 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from server import errors
-from server.domain import Options, Run, ToolCall, Usage
+from server.domain import Run, RunOptions, ToolCall, Usage
 from server.runs import live
 from server.runs.runner import Runner
 from server.settings import Settings
 from server.store.memory import MemoryStore
-from server.upstream.protocol import Reply
+from server.upstream.protocol import Completion
 from tests.support.clock import Clock
 from tests.support.replies import PATIENCE_SECONDS, SteeredUpstream, Told
 
@@ -87,7 +87,7 @@ class TestAnswer:
         assert "re: 안녕".encode() in answer.data
 
     def test_an_upstream_that_counts_no_tokens_leaves_the_usage_empty(self, client: FlaskClient, told: Told) -> None:
-        told.say("slow", "ok", Reply("other-model", None))
+        told.say("slow", "ok", Completion("other-model", None))
         answer = chat(client, "slow")
         assert (answer.json["usage"], answer.json["model"]) == (None, "other-model")
 
@@ -183,7 +183,7 @@ class TestSettingsOfOneQuestion:
     def test_logprobs_are_told_where_they_were_asked_for(
         self, client: FlaskClient, upstream: SteeredUpstream, told: Told
     ) -> None:
-        told.say("slow", "ok", Reply(None, None, logprobs=LOGPROBS))
+        told.say("slow", "ok", Completion(None, None, logprobs=LOGPROBS))
         assert chat(client, "slow", logprobs=True).json["logprobs"] == LOGPROBS
         assert upstream.heard[-1].parameters == {"logprobs": True}
         assert chat(client, logprobs=True).json["logprobs"] is None  # This upstream tells none.
@@ -196,7 +196,7 @@ class TestSettingsOfOneQuestion:
         assert upstream.heard[-1].parameters == {"logprobs": True, "top_logprobs": 3}
 
     def test_logprobs_come_with_the_end_of_a_stream(self, client: FlaskClient, told: Told) -> None:
-        told.say("slow", "ok", Reply(None, Usage(1, 2, 3), logprobs=LOGPROBS))
+        told.say("slow", "ok", Completion(None, Usage(1, 2, 3), logprobs=LOGPROBS))
         stream_id = start(client, "slow", logprobs=True).json["stream_id"]
         assert frames(client, stream_id)[-1] == {
             "type": "END",
@@ -376,7 +376,7 @@ class TestFailures:
         ],
     )
     def test_each_has_its_status_and_the_sentence_twice(
-        self, client: FlaskClient, told: Told, kind: type[errors.ServerError], status: int
+        self, client: FlaskClient, told: Told, kind: type[errors.AppError], status: int
     ) -> None:
         told.fail("slow", kind())
         answer = chat(client, "slow")
@@ -567,14 +567,14 @@ class TestARunThatWaitsForTools:
         monkeypatch.setattr(live, "SILENCE_SECONDS", 3600.0)  # Nobody may wait for silence to be told.
         tools = [{"type": "function", "function": {"name": "weather"}}]
         runner = app.extensions["runner"]
-        options = Options(parameters={"tools": tools})
+        options = RunOptions(parameters={"tools": tools})
         run = runner.begin(Run("slow", conversation="ada", options=options))
         told.await_call("slow")
         yield run
 
     @staticmethod
     def pause(app: Flask, told: Told, run: Run) -> None:
-        told.say("slow", "Let me see.", Reply(None, None, calls=(ToolCall("call_1", "weather", "{}"),)))
+        told.say("slow", "Let me see.", Completion(None, None, calls=(ToolCall("call_1", "weather", "{}"),)))
         app.extensions["runner"].wait(run.id, PATIENCE_SECONDS, lambda: True)
 
     def test_who_reads_it_meanwhile_is_told(self, app: Flask, told: Told, run: Run, at_once: AtOnce) -> None:

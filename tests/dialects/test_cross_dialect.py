@@ -12,7 +12,7 @@ from server.store import open_store
 from server.store.protocol import Store
 from tests.support.replies import SteeredUpstream
 
-Said = list[tuple[str, str]]
+NewMessages = list[tuple[str, str]]
 """Role and content of each message, oldest first."""
 
 
@@ -80,18 +80,18 @@ def thread_run(client: FlaskClient, name: str, question: str) -> None:
 ASK = (query, streamed_query, chat, streamed_chat, session_chat, session_stream, thread_chat, thread_run)
 
 
-def history(client: FlaskClient, name: str) -> Said:
+def history(client: FlaskClient, name: str) -> NewMessages:
     messages = client.get("/history", query_string={"client_name": name}).json
     return [(each["role"], each["content"]) for each in messages]
 
 
-def session_messages(client: FlaskClient, name: str) -> Said:
+def session_messages(client: FlaskClient, name: str) -> NewMessages:
     listed = client.get(f"/api/sessions/{name}/messages", query_string={"limit": 100}).json
     assert listed["total"] == client.get(f"/api/sessions/{name}").json["message_count"] == len(listed["messages"])
     return [(each["role"], each["content"]) for each in listed["messages"]]
 
 
-def thread_messages(client: FlaskClient, name: str) -> Said:
+def thread_messages(client: FlaskClient, name: str) -> NewMessages:
     listed = client.get(f"/api/v1/threads/{name}/messages", query_string={"limit": 100, "order": "asc"}).json
     return [(each["role"], each["content"][0]["text"]["value"]) for each in listed["data"]]
 
@@ -116,7 +116,7 @@ def name(request: pytest.FixtureRequest, client: FlaskClient) -> str:
 def test_what_is_said_through_one_door_is_seen_through_the_others(
     client: FlaskClient, upstream: SteeredUpstream, name: str
 ) -> None:
-    said: Said = []
+    said: NewMessages = []
     for ask in ASK:
         question = f"Who comes through the door of {ask.__name__}?"
         ask(client, name, question)

@@ -11,7 +11,7 @@ from server import errors
 from server.domain import Message, Run
 from server.settings import Settings
 from server.store.memory import MemoryStore
-from server.upstream.protocol import Call
+from server.upstream.protocol import CompletionRequest
 from tests.support.replies import SteeredUpstream, Told
 
 AtOnce = Callable[..., Any]
@@ -169,8 +169,8 @@ class TestDeadline:
         assert re.fullmatch(r"run_[0-9a-f]{32}", late.json["run_id"])
         assert query(client, "slow").json["run_id"] == late.json["run_id"]
         told.end("slow", "at last")
-        collected = query(client, "slow", headers={"Prefer": "wait=20"})
-        assert (collected.status_code, collected.json) == (200, {"response": "at last"})
+        delivered = query(client, "slow", headers={"Prefer": "wait=20"})
+        assert (delivered.status_code, delivered.json) == (200, {"response": "at last"})
         assert len(upstream.heard) == 1
 
     def test_a_caller_may_prefer_to_wait(self, client: FlaskClient, told: Told, at_once: AtOnce) -> None:
@@ -184,12 +184,12 @@ class TestDeadline:
         from server.http import connection
 
         with app.test_request_context("/query", headers=headers):
-            assert connection.patience(300) == 40
-            assert connection.patience(10) == 10
+            assert connection.wait_seconds(300) == 40
+            assert connection.wait_seconds(10) == 10
         with app.test_request_context("/query", headers={**headers, "Prefer": "wait=90"}):
-            assert connection.patience(300) == 90
+            assert connection.wait_seconds(300) == 90
         with app.test_request_context("/query", headers={"User-Agent": "curl/8"}):
-            assert connection.patience(300) == 300
+            assert connection.wait_seconds(300) == 300
 
     @pytest.mark.parametrize("prefer", ["respond-async", "Respond-Async", "handling=lenient; respond-async", "wait=0"])
     def test_who_prefers_not_to_wait_is_answered_at_once_and_the_reply_is_streamed(
@@ -352,9 +352,9 @@ def test_the_demonstration_says_what_it_is_and_shows_that_history_was_replayed()
         Message.of("assistant", "reply", None, 0.0).fragment,
         Message.of("user", "안녕", None, 0.0).fragment,
     ]
-    alone = "".join(map(str, list(upstream.open(Call("m", b"[" + parts[2] + b"]", 1.0)))[:-1]))
+    alone = "".join(map(str, list(upstream.open(CompletionRequest("m", b"[" + parts[2] + b"]", 1.0)))[:-1]))
     assert "demo" in alone
     assert "안녕" in alone
-    later = "".join(map(str, list(upstream.open(Call("m", b"[" + b",".join(parts) + b"]", 1.0)))[:-1]))
+    later = "".join(map(str, list(upstream.open(CompletionRequest("m", b"[" + b",".join(parts) + b"]", 1.0)))[:-1]))
     assert "2 earlier messages" in later
     assert "first" in later

@@ -19,7 +19,7 @@ from server.http import sse
 from server.runs import live
 from server.settings import Settings
 from server.store.memory import MemoryStore
-from server.upstream.protocol import Reply
+from server.upstream.protocol import Completion
 from tests.conftest import hold_answers_to_documents
 from tests.support.clock import Clock
 from tests.support.replies import PATIENCE_SECONDS, SteeredUpstream, Told
@@ -253,7 +253,7 @@ class TestMessages:
         assert len(listed(client, session_id, limit=1000).json["messages"]) == 14
 
     def test_each_tells_what_it_has_cost(self, client: FlaskClient, session_id: str, told: Told) -> None:
-        told.say("slow", "ok", Reply(None, Usage(7, 8, 15)))
+        told.say("slow", "ok", Completion(None, Usage(7, 8, 15)))
         reply = chat(client, session_id, "slow").json
         question, answer = listed(client, session_id).json["messages"]
         assert answer == {name: value for name, value in reply.items() if name != "session_id"}
@@ -338,7 +338,7 @@ class TestChat:
         ],
     )
     def test_each_failure_has_its_status_and_the_sentence_twice(
-        self, client: FlaskClient, session_id: str, told: Told, kind: type[errors.ServerError], status: int
+        self, client: FlaskClient, session_id: str, told: Told, kind: type[errors.AppError], status: int
     ) -> None:
         told.fail("slow", kind())
         answer = chat(client, session_id, "slow")

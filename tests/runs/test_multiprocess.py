@@ -9,8 +9,8 @@ import pytest
 from server import errors
 from server.core.conversations import Conversations
 from server.domain import Run
-from server.runs.executor import Limits
-from server.runs.live import Piece
+from server.runs.executor import RunConfig
+from server.runs.live import TextDelta
 from server.runs.runner import Runner
 from server.store.protocol import Store
 from server.store.redis import RedisStore
@@ -33,7 +33,7 @@ class Process:
 
     def __init__(self, store: Store, upstream: SteeredUpstream, clock: Clock) -> None:
         self.store = store
-        self.runner = Runner(self.store, upstream, Limits(), clock)
+        self.runner = Runner(self.store, upstream, RunConfig(), clock)
         self.conversations = Conversations(self.store, upstream, self.runner)
 
     def begun(self, question: str, request_id: str | None = None) -> Run:
@@ -136,7 +136,7 @@ def test_a_run_is_cancelled_from_another_process_with_what_the_store_was_told(
     run = here.begun("slow")
     reading = here.runner.read(run.id, 0, lambda: True)
     told.say("slow", "be")
-    assert next(reading) == Piece("be", 2)
+    assert next(reading) == TextDelta("be", 2)
     here.runner.tick()
     cancelled = there.conversations.cancel(run.id)
     assert (cancelled.status, cancelled.text) == ("cancelled", "be")
@@ -150,10 +150,10 @@ def test_a_stream_is_read_in_another_process_from_any_place(here: Process, there
     run = here.begun("slow")
     readings = [there.conversations.read(run.id, position, lambda: True) for position in (0, 1)]
     told.say("slow", "왜 be")
-    assert [next(reading) for reading in readings] == [Piece("왜 be", 4), Piece(" be", 4)]
+    assert [next(reading) for reading in readings] == [TextDelta("왜 be", 4), TextDelta(" be", 4)]
     told.end("slow", "cause")
     for reading in readings:
-        assert next(reading) == Piece("cause", 9)
+        assert next(reading) == TextDelta("cause", 9)
         ended = next(reading)
         assert isinstance(ended, Run)
         assert (ended.status, ended.text) == ("completed", "왜 because")
@@ -165,7 +165,7 @@ def test_a_stream_whose_writer_dies_ends_with_what_was_told_and_an_interruption(
     run = here.begun("slow")
     reading = there.conversations.read(run.id, 0, lambda: True)
     told.say("slow", "be")
-    assert next(reading) == Piece("be", 2)
+    assert next(reading) == TextDelta("be", 2)
     here.die(clock)
     ended = next(reading)
     assert isinstance(ended, Run)

@@ -9,14 +9,14 @@ import orjson
 import pytest
 
 from server import errors
-from server.domain import Conversation, Options, Run, ToolCall
+from server.domain import Conversation, Run, RunOptions, ToolCall
 from server.runs import live
-from server.runs.executor import Limits
-from server.runs.live import SILENCE_SECONDS, Piece, Reading
+from server.runs.executor import RunConfig
+from server.runs.live import SILENCE_SECONDS, RunEvents, TextDelta
 from server.runs.runner import Runner
 from server.store.memory import MemoryStore
-from server.store.protocol import PLAIN, Begun, Terms
-from server.upstream.protocol import Call, Reply
+from server.store.protocol import DEFAULT_OPTIONS, CreatedRun, CreateOptions
+from server.upstream.protocol import Completion, CompletionRequest
 from tests.support.clock import Clock
 from tests.support.replies import PATIENCE_SECONDS, SteeredUpstream, Told
 
@@ -34,12 +34,12 @@ def told() -> Told:
 
 
 @pytest.fixture
-def limits() -> Limits:
-    return Limits()
+def limits() -> RunConfig:
+    return RunConfig()
 
 
 @pytest.fixture
-def runner(store: MemoryStore, upstream: SteeredUpstream, limits: Limits, clock: Clock) -> Iterator[Runner]:
+def runner(store: MemoryStore, upstream: SteeredUpstream, limits: RunConfig, clock: Clock) -> Iterator[Runner]:
     runner = Runner(store, upstream, limits, clock)
     yield runner
     runner.shut_down(0)
@@ -57,7 +57,7 @@ def asked(runner: Runner, question: str, name: str = "ada") -> Run:
     return ended(runner, begun(runner, question, name))
 
 
-def reading(runner: Runner, run: Run, position: int = 0) -> Reading:
+def reading(runner: Runner, run: Run, position: int = 0) -> RunEvents:
     return runner.read(run.id, position, lambda: True)
 
 
@@ -119,9 +119,11 @@ class Staged(MemoryStore):
         self.after_begin: dict[str, Callable[[], object]] = {}
         self.before_start: dict[str, Callable[[], object]] = {}
 
-    def begin(self, name: str, run: Run, terms: Terms = PLAIN, *, waiting: int, start: bool) -> Begun:
+    def begin(
+        self, name: str, run: Run, options: CreateOptions = DEFAULT_OPTIONS, *, waiting: int, start: bool
+    ) -> CreatedRun:
         self.before_begin.pop(run.question, lambda: None)()
-        begun = super().begin(name, run, terms, waiting=waiting, start=start)
+        begun = super().begin(name, run, options, waiting=waiting, start=start)
         self.after_begin.pop(run.question, lambda: None)()
         return begun
 
@@ -138,8 +140,8 @@ class TestWhatComesInBetween:
         return Staged(clock)
 
     @pytest.fixture
-    def limits(self) -> Limits:
-        return Limits(max_concurrent_runs=1)
+    def limits(self) -> RunConfig:
+        return RunConfig(max_concurrent_runs=1)
 
     def test_who_finds_the_last_place_taken_by_an_attempt_that_fails_is_not_forgotten(
         self, runner: Runner, told: Told, store: Staged, at_once: AtOnce
@@ -183,11 +185,11 @@ class TestWriteAhead:
     def test_a_question_is_in_the_store_before_the_upstream_is_called(self, store: MemoryStore) -> None:
         known: list[Run] = []
 
-        def answer(call: Call) -> Iterator[str]:
+        def answer(call: CompletionRequest) -> Iterator[str]:
             known.append(store.begin("ada", Run("why?"), waiting=0, start=False).run)
             yield "because"
 
-        runner = Runner(store, SteeredUpstream(answer), Limits())
+        runner = Runner(store, SteeredUpstream(answer), RunConfig())
         run = begun(runner, "why?")
         assert ended(runner, run).status == "completed"
         assert [(each.id, each.status) for each in known] == [(run.id, "running")]
@@ -252,7 +254,7 @@ class TestHistory:
         assert question.timestamp == late_question.timestamp
 
     def test_what_was_replayed_and_what_left_out_is_told_in_the_run(self, store: MemoryStore, told: Told) -> None:
-        runner = Runner(store, SteeredUpstream(told), Limits(max_context_messages=4))
+        runner = Runner(store, SteeredUpstream(told), RunConfig(max_context_messages=4))
         runs = [asked(runner, f"q{n}") for n in range(5)]
         assert [(run.replayed, run.omitted) for run in runs] == [(0, 0), (2, 0), (4, 0), (4, 2), (4, 4)]
         runner.shut_down(0)
@@ -260,13 +262,13 @@ class TestHistory:
     def test_a_context_that_is_too_long_drops_the_older_half_and_is_remembered(self, store: MemoryStore) -> None:
         lengths: list[int] = []
 
-        def answer(call: Call) -> Iterator[str]:
+        def answer(call: CompletionRequest) -> Iterator[str]:
             lengths.append(len(orjson.loads(call.messages)))
             if lengths[-1] > 5:
                 raise errors.ContextTooLong
             yield "ok"
 
-        runner = Runner(store, SteeredUpstream(answer), Limits())
+        runner = Runner(store, SteeredUpstream(answer), RunConfig())
         runs = [asked(runner, f"q{n}") for n in range(5)]
         assert {run.status for run in runs} == {"completed"}
         assert lengths == [1, 3, 5, 7, 3, 5]
@@ -275,12 +277,12 @@ class TestHistory:
         runner.shut_down(0)
 
     def test_a_question_too_long_even_alone_fails(self, store: MemoryStore) -> None:
-        def answer(call: Call) -> Iterator[str]:
+        def answer(call: CompletionRequest) -> Iterator[str]:
             if b"long" in call.messages:
                 raise errors.ContextTooLong
             yield "ok"
 
-        runner = Runner(store, SteeredUpstream(answer), Limits())
+        runner = Runner(store, SteeredUpstream(answer), RunConfig())
         asked(runner, "short")
         failed = asked(runner, "long")
         assert failed.failure is not None
@@ -296,20 +298,20 @@ class TestReading:
         run = begun(runner, "slow")
         told.say("slow", "안녕", "👩‍👩‍👧!")
         here = reading(runner, run, 1)
-        assert next(here) in (Piece("녕", 2), Piece("녕👩‍👩‍👧!", 8))
+        assert next(here) in (TextDelta("녕", 2), TextDelta("녕👩‍👩‍👧!", 8))
         told.end("slow", " end")
         whole = "안녕👩‍👩‍👧! end"
         assert ended(runner, run).text == whole
         for position in range(len(whole) + 1):
             *pieces, last = reading(runner, run, position)
-            assert "".join(piece.text for piece in pieces if isinstance(piece, Piece)) == whole[position:]
+            assert "".join(piece.text for piece in pieces if isinstance(piece, TextDelta)) == whole[position:]
             assert isinstance(last, Run)
 
     def test_readers_see_the_same_text_each_character_once(self, runner: Runner, told: Told, at_once: AtOnce) -> None:
         run = begun(runner, "slow")
 
         def read() -> str:
-            return "".join(piece.text for piece in reading(runner, run) if isinstance(piece, Piece))
+            return "".join(piece.text for piece in reading(runner, run) if isinstance(piece, TextDelta))
 
         readers = [at_once(read) for _ in range(8)]
         for n in range(200):
@@ -327,7 +329,7 @@ class TestReading:
         beyond = reading(runner, run, 5)
         assert next(beyond) is None
         told.end("slow", "defg")
-        assert [each for each in beyond if isinstance(each, Piece)] == [Piece("fg", 7)]
+        assert [each for each in beyond if isinstance(each, TextDelta)] == [TextDelta("fg", 7)]
 
     def test_a_position_beyond_a_completed_run_is_refused_at_once(self, runner: Runner) -> None:
         run = asked(runner, "quick")
@@ -361,14 +363,14 @@ class TestReading:
         clock.now += SILENCE_SECONDS - 1
         runner.tick()
         told.say("slow", "half")
-        assert first.result() == Piece("half", 4)
+        assert first.result() == TextDelta("half", 4)
         for _ in range(2):
             runner.tick()
             clock.now += SILENCE_SECONDS
             runner.tick()
             assert next(reader) is None
         told.end("slow", " whole")
-        assert [each for each in reader if isinstance(each, Piece)] == [Piece(" whole", 10)]
+        assert [each for each in reader if isinstance(each, TextDelta)] == [TextDelta(" whole", 10)]
 
     def test_an_unknown_run_is_not_found(self, runner: Runner) -> None:
         with pytest.raises(errors.NotFound):
@@ -408,23 +410,23 @@ class TestNothingIsPaidTwice:
 
     @pytest.mark.parametrize("is_there", [True, False])
     def test_only_a_caller_who_is_still_there_has_collected_the_reply(
-        self, runner: Runner, told: Told, at_once: AtOnce, is_there: bool
+        self, runner: Runner, told: Told, at_once: AtOnce, is_connected: bool
     ) -> None:
         run = begun(runner, "slow")
         looked = threading.Event()
 
-        def presence() -> bool:
+        def connection_probe() -> bool:
             looked.set()
-            return is_there
+            return is_connected
 
         live = runner._held.get(run.id)
-        caller = at_once(runner.wait, run.id, PATIENCE_SECONDS, presence)
+        caller = at_once(runner.wait, run.id, PATIENCE_SECONDS, connection_probe)
         while not looked.is_set():
             with live.changed:
-                live.has_company()
+                live.has_waiters()
         told.end("slow", "ok")
-        assert caller.result().collected is is_there
-        assert (begun(runner, "slow").id == run.id) is not is_there
+        assert caller.result().delivered is is_connected
+        assert (begun(runner, "slow").id == run.id) is not is_connected
 
     def test_a_caller_who_gave_up_has_not_collected_the_reply(self, runner: Runner, told: Told) -> None:
         run = begun(runner, "slow")
@@ -446,8 +448,8 @@ class TestNothingIsPaidTwice:
         told.say("slow", "half")
         next(reader)
         told.end("slow", " whole")
-        assert next(each for each in reader if isinstance(each, Run)).collected
-        assert store.run(run.id).collected
+        assert next(each for each in reader if isinstance(each, Run)).delivered
+        assert store.run(run.id).delivered
 
 
 class TestCancelling:
@@ -557,8 +559,8 @@ class TestLimits:
     """Rule 9."""
 
     @pytest.fixture
-    def limits(self) -> Limits:
-        return Limits(max_concurrent_runs=2, run_timeout_seconds=600)
+    def limits(self) -> RunConfig:
+        return RunConfig(max_concurrent_runs=2, run_timeout_seconds=600)
 
     def test_so_many_write_at_once_and_more_stay_queued(
         self, runner: Runner, told: Told, store: MemoryStore, upstream: SteeredUpstream
@@ -633,15 +635,15 @@ class Interrupting(MemoryStore):
 def test_outputs_that_come_before_the_pause_is_heard_of_are_answered(clock: Clock, told: Told) -> None:
     store = Interrupting(clock)
     call = ToolCall("call_1", "look", "{}")
-    told.say("slow", Reply("m", None, "tool_calls", (call,)))  # type: ignore[arg-type]
-    runner = Runner(store, SteeredUpstream(told), Limits(), clock)
+    told.say("slow", Completion("m", None, "tool_calls", (call,)))  # type: ignore[arg-type]
+    runner = Runner(store, SteeredUpstream(told), RunConfig(), clock)
 
     def submit(run: Run) -> None:
         step = replace(run.steps[-1], calls=(replace(call, output="seen"),), ended=clock.now)
         runner.resume(replace(run, steps=(step,)))
 
     store.between = submit
-    options = Options(parameters={"tools": [{}]})
+    options = RunOptions(parameters={"tools": [{}]})
     run = runner.begin(Run("slow", conversation="ada", options=options))
     assert told_of(runner, run).text == "re: seen"
     assert asked(runner, "next").text == "re: next"
@@ -659,8 +661,8 @@ def test_a_reply_that_was_collected_after_its_end_is_not_given_to_the_next_quest
     first = runner.ask(Run("slow", conversation="ada"), 0, lambda: True)
     told.end("slow", "the first")
     runner.wait(first.id, PATIENCE_SECONDS, lambda: False)
-    collected = runner.ask(Run("slow", conversation="ada"), PATIENCE_SECONDS, lambda: True)
-    assert (collected.id, collected.text) == (first.id, "the first")
+    delivered = runner.ask(Run("slow", conversation="ada"), PATIENCE_SECONDS, lambda: True)
+    assert (delivered.id, delivered.text) == (first.id, "the first")
     told.end("slow", "the second")
     again = runner.ask(Run("slow", conversation="ada"), PATIENCE_SECONDS, lambda: True)
     assert again.text == "the second"
@@ -670,21 +672,21 @@ def test_a_reply_whose_caller_is_gone_is_kept_for_the_next_question(runner: Runn
     first = runner.ask(Run("slow", conversation="ada"), 0, lambda: True)
     told.end("slow", "at last")
     runner.wait(first.id, PATIENCE_SECONDS, lambda: False)
-    for is_there in (lambda: False, lambda: True):
-        assert runner.ask(Run("slow", conversation="ada"), PATIENCE_SECONDS, is_there).id == first.id
+    for is_connected in (lambda: False, lambda: True):
+        assert runner.ask(Run("slow", conversation="ada"), PATIENCE_SECONDS, is_connected).id == first.id
 
 
 def test_what_a_small_model_could_not_read_is_still_replayed_to_a_big_one(store: MemoryStore, clock: Clock) -> None:
-    def answer(call: Call) -> Iterator[str]:
+    def answer(call: CompletionRequest) -> Iterator[str]:
         if call.model == "small" and len(orjson.loads(call.messages)) > 5:
             raise errors.ContextTooLong
         yield "ok"
 
     upstream = SteeredUpstream(answer)
-    runner = Runner(store, upstream, Limits(), clock)
+    runner = Runner(store, upstream, RunConfig(), clock)
     sent = []
     for number, model in enumerate(["big"] * 4 + ["small", "big", "small"]):
-        run = runner.begin(Run(f"q{number}", conversation="ada", options=Options(model=model)))
+        run = runner.begin(Run(f"q{number}", conversation="ada", options=RunOptions(model=model)))
         assert ended(runner, run).status == "completed"
         sent.append(len(orjson.loads(upstream.heard[-1].messages)))
     assert sent == [1, 3, 5, 7, 5, 11, 5]
@@ -724,7 +726,7 @@ def test_a_run_that_gets_no_thread_fails_and_the_next_is_written(
 
 def test_settings_go_with_every_call(store: MemoryStore, told: Told) -> None:
     upstream = SteeredUpstream(told)
-    runner = Runner(store, upstream, Limits(system_prompt="be brief", parameters={"temperature": 0.5}))
+    runner = Runner(store, upstream, RunConfig(system_prompt="be brief", parameters={"temperature": 0.5}))
     store.set_model("ada", "m1")
     run = asked(runner, "quick")
     (call,) = upstream.heard

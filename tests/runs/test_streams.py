@@ -15,7 +15,7 @@ from server import errors
 from server.domain import Run
 from server.http import sse
 from server.runs import live
-from server.runs.live import LiveRun, Piece
+from server.runs.live import LiveRun, TextDelta
 from server.store.memory import MemoryStore
 from tests.support.process import Served, serve
 from tests.support.replies import PATIENCE_SECONDS, Told
@@ -225,9 +225,9 @@ class Source:
 
     def _read(self) -> Any:
         try:
-            yield Piece("a", 1)
-            yield Piece("b", 2)
-            yield Run("why?").ending("completed", 1.0, text="ab")
+            yield TextDelta("a", 1)
+            yield TextDelta("b", 2)
+            yield Run("why?").ended_as("completed", 1.0, text="ab")
         finally:
             self.closed = True
 
@@ -259,15 +259,15 @@ class TestAStreamGivesItsSourceBack:
         body = response.iter_encoded()
         next(body)
         next(body)
-        assert live.has_company()
+        assert live.has_waiters()
         response.close()
-        assert not live.has_company()
+        assert not live.has_waiters()
 
     def test_never_read(self) -> None:
         live = LiveRun("ada", Run("why?"), streamed=True)
         reading = live.read(0, lambda: True)
         sse.event_stream("run_1", 0, reading).close()
-        assert not live.has_company()
+        assert not live.has_waiters()
         assert list(reading) == []
 
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from server import errors
-from server.domain import Options, Run, ToolCall
-from server.runs.executor import Limits
-from server.runs.live import Piece
+from server.domain import Run, RunOptions, ToolCall
+from server.runs.executor import RunConfig
+from server.runs.live import TextDelta
 from server.runs.runner import Runner
 from server.store.memory import MemoryStore
-from server.upstream.protocol import Reply
+from server.upstream.protocol import Completion
 from tests.support.clock import Clock
 from tests.support.replies import PATIENCE_SECONDS, SteeredUpstream, Told
 
@@ -20,7 +20,7 @@ CALLS = (
     *("conversation", "begin", "start", "append", "finish", "pause", "resume", "run", "messages"),
     *("renew", "listen", "sweep", "ping"),
 )
-LOOK = Reply(None, None, "tool_calls", (ToolCall("call_1", "look", "{}"),))
+LOOK = Completion(None, None, "tool_calls", (ToolCall("call_1", "look", "{}"),))
 
 
 class Failing(MemoryStore):
@@ -70,7 +70,7 @@ def runner(
 ) -> Iterator[Runner]:
     # Ticks are the test's own.
     monkeypatch.setattr("server.runs.runner.maintenance.Ticker.start", lambda ticker: None)
-    runner = Runner(store, upstream, Limits(), clock)
+    runner = Runner(store, upstream, RunConfig(), clock)
     yield runner
     store.is_down = False
     runner.shut_down(0)
@@ -91,7 +91,7 @@ def with_outputs(run: Run, output: str = "seen") -> Run:
 
 def requiring_action(runner: Runner, told: Told) -> Run:
     """A run that has asked for the output of a tool, once it waits for it; its next call is asked `seen`."""
-    options = Options(parameters={"tools": [{"type": "function", "function": {"name": "look"}}]})
+    options = RunOptions(parameters={"tools": [{"type": "function", "function": {"name": "look"}}]})
     run = runner.begin(Run("slow", conversation="ada", options=options))
     told.say("slow", LOOK)
     return ended(runner, run)
@@ -101,7 +101,7 @@ def contents(store: MemoryStore) -> list[str]:
     return [each.content for each in store.messages("ada", 0, 1_000_000)]
 
 
-def unwritten(runner: Runner, run: Run) -> bool:
+def pending_end(runner: Runner, run: Run) -> bool:
     """Once the reply's end could not be told to the store."""
     with pytest.raises(errors.StoreUnavailable):
         ended(runner, run)
@@ -139,7 +139,7 @@ def test_a_reply_that_cannot_be_written_down_is_when_the_store_is_back(
     told.await_call("slow")
     store.is_down = True
     told.end("slow", "paid ", "for")
-    assert unwritten(runner, run)
+    assert pending_end(runner, run)
     runner.tick()
     store.is_down = False
     assert contents(store) == []
@@ -157,7 +157,7 @@ def test_a_reply_whose_end_was_written_though_the_answer_was_lost_stands_once(
     told.await_call("slow")
     store.fails_after = {"finish"}
     told.end("slow", "paid for")
-    assert unwritten(runner, run)
+    assert pending_end(runner, run)
     runner.tick()
     assert contents(store) == ["slow", "paid for"]
     assert ended(runner, run).status == "completed"
@@ -167,10 +167,10 @@ def test_a_reader_gets_all_the_text_and_then_the_failure(runner: Runner, store: 
     run = begun(runner, "slow")
     reading = runner.read(run.id, 0, lambda: True)
     told.say("slow", "paid ")
-    assert next(reading) == Piece("paid ", 5)
+    assert next(reading) == TextDelta("paid ", 5)
     store.is_down = True
     told.end("slow", "for")
-    assert next(reading) == Piece("for", 8)
+    assert next(reading) == TextDelta("for", 8)
     with pytest.raises(errors.StoreUnavailable):
         next(reading)
     store.is_down = False
@@ -187,7 +187,7 @@ def test_the_next_question_waits_until_the_reply_before_it_is_written_down(
     told.await_call("slow")
     store.is_down = True
     told.end("slow", "ok")
-    assert unwritten(runner, first)
+    assert pending_end(runner, first)
     runner.tick()
     assert told.calls == ["slow"]
     store.is_down = False
@@ -248,7 +248,7 @@ def test_a_queued_run_is_written_once_though_the_store_failed_when_its_turn_came
     if lost:
         ended(runner, first)
     else:
-        assert unwritten(runner, first)
+        assert pending_end(runner, first)
     store.is_down = False
     runner.tick()
     assert ended(runner, second).text == "re: next"
@@ -272,7 +272,7 @@ def test_a_stop_writes_down_what_is_still_unwritten(runner: Runner, store: Faili
     told.await_call("slow")
     store.is_down = True
     told.end("slow", "paid for")
-    assert unwritten(runner, run)
+    assert pending_end(runner, run)
     store.is_down = False
     runner.shut_down(0)
     assert contents(store) == ["slow", "paid for"]
@@ -286,7 +286,7 @@ def test_a_run_whose_time_is_over_ends_though_the_store_is_away(
     store.is_down = True
     clock.now += 601
     runner.tick()
-    assert unwritten(runner, run)
+    assert pending_end(runner, run)
     store.is_down = False
     runner.tick()
     failure = store.run(run.id).failure
@@ -363,7 +363,7 @@ def test_a_run_that_goes_on_with_outputs_is_not_ended_by_who_lost_the_answer_to_
     with pytest.raises(errors.StoreUnavailable):
         requiring_action(runner, told)
     (run,) = store.runs("ada", None, 9)
-    other = Runner(store, upstream, Limits(), clock)
+    other = Runner(store, upstream, RunConfig(), clock)
     other.resume(with_outputs(run, "slower"))
     told.await_call("slower")
     runner.tick()
@@ -373,12 +373,12 @@ def test_a_run_that_goes_on_with_outputs_is_not_ended_by_who_lost_the_answer_to_
 
 
 def test_a_run_that_could_not_be_said_to_require_action_fails(runner: Runner, store: Failing, told: Told) -> None:
-    options = Options(parameters={"tools": []})
+    options = RunOptions(parameters={"tools": []})
     run = runner.begin(Run("slow", conversation="ada", options=options))
     told.await_call("slow")
     store.is_down = True
     told.say("slow", LOOK)
-    assert unwritten(runner, run)
+    assert pending_end(runner, run)
     store.is_down = False
     runner.tick()
     assert store.run(run.id).status == "failed"

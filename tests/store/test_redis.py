@@ -16,7 +16,7 @@ import pytest
 from server.domain import Conversation, Message, Run, Step, ToolCall
 from server.errors import ConversationBusy, RequestIdConflict, StoreUnavailable
 from server.store import open_store
-from server.store.protocol import REQUEST_ID_SECONDS, Store, Terms
+from server.store.protocol import REQUEST_ID_SECONDS, CreateOptions, Store
 from server.store.redis import RedisStore, commands
 from server.store.redis import store as redis_store
 from server.store.redis.client import CALL_SECONDS
@@ -401,7 +401,7 @@ def begin(store: Store, *runs: Run) -> None:
 
 
 def finish(store: Store) -> Run | None:
-    return store.finish("ada", RUN.ending("completed", 9.0, text="because", conversation="ada"), {"m": 2})
+    return store.finish("ada", RUN.ended_as("completed", 9.0, text="because", conversation="ada"), {"m": 2})
 
 
 def expire(store: RedisStore) -> None:
@@ -423,7 +423,7 @@ CHANGES: dict[str, tuple[Callable[[Store], object], Callable[[Store], object]]] 
     "touch": (lambda store: store.create("ada", 60.0, {}), lambda store: store.touch("ada")),
     "set_model": (expire, lambda store: store.set_model("ada", "m")),
     "set_metadata": (lambda store: store.create("ada", None, {}), lambda store: store.set_metadata("ada", {"a": 1})),
-    "begin": (expire, lambda store: store.begin("ada", RUN, Terms([SAID]), waiting=1, start=True)),
+    "begin": (expire, lambda store: store.begin("ada", RUN, CreateOptions([SAID]), waiting=1, start=True)),
     "start": (lambda store: (begin(store, RUN, BEHIND), finish(store)), lambda store: store.start("ada", BEHIND.id)),
     "append": (lambda store: begin(store, RUN), lambda store: store.append("ada", RUN.id, 0, "be")),
     "finish": (lambda store: begin(store, RUN, BEHIND), finish),

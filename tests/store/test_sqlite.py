@@ -135,12 +135,12 @@ class TestFile:
         monkeypatch.chdir("/")
         finished(here, asked(here).run)
         assert (tmp_path / "chatbot ?%.db").exists()
-        whole = open_store(
+        eval_source = open_store(
             f"sqlite:///{tmp_path}/chatbot ?%.db", max_conversations=1, max_records=1, lease_seconds=LEASE_SECONDS
         )
-        assert contents(whole) == ["why?", "re: why?"]
+        assert contents(eval_source) == ["why?", "re: why?"]
         here.close()
-        whole.close()
+        eval_source.close()
 
     @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:chatbot.db", "sqlite:///:memory:"])
     def test_a_url_without_a_file_stops_the_start(self, url: str) -> None:
@@ -174,10 +174,10 @@ class TestFile:
 
         def talk(name: str) -> None:
             while not stopped.is_set():
-                finished(store, asked(store, name=name).run, collected=True)
+                finished(store, asked(store, name=name).run, delivered=True)
 
         copy = tmp_path / "copy.db"
-        finished(store, asked(store, name="eve").run, collected=True)
+        finished(store, asked(store, name="eve").run, delivered=True)
         with ThreadPoolExecutor(2) as threads:
             talks = [threads.submit(talk, name) for name in ("ada", "eve")]
             with closing(sqlite3.connect(path)) as db:
@@ -291,7 +291,7 @@ class TestRoom:
         store.close()
 
     def test_a_sweep_forgets_thousands_at_once(self, store: SqliteStore, path: Path, clock: Clock) -> None:
-        def make(seen: transaction.View) -> None:
+        def make(seen: transaction.Transaction) -> None:
             for n in range(5000):
                 seen.make(f"made {n}", 60.0, {})
             seen.db.executemany(transaction.ADD_REQUEST_ID, [(n % 50, str(n), n, clock.now) for n in range(20_000)])
@@ -403,7 +403,7 @@ class TestFailingFile:
     def works(self, store: Store) -> None:
         store.ping()
         count = len(contents(store))
-        finished(store, asked(store).run, collected=True)
+        finished(store, asked(store).run, delivered=True)
         assert len(contents(store)) == count + 2
 
     def test_a_locked_file_fails_and_works_again(
@@ -460,7 +460,7 @@ class TestFailingFile:
         kept: list[str] = []
         with pytest.raises(StoreUnavailable):
             while True:
-                finished(store, asked(store, str(len(kept))).run, collected=True, text="x" * 3000)
+                finished(store, asked(store, str(len(kept))).run, delivered=True, text="x" * 3000)
                 kept += [str(len(kept)), "x" * 3000]
         assert "the disk is full; make room on it" in caplog.text
         assert kept

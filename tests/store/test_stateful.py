@@ -10,10 +10,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
 
-from server.domain import Conversation, Failure, Run, Status
+from server.domain import Conversation, Run, RunError, Status
 from server.errors import ConversationBusy, NotFound, RequestIdConflict
 from server.store.memory import MemoryStore
-from server.store.protocol import COLLECT_SECONDS, REQUEST_ID_SECONDS, RETRIED, Store, abandoned
+from server.store.protocol import REDELIVERY_SECONDS, REQUEST_ID_SECONDS, RETRIED, Store, abandoned
 from server.store.redis import RedisStore
 from server.store.sqlite import SqliteStore
 from tests.support.clock import Clock
@@ -92,9 +92,9 @@ class Known:
             if other.is_open and other.question == run.question:
                 return other
         for newest in list(self.runs.values())[-1:]:
-            if newest.status == "completed" and newest.question == run.question and not newest.collected:
+            if newest.status == "completed" and newest.question == run.question and not newest.delivered:
                 assert newest.ended is not None
-                return newest if now <= newest.ended + COLLECT_SECONDS else None
+                return newest if now <= newest.ended + REDELIVERY_SECONDS else None
         return None
 
     def _joined_by_id(self, run: Run, now: float) -> Run | None:
@@ -144,7 +144,7 @@ class StoreMachine(RuleBasedStateMachine):
         if not hasattr(self, "stores"):
             return
         for run_id in self.drafts:
-            self.look_up(run_id, 0)
+            self.refresh(run_id, 0)
         for name in ("ada", "eve"):
             self.delete(name, 0)
         self.stores[0].sweep()
@@ -195,7 +195,9 @@ class StoreMachine(RuleBasedStateMachine):
         assert answer.conversation == self._conversation(name, writer)
         return multiple() if joined is not None else run.id
 
-    @rule(target=begun, place=places, run_id=begun, seconds=st.sampled_from([0.0, COLLECT_SECONDS, REQUEST_ID_SECONDS]))
+    @rule(
+        target=begun, place=places, run_id=begun, seconds=st.sampled_from([0.0, REDELIVERY_SECONDS, REQUEST_ID_SECONDS])
+    )
     def ask_again(self, place: int, run_id: str, seconds: float) -> object:
         self.clock.now += seconds
         name, asked = self.drafts[run_id]
@@ -256,7 +258,7 @@ class StoreMachine(RuleBasedStateMachine):
         status=st.sampled_from(["completed", "completed", "failed", "cancelled", "interrupted"]),
         text=texts,
         is_empty=st.booleans(),
-        collected=st.booleans(),
+        delivered=st.booleans(),
         context_starts=st.sampled_from([{}, {}, {"m": 2}, {"m": 4, "n": 0}]),
     )
     def finish(
@@ -266,17 +268,17 @@ class StoreMachine(RuleBasedStateMachine):
         status: Status,
         text: str,
         is_empty: bool,
-        collected: bool,
+        delivered: bool,
         context_starts: dict[str, int],
     ) -> None:
         store, writer = self._writer(place)
         name, run = self.drafts[run_id][0], self._read(run_id, writer)
-        ended = self.last[run_id].ending(
+        ended = self.last[run_id].ended_as(
             status,
             self.clock.now,
             text="" if is_empty and status != "completed" else text,
-            collected=collected,
-            failure=Failure("upstream_failed", "It failed.") if status in ("failed", "interrupted") else None,
+            delivered=delivered,
+            failure=RunError("upstream_failed", "It failed.") if status in ("failed", "interrupted") else None,
         )
         answer = store.finish(name, ended, context_starts)
         if run is None:
@@ -299,7 +301,7 @@ class StoreMachine(RuleBasedStateMachine):
             return  # There is no reply that anybody could have.
         store.collect(name, run_id)
         if run is not None and not run.is_open:
-            self._keep(replace(run, collected=True))
+            self._keep(replace(run, delivered=True))
             self.ended[run_id] = self.last[run_id]
 
     @rule(place=places, run_id=begun, text=texts)
@@ -307,7 +309,7 @@ class StoreMachine(RuleBasedStateMachine):
         store, _ = self._writer(place)
         other = "eve" if self.drafts[run_id][0] == "ada" else "ada"
         assert store.append(other, run_id, 0, text) is False
-        ended = self.last[run_id].ending("completed", self.clock.now, text=text)
+        ended = self.last[run_id].ended_as("completed", self.clock.now, text=text)
         assert store.finish(other, ended, {"m": 2}) is None
 
     @rule(place=places, name=names)
@@ -367,7 +369,7 @@ class StoreMachine(RuleBasedStateMachine):
             if self._there(name, writer) is None:
                 del self.known[name]
 
-    @rule(seconds=st.sampled_from([1.0, 31.0, COLLECT_SECONDS, COLLECT_SECONDS + 1, REQUEST_ID_SECONDS]))
+    @rule(seconds=st.sampled_from([1.0, 31.0, REDELIVERY_SECONDS, REDELIVERY_SECONDS + 1, REQUEST_ID_SECONDS]))
     def pass_time(self, seconds: float) -> None:
         self.clock.now += seconds
 
@@ -385,7 +387,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert list(store.runs(name, status, most)) == fitting[:most]
 
     @rule(place=places, run_id=begun)
-    def look_up(self, run_id: str, place: int) -> None:
+    def refresh(self, run_id: str, place: int) -> None:
         store, writer = self._writer(place)
         expected = self._read(run_id, writer)
         if expected is None:

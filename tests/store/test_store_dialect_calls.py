@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from server.domain import Conversation, Message, Options, Run, Step, ToolCall
+from server.domain import Conversation, Message, Run, RunOptions, Step, ToolCall
 from server.errors import ConversationBusy, NotFound
 from server.store.memory import MemoryStore
-from server.store.protocol import PLAIN, Begun, Store, Terms
+from server.store.protocol import DEFAULT_OPTIONS, CreatedRun, CreateOptions, Store
 from server.store.redis import RedisStore
 from server.store.sqlite import SqliteStore
 from tests.support.clock import Clock
@@ -22,12 +22,12 @@ def said(content: str, role: str = "user", **more: object) -> Message:
     return Message.of(role, content, None, 5.0, **more)  # type: ignore[arg-type]
 
 
-def begun(store: Store, run: Run, terms: Terms = PLAIN, *, start: bool = True) -> Begun:
+def begun(store: Store, run: Run, terms: CreateOptions = DEFAULT_OPTIONS, *, start: bool = True) -> CreatedRun:
     return store.begin("ada", run, terms, waiting=32, start=start)
 
 
 def ended(store: Store, run: Run, text: str = "ok") -> None:
-    assert store.finish("ada", run.ending("completed", 9.0, text=text)) is not None
+    assert store.finish("ada", run.ended_as("completed", 9.0, text=text)) is not None
 
 
 def contents(store: Store) -> list[str]:
@@ -57,7 +57,7 @@ class DoorTests:
         made = clock.now
         run = begun(store, Run("why?")).run
         clock.now += 5
-        store.finish("ada", run.ending("completed", clock.now, text="ok"))
+        store.finish("ada", run.ended_as("completed", clock.now, text="ok"))
         kept = store.conversation("ada")
         assert kept is not None
         assert (kept.created, kept.touched) == (made, made + 5)
@@ -86,12 +86,12 @@ class DoorTests:
             lambda store: store.change_message("ada", "msg_1", {}),
             lambda store: store.delete_message("ada", "msg_1"),
             lambda store: store.note("ada", "run_1", {}),
-            lambda store: store.begin("ada", Run("why?"), Terms(create=False), waiting=1, start=True),
+            lambda store: store.begin("ada", Run("why?"), CreateOptions(create=False), waiting=1, start=True),
         ],
     )
     @pytest.mark.parametrize("is_there", [False, True])
     def test_what_is_not_there_is_not_found(
-        self, store: Store, call: Callable[[Store], object], is_there: bool, clock: Clock
+        self, store: Store, call: Callable[[Store], object], is_connected: bool, clock: Clock
     ) -> None:
         store.create("eve", None, {})
         store.create("ada", 10.0, {})
@@ -120,23 +120,23 @@ class DoorTests:
         assert contents(store) == ["why?", "ok", "hi"]
 
     def test_messages_are_added_with_the_run_that_they_come_with_or_not_at_all(self, store: Store) -> None:
-        first = begun(store, Run(""), Terms([said("1"), said("2")]))
+        first = begun(store, Run(""), CreateOptions([said("1"), said("2")]))
         assert (contents(store), first.conversation.message_count) == (["1", "2"], 2)
         with pytest.raises(ConversationBusy):
-            begun(store, Run(""), Terms([said("3")], alone=True))
+            begun(store, Run(""), CreateOptions([said("3")], alone=True))
         assert contents(store) == ["1", "2"]
-        again = begun(store, first.run, Terms([said("1"), said("2")]))
+        again = begun(store, first.run, CreateOptions([said("1"), said("2")]))
         assert (again.run.id, contents(store)) == (first.run.id, ["1", "2"])
 
     def test_a_run_that_must_be_alone_is_refused_beside_an_open_one(self, store: Store) -> None:
-        run = begun(store, Run(""), Terms(alone=True)).run
+        run = begun(store, Run(""), CreateOptions(alone=True)).run
         with pytest.raises(ConversationBusy):
-            begun(store, Run(""), Terms(alone=True))
+            begun(store, Run(""), CreateOptions(alone=True))
         ended(store, run)
-        assert begun(store, Run(""), Terms(alone=True)).fresh
+        assert begun(store, Run(""), CreateOptions(alone=True)).fresh
 
     def test_a_run_that_must_be_alone_may_wait_for_a_place(self, store: Store) -> None:
-        assert begun(store, Run(""), Terms(alone=True), start=False).run.status == "queued"
+        assert begun(store, Run(""), CreateOptions(alone=True), start=False).run.status == "queued"
 
     def test_a_run_without_a_question_adds_its_reply_alone_and_joins_nothing(self, store: Store) -> None:
         run = begun(store, Run("")).run
@@ -146,7 +146,7 @@ class DoorTests:
         assert [each.id for each in store.messages("ada", 0, 9)] == [run.reply_id]
 
     def test_a_run_keeps_the_options_that_it_was_asked_with(self, store: Store) -> None:
-        options = Options("m1", "Be brief.", {"temperature": 0.5, "tools": [{"a": "왜"}]}, 4, {"assistant_id": "a"})
+        options = RunOptions("m1", "Be brief.", {"temperature": 0.5, "tools": [{"a": "왜"}]}, 4, {"assistant_id": "a"})
         run = begun(store, Run("why?", options=options)).run
         assert store.run(run.id).options == options
         assert store.run(run.id).options.details == {"assistant_id": "a"}
@@ -154,23 +154,23 @@ class DoorTests:
         assert store.run(run.id).options.details == {"assistant_id": "a"}
 
     def test_the_same_question_with_other_options_is_another(self, store: Store) -> None:
-        hot, cold = Options(parameters={"temperature": 2, "seed": 1}), Options(parameters={"temperature": 0})
+        hot, cold = RunOptions(parameters={"temperature": 2, "seed": 1}), RunOptions(parameters={"temperature": 0})
         run = begun(store, Run("why?", options=hot)).run
         assert begun(store, Run("why?", options=cold)).fresh
         assert begun(store, Run("why?")).fresh
-        same = Options(parameters={"seed": 1, "temperature": 2}, details={"other": "details"})
+        same = RunOptions(parameters={"seed": 1, "temperature": 2}, details={"other": "details"})
         assert begun(store, Run("why?", options=same)).run.id == run.id
 
     def test_an_uncollected_reply_to_other_options_is_not_joined(self, store: Store, clock: Clock) -> None:
-        run = begun(store, Run("why?", options=Options("m1"))).run
-        store.finish("ada", run.ending("completed", clock.now, text="ok"))
-        assert begun(store, Run("why?", options=Options("m1"))).run.id == run.id
+        run = begun(store, Run("why?", options=RunOptions("m1"))).run
+        store.finish("ada", run.ended_as("completed", clock.now, text="ok"))
+        assert begun(store, Run("why?", options=RunOptions("m1"))).run.id == run.id
         assert begun(store, Run("why?")).fresh
 
     def test_details_are_replaced_while_the_run_is_open_and_after_its_end(self, store: Store) -> None:
-        run = begun(store, Run("why?", options=Options("m1", details={"a": 1}))).run
+        run = begun(store, Run("why?", options=RunOptions("m1", details={"a": 1}))).run
         assert store.note("ada", run.id, {"b": 2}).options.details == {"b": 2}
-        assert store.run(run.id).options == Options("m1")
+        assert store.run(run.id).options == RunOptions("m1")
         assert store.append("ada", run.id, 0, "be")
         ended(store, run, "be")
         assert store.run(run.id).options.details == {"b": 2}
@@ -179,7 +179,7 @@ class DoorTests:
         assert store.run(run.id) == noted
 
     def test_details_are_kept_while_a_run_waits_for_outputs_and_goes_on(self, store: Store, clock: Clock) -> None:
-        run = begun(store, Run("why?", options=Options(details={"a": 1}))).run
+        run = begun(store, Run("why?", options=RunOptions(details={"a": 1}))).run
         store.note("ada", run.id, {"b": 2})
         store.pause("ada", paused(run, clock))
         assert store.run(run.id).options.details == {"b": 2}
@@ -221,7 +221,7 @@ class DoorTests:
         run = begun(store, Run("1")).run
         store.pause("ada", paused(run, clock))
         clock.now += 601
-        late = store.finish("ada", run.ending("completed", clock.now, text="late"))
+        late = store.finish("ada", run.ended_as("completed", clock.now, text="late"))
         assert late is not None
         assert late.status == "expired"
         assert contents(store) == []
@@ -252,7 +252,7 @@ class DoorTests:
     def test_a_paused_run_is_cancelled_with_what_was_written(self, store: Store, clock: Clock) -> None:
         run = begun(store, Run("1")).run
         store.pause("ada", paused(run, clock))
-        kept = store.finish("ada", store.run(run.id).ending("cancelled", 9.0))
+        kept = store.finish("ada", store.run(run.id).ended_as("cancelled", 9.0))
         assert kept is not None
         assert (kept.status, contents(store)) == ("cancelled", ["1", "be"])
 
@@ -310,7 +310,7 @@ class DoorTests:
     def test_the_place_of_the_replay_moves_with_its_message(self, store: Store, taken: int, place: int) -> None:
         for question in ("1", "2"):
             run = begun(store, Run(question)).run
-            store.finish("ada", run.ending("completed", 9.0, text="ok"), {"m": 2})
+            store.finish("ada", run.ended_as("completed", 9.0, text="ok"), {"m": 2})
         store.delete_message("ada", store.messages("ada", taken, taken + 1)[0].id)
         kept = store.conversation("ada")
         assert kept is not None

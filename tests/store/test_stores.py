@@ -7,24 +7,24 @@ from dataclasses import replace
 
 import pytest
 
-from server.domain import Conversation, Failure, Message, Run, Status, Step, ToolCall, Usage
+from server.domain import Conversation, Message, Run, RunError, Status, Step, ToolCall, Usage
 from server.errors import ConversationBusy, NotFound, RequestIdConflict, RunInterrupted, StoreFull, TooManyRecords
 from server.store import open_store
 from server.store.memory import MemoryStore
-from server.store.protocol import COLLECT_SECONDS, NEWEST, REQUEST_ID_SECONDS, Begun, Store, Terms
+from server.store.protocol import NEWEST, REDELIVERY_SECONDS, REQUEST_ID_SECONDS, CreatedRun, CreateOptions, Store
 from tests.support.clock import Clock
 
 LEASE_SECONDS = 30.0
 """Of every store that is made here."""
 
 
-def asked(store: Store, question: str = "why?", name: str = "ada", request_id: str | None = None) -> Begun:
+def asked(store: Store, question: str = "why?", name: str = "ada", request_id: str | None = None) -> CreatedRun:
     return store.begin(name, Run(question, request_id), waiting=32, start=True)
 
 
 def finished(store: Store, run: Run, status: Status = "completed", now: float = 1_000_000.0, **known: object) -> Run:
     known.setdefault("text", f"re: {run.question}")
-    kept = store.finish(run.conversation, run.ending(status, now, **known))
+    kept = store.finish(run.conversation, run.ended_as(status, now, **known))
     assert kept is not None
     return kept
 
@@ -57,7 +57,7 @@ DRAFT, COMPLETED, RUNNING = (Run(f"{n}?", created=1.0, id=f"run_{n}", conversati
 
 
 def ended(run: Run) -> Run:
-    return run.ending("completed", 9.0, text="because")
+    return run.ended_as("completed", 9.0, text="because")
 
 
 def requiring_action(run: Run, clock: Clock) -> Run:
@@ -73,7 +73,7 @@ class StoreTests:
         store.collect("ada", run.id)
         assert store.start("ada", run.id) is None
         assert store.append("ada", run.id, 0, "because") is False
-        assert store.finish("ada", run.ending("completed", 1.0, text="because"), {"m": 2}) is None
+        assert store.finish("ada", run.ended_as("completed", 1.0, text="because"), {"m": 2}) is None
         assert list(store.clear("ada")) == []
         assert list(store.delete("ada")) == []
         assert store.touch("ada") is False
@@ -186,13 +186,13 @@ class StoreTests:
     def test_a_reply_that_nobody_collected_is_joined_for_ten_minutes(self, store: Store, clock: Clock) -> None:
         run = asked(store).run
         finished(store, run, now=clock.now)
-        clock.now += COLLECT_SECONDS
+        clock.now += REDELIVERY_SECONDS
         assert asked(store).run.text == "re: why?"
         clock.now += 1
         assert asked(store).fresh
 
     def test_a_reply_that_was_collected_is_not_joined(self, store: Store) -> None:
-        finished(store, asked(store).run, collected=True)
+        finished(store, asked(store).run, delivered=True)
         assert asked(store).fresh
 
     def test_only_the_newest_run_is_joined_after_its_end(self, store: Store) -> None:
@@ -207,7 +207,7 @@ class StoreTests:
 
     def test_a_request_id_gets_the_kept_reply(self, store: Store) -> None:
         run = asked(store, request_id="id").run
-        finished(store, run, collected=True)
+        finished(store, run, delivered=True)
         finished(store, asked(store, "between").run)
         again = asked(store, request_id="id")
         assert (again.run.id, again.run.text, again.fresh) == (run.id, "re: why?", False)
@@ -317,8 +317,8 @@ class StoreTests:
 
     def test_an_end_comes_back_as_it_was_given(self, store: Store) -> None:
         run = asked(store, request_id="id").run
-        usage, failure = Usage(1, 2, 3), Failure("upstream_failed", "It failed.")
-        given = run.ending("failed", 7.5, text="be", model="m", usage=usage, failure=failure, replayed=3, omitted=4)
+        usage, failure = Usage(1, 2, 3), RunError("upstream_failed", "It failed.")
+        given = run.ended_as("failed", 7.5, text="be", model="m", usage=usage, failure=failure, replayed=3, omitted=4)
         assert store.finish("ada", given) == given
         assert store.run(run.id) == given
 
@@ -351,13 +351,13 @@ class StoreTests:
     def test_a_run_that_is_gone_cannot_be_finished(self, store: Store) -> None:
         run = asked(store).run
         store.clear("ada")
-        assert store.finish("ada", run.ending("completed", 1.0, text="late")) is None
-        assert store.finish("eve", run.ending("completed", 1.0, text="late")) is None
+        assert store.finish("ada", run.ended_as("completed", 1.0, text="late")) is None
+        assert store.finish("eve", run.ended_as("completed", 1.0, text="late")) is None
         assert contents(store) == []
 
     def test_the_place_of_the_replay_is_remembered_with_the_end(self, store: Store) -> None:
         run = asked(store).run
-        store.finish("ada", run.ending("completed", 1.0, text="because"), {"m": 2})
+        store.finish("ada", run.ended_as("completed", 1.0, text="because"), {"m": 2})
         assert there(store).context_starts == {"m": 2}
         finished(store, asked(store, "more").run)
         assert (there(store).context_starts, there(store).message_count) == ({"m": 2}, 4)
@@ -370,7 +370,7 @@ class StoreTests:
 
     def test_the_place_of_the_replay_belongs_to_the_model_that_could_not_read_more(self, store: Store) -> None:
         for question, starts in (("1", {"small": 2, "tiny: {}": 4}), ("2", {"small": 6}), ("3", {})):
-            store.finish("ada", asked(store, question).run.ending("completed", 1.0, text="ok"), starts)
+            store.finish("ada", asked(store, question).run.ended_as("completed", 1.0, text="ok"), starts)
         assert there(store).context_starts == {"small": 6, "tiny: {}": 4}
         store.clear("ada")
         assert there(store).context_starts == {}
@@ -412,7 +412,7 @@ class StoreTests:
     def test_a_reply_that_was_collected_later_is_not_joined(self, store: Store) -> None:
         ended = finished(store, asked(store).run)
         store.collect("ada", ended.id)
-        assert store.run(ended.id) == replace(ended, collected=True)
+        assert store.run(ended.id) == replace(ended, delivered=True)
         assert asked(store).fresh
 
     def test_a_reply_is_collected_in_its_own_conversation(self, store: Store) -> None:
@@ -454,7 +454,7 @@ class StoreTests:
     def test_clearing_forgets_all_but_the_model(self, store: Store) -> None:
         store.set_model("ada", "m1")
         done = asked(store, "done", request_id="id").run
-        store.finish("ada", done.ending("completed", 1.0, text="yes"), {"m": 2})
+        store.finish("ada", done.ended_as("completed", 1.0, text="yes"), {"m": 2})
         running, queued = asked(store, "running").run, asked(store, "queued").run
         assert list(store.clear("ada")) == [running.id, queued.id]
         assert there(store) == Conversation("ada", "m1")
@@ -477,7 +477,7 @@ class StoreTests:
     def test_deleting_forgets_all(self, store: Store) -> None:
         store.set_model("ada", "m1")
         done = asked(store, "done", request_id="id").run
-        store.finish("ada", done.ending("completed", 1.0, text="yes"), {"m": 2})
+        store.finish("ada", done.ended_as("completed", 1.0, text="yes"), {"m": 2})
         running, queued = asked(store, "running").run, asked(store, "queued").run
         assert list(store.delete("ada")) == [running.id, queued.id]
         assert store.conversation("ada") is None
@@ -486,7 +486,7 @@ class StoreTests:
         for run in (done, running, queued):
             with pytest.raises(NotFound):
                 store.run(run.id)
-            assert store.finish("ada", run.ending("completed", 1.0, text="late"), {"m": 2}) is None
+            assert store.finish("ada", run.ended_as("completed", 1.0, text="late"), {"m": 2}) is None
         assert asked(store, "other", request_id="id").conversation == Conversation("ada")
 
     def test_one_clients_deleting_leaves_the_others_alone(self, store: Store) -> None:
@@ -581,7 +581,7 @@ class StoreTests:
         store.create("ada", 60.0, {})
         store.set_model("ada", "m1")
         run = asked(store, request_id="id").run
-        ended = run.ending("completed", clock.now, text="because")
+        ended = run.ended_as("completed", clock.now, text="because")
         store.finish("ada", ended, {"m": 2})
         clock.now += 61
         if is_swept:
@@ -715,7 +715,7 @@ class StoreTests:
             lambda store: store.touch("ada"),
             lambda store: store.set_model("ada", "m"),
             lambda store: store.set_metadata("ada", {"a": 2}),
-            lambda store: store.begin("ada", DRAFT, Terms([SAID]), waiting=32, start=True),
+            lambda store: store.begin("ada", DRAFT, CreateOptions([SAID]), waiting=32, start=True),
             lambda store: store.append("ada", RUNNING.id, 0, "be"),
             lambda store: store.finish("ada", ended(RUNNING), {"m": 2}),
             lambda store: store.note("ada", RUNNING.id, {"a": 1}),
@@ -804,7 +804,7 @@ class StoreTests:
             is_between.set()
             assert is_answered.wait(20)
 
-        def ask() -> Begun:
+        def ask() -> CreatedRun:
             assert is_between.wait(20)
             answer = asked(store, name="in between")
             is_answered.set()
@@ -830,7 +830,7 @@ class StoreTests:
         assert store.sweep() is False
 
     def test_an_ended_run_has_its_text_whichever_messages_are_deleted(self, store: Store) -> None:
-        runs = [finished(store, asked(store, str(n), request_id=str(n)).run, collected=True) for n in range(6)]
+        runs = [finished(store, asked(store, str(n), request_id=str(n)).run, delivered=True) for n in range(6)]
         messages = store.messages("ada", 0, 12)
         for place in (2, 3, 5, 6, 11):  # Question and reply of one, a reply, a question, the last reply.
             store.delete_message("ada", messages[place].id)
@@ -850,7 +850,7 @@ class StoreTests:
         assert asked(store).run.text == "re: why?"
         assert store.note("ada", run.id, {"a": 1}).text == "re: why?"
         store.collect("ada", run.id)
-        assert (store.run(run.id).text, store.run(run.id).collected) == ("re: why?", True)
+        assert (store.run(run.id).text, store.run(run.id).delivered) == ("re: why?", True)
         assert finished(store, run, "failed", text="late").text == "re: why?"
 
     def test_a_cancelled_run_has_the_text_that_it_had(self, store: Store) -> None:
@@ -879,7 +879,7 @@ class SharedStoreTests(StoreTests):
     def test_what_one_writer_wrote_all_others_read(self, store: Store, other: Store) -> None:
         store.set_model("ada", "m1")
         ended = asked(store, "1").run
-        store.finish("ada", ended.ending("completed", 1.0, text="re: 1"), {"m": 2})
+        store.finish("ada", ended.ended_as("completed", 1.0, text="re: 1"), {"m": 2})
         running, queued = asked(store, "2").run, asked(store, "3").run
         store.append("ada", running.id, 0, "be")
         assert there(other) == Conversation("ada", "m1", 2, {"m": 2})
@@ -905,7 +905,7 @@ class SharedStoreTests(StoreTests):
 
     def test_an_open_question_is_joined_from_anywhere(self, store: Store, other: Store) -> None:
         run = asked(store).run
-        assert asked(other) == Begun(run, Conversation("ada"), fresh=False)
+        assert asked(other) == CreatedRun(run, Conversation("ada"), fresh=False)
 
     def test_a_reply_that_nobody_collected_is_joined_from_anywhere(self, store: Store, other: Store) -> None:
         ended = finished(store, asked(store).run)
@@ -935,7 +935,7 @@ class SharedStoreTests(StoreTests):
         run, queued = asked(store).run, asked(other, "queued").run
         assert list(other.clear("ada")) == [run.id, queued.id]
         assert store.append("ada", run.id, 0, "more") is False
-        assert store.finish("ada", run.ending("completed", 1.0, text="late")) is None
+        assert store.finish("ada", run.ended_as("completed", 1.0, text="late")) is None
         assert list(store.renew({run.id: "ada"})) == [run.id]
 
     def test_an_abandoned_run_reads_as_interrupted_with_its_text(
@@ -944,7 +944,7 @@ class SharedStoreTests(StoreTests):
         run, queued = asked(other).run, asked(other, "queued").run
         other.append("ada", run.id, 0, "be")
         abandon(other)
-        failure = Failure(RunInterrupted.code, RunInterrupted.sentence)
+        failure = RunError(RunInterrupted.code, RunInterrupted.sentence)
         for read, text in ((store.run(run.id), "be"), (store.run(queued.id), "")):
             assert (read.status, read.text, read.failure, read.is_open) == ("interrupted", text, failure, False)
         assert ids(store.runs("ada", "interrupted", 10)) == [queued.id, run.id]
@@ -1060,7 +1060,7 @@ class SharedStoreTests(StoreTests):
         clock.now += LEASE_SECONDS
         assert store.conversation("ada") is None
         assert asked(store).conversation == Conversation("ada")
-        assert other.finish("ada", run.ending("completed", clock.now, text="late")) is None
+        assert other.finish("ada", run.ended_as("completed", clock.now, text="late")) is None
 
     def test_a_closed_writers_open_runs_are_abandoned(self, store: Store, other: Store, clock: Clock) -> None:
         run = asked(other).run

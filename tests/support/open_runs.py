@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from server.domain import ToolCall
-from server.upstream.protocol import Call, Reply
+from server.upstream.protocol import Completion, CompletionRequest
 from tests.support.process import Served, serve
 from tests.support.replies_over_http import over_http
 
@@ -24,12 +24,12 @@ class Unending:
     def __init__(self) -> None:
         self._released = threading.Event()
 
-    def __call__(self, call: Call) -> Iterator[str | Reply]:
+    def __call__(self, call: CompletionRequest) -> Iterator[str | Completion]:
         *_, last = [{"role": "user", "content": ""}, *orjson.loads(call.messages)]
         if last["content"].startswith("wait"):
             self._released.wait()
         elif last["content"] == "look" or last["role"] == "tool":
-            yield Reply("told", None, "tool_calls", (ToolCall("call_1", "look", "{}"),))
+            yield Completion("told", None, "tool_calls", (ToolCall("call_1", "look", "{}"),))
             return
         yield "Yes."
 

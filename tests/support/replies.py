@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
-from server.upstream.protocol import Call, Reply
-from server.upstream.scripted import ScriptedUpstream, ScriptedWriting, demo
+from server.upstream.protocol import Completion, CompletionRequest
+from server.upstream.scripted import ScriptedStream, ScriptedUpstream, demo
 
 PATIENCE_SECONDS = 20.0
 """How long a test that went wrong may hang."""
@@ -28,7 +28,7 @@ class Told:
         self._changed = threading.Condition()
         self._released = False
 
-    def __call__(self, call: Call) -> Iterator[str]:
+    def __call__(self, call: CompletionRequest) -> Iterator[str]:
         question = orjson.loads(call.messages)[-1]["content"]
         with self._changed:
             self._calls.append(question)
@@ -88,15 +88,15 @@ class SteeredUpstream(ScriptedUpstream):
     Where `answer` gives a Reply, that is the last of it: so it can want functions called.
     """
 
-    def __init__(self, answer: Callable[[Call], Iterable[str | Reply]] = demo) -> None:
+    def __init__(self, answer: Callable[[CompletionRequest], Iterable[str | Completion]] = demo) -> None:
         self.answer = answer
-        self.heard: deque[Call] = deque(maxlen=1000)
+        self.heard: deque[CompletionRequest] = deque(maxlen=1000)
         """The newest calls, oldest first."""
         self.open_now = 0
         """Calls that have begun and not ended."""
         self._lock = threading.Lock()
 
-    def open(self, call: Call) -> ScriptedWriting:
+    def open(self, call: CompletionRequest) -> ScriptedStream:
         return _Steered(self, call)
 
     def count(self, change: int) -> None:
@@ -104,12 +104,12 @@ class SteeredUpstream(ScriptedUpstream):
             self.open_now += change
 
 
-class _Steered(ScriptedWriting):
-    def __init__(self, upstream: SteeredUpstream, call: Call) -> None:
+class _Steered(ScriptedStream):
+    def __init__(self, upstream: SteeredUpstream, call: CompletionRequest) -> None:
         super().__init__(call, ())
         self._upstream = upstream
 
-    def __iter__(self) -> Generator[str | Reply, None, None]:
+    def __iter__(self) -> Generator[str | Completion, None, None]:
         self._upstream.heard.append(self._call)
         self._upstream.count(+1)
         try:

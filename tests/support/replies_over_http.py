@@ -13,10 +13,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from server.domain import ToolCall, Usage
-from server.upstream.protocol import Call, Reply
+from server.upstream.protocol import Completion, CompletionRequest
 from tests.support.replies import Told
 
-STOPPED = Reply("told", None, "stop")
+STOPPED = Completion("told", None, "stop")
 """How an answer ends that is told no end of its own."""
 
 
@@ -26,7 +26,7 @@ class Handed:
     def __init__(self) -> None:
         self.told = Told()
 
-    def __call__(self, call: Call) -> Iterator[str]:
+    def __call__(self, call: CompletionRequest) -> Iterator[str]:
         return self.told(call)
 
     def release(self) -> None:
@@ -52,16 +52,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        pieces = self.server.told(Call(asked["model"], json.dumps(asked["messages"]).encode(), 60.0))
+        pieces = self.server.told(CompletionRequest(asked["model"], json.dumps(asked["messages"]).encode(), 60.0))
         if asked.get("stream"):
             self._stream(pieces)
         else:
             self._whole(pieces)
 
-    def _whole(self, pieces: Iterator[str | Reply]) -> None:
+    def _whole(self, pieces: Iterator[str | Completion]) -> None:
         text, end = "", STOPPED
         for piece in pieces:
-            if isinstance(piece, Reply):
+            if isinstance(piece, Completion):
                 end = piece
                 break
             text += piece
@@ -79,7 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    def _stream(self, pieces: Iterator[str | Reply]) -> None:
+    def _stream(self, pieces: Iterator[str | Completion]) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Connection", "close")
@@ -87,7 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         end = STOPPED
         for piece in pieces:
-            if isinstance(piece, Reply):
+            if isinstance(piece, Completion):
                 end = piece
                 break
             self._frame({"choices": [{"delta": {"content": piece}}]})

@@ -20,7 +20,7 @@ from tests.support.replies import Told
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 RUN_ID = re.compile(r"run_[0-9a-f]{32}")
-FAMILIES = {errors.ServerError, errors.Refused, errors.RunConflict, errors.Unavailable}
+FAMILIES = {errors.AppError, errors.Refused, errors.RunConflict, errors.Unavailable}
 """Classes that nobody raises; what is below them has codes of its own."""
 
 
@@ -128,10 +128,10 @@ def test_every_setting_stands_in_the_table_once_with_its_default() -> None:
 
 
 def test_every_failure_stands_in_the_table_with_its_status() -> None:
-    def below(kind: type[errors.ServerError]) -> set[type[errors.ServerError]]:
+    def below(kind: type[errors.AppError]) -> set[type[errors.AppError]]:
         return {kind}.union(*map(below, kind.__subclasses__()))
 
-    raised = below(errors.ServerError) - FAMILIES
+    raised = below(errors.AppError) - FAMILIES
     rows = table("Failures")
     assert sorted((row[0], row[1]) for row in rows) == sorted((f"`{k.code}`", str(status_of(k()))) for k in raised)
 

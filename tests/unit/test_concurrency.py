@@ -5,7 +5,7 @@ import threading
 import time
 import weakref
 
-from server.concurrency import Threads
+from server.concurrency import ThreadPool
 
 
 class Work:
@@ -23,7 +23,7 @@ class Work:
 
 
 def test_calls_are_made_beside_each_other_however_many() -> None:
-    threads = Threads("test", Work.do)
+    threads = ThreadPool("test", Work.do)
     works = [Work() for _ in range(100)]
     for work in works:
         threads.begin(work)
@@ -41,7 +41,7 @@ def test_a_thread_whose_call_has_ended_makes_the_next_and_holds_nothing_of_the_l
         seen.append(threading.current_thread())
         called.release()
 
-    threads = Threads("test", call)
+    threads = ThreadPool("test", call)
     for _ in range(3):
         work = Work()
         held = weakref.ref(work)
@@ -54,7 +54,7 @@ def test_a_thread_whose_call_has_ended_makes_the_next_and_holds_nothing_of_the_l
     assert len(set(seen)) == 1
 
 
-def idle_again(threads: Threads) -> None:
+def idle_again(threads: ThreadPool) -> None:
     """Wait until a call that has ended is counted so, which takes as long as its thread needs for it."""
     until = time.monotonic() + 10
     while not threads._idle:

@@ -38,15 +38,15 @@ def test_a_caller_who_waits_or_sends_is_there_and_one_who_left_is_not(
 ) -> None:
     ours, callers = line
     with app.test_request_context("/query", environ_base={"gunicorn.socket": ours}):
-        is_there = connection.presence()
-    assert is_there()
+        is_connected = connection.connection_probe()
+    assert is_connected()
     callers.sendall(b"GET /next HTTP/1.1")
-    assert is_there()
+    assert is_connected()
     assert ours.recv(100)
     callers.close()
-    assert not is_there()
+    assert not is_connected()
     ours.close()
-    assert not is_there()
+    assert not is_connected()
 
 
 def test_a_caller_is_told_to_be_there_also_where_the_system_does_not_tell_states(
@@ -55,12 +55,12 @@ def test_a_caller_is_told_to_be_there_also_where_the_system_does_not_tell_states
     monkeypatch.setattr("sys.platform", "another")
     ours, callers = line
     with app.test_request_context("/query", environ_base={"gunicorn.socket": ours}):
-        is_there = connection.presence()
-    assert is_there()
+        is_connected = connection.connection_probe()
+    assert is_connected()
     callers.close()
-    assert not is_there()
+    assert not is_connected()
 
 
 def test_a_server_that_tells_no_socket_takes_the_caller_to_be_there(app: Flask) -> None:
     with app.test_request_context("/query"):
-        assert connection.presence()()
+        assert connection.connection_probe()()

@@ -65,8 +65,8 @@ def test_the_outputs_of_tools_follow_the_question_with_the_calls_that_they_belon
 
 def test_replies_whose_questions_were_left_out_are_left_out_too() -> None:
     cut = messages(6)[1:]
-    assert list(context.whole_turns(cut)) == cut[1:]
-    assert list(context.whole_turns(cut[:1])) == cut[:1]
+    assert list(context.drop_orphan_replies(cut)) == cut[1:]
+    assert list(context.drop_orphan_replies(cut[:1])) == cut[:1]
 
 
 @given(st.text())
@@ -116,12 +116,12 @@ def test_what_came_with_a_call_is_sent_back_with_its_output() -> None:
 
 
 def test_unset_everything_is_replayed() -> None:
-    assert context.first_place(10_000, None, 0) == 0
+    assert context.window_start(10_000, None, 0) == 0
 
 
 @pytest.mark.parametrize("most", [2, 3, 4, 5, 6, 7, 8, 10, 11, 100, 101])
 def test_history_is_cut_in_whole_turns_and_in_blocks(most: int) -> None:
-    places = [context.first_place(count, most, 0) for count in range(0, 1000, 2)]
+    places = [context.window_start(count, most, 0) for count in range(0, 1000, 2)]
     for count, place in zip(range(0, 1000, 2), places, strict=True):
         assert place % 2 == 0
         assert count - place <= most
@@ -132,14 +132,14 @@ def test_history_is_cut_in_whole_turns_and_in_blocks(most: int) -> None:
 
 
 def test_the_prefix_holds_for_many_turns() -> None:
-    places = [context.first_place(count, 100, 0) for count in range(102, 602, 2)]
+    places = [context.window_start(count, 100, 0) for count in range(102, 602, 2)]
     assert {places.count(place) for place in places} == {25}
 
 
 @given(st.integers(0, 5000), st.integers(2, 300), st.integers(0, 2000))
 def test_what_the_model_could_not_read_is_never_replayed_again(turns: int, most: int, forgotten: int) -> None:
     replay_from = min(turns, forgotten) * 2
-    place = context.first_place(turns * 2, most, replay_from)
+    place = context.window_start(turns * 2, most, replay_from)
     assert replay_from <= place <= turns * 2
     assert turns * 2 - place <= most
 
@@ -149,7 +149,7 @@ def test_halving_drops_the_older_half_in_whole_turns_until_nothing_is_left(start
     start, count = start * 2, start * 2 + turns * 2
     steps = 0
     while start < count:
-        smaller = context.halved(start, count)
+        smaller = context.drop_oldest_half(start, count)
         assert smaller > start
         assert smaller % 2 == 0
         assert (count - smaller) * 2 <= count - start
@@ -158,5 +158,5 @@ def test_halving_drops_the_older_half_in_whole_turns_until_nothing_is_left(start
 
 
 def test_a_clients_fingerprint_is_stable_and_tells_nothing() -> None:
-    assert context.fingerprint("ada") == context.fingerprint("ada") != context.fingerprint("eve")
-    assert "ada" not in context.fingerprint("ada")
+    assert context.client_hash("ada") == context.client_hash("ada") != context.client_hash("eve")
+    assert "ada" not in context.client_hash("ada")

@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 import server.app
 from server.app import create_app, read_documents
 from server.http.contract import Contract
-from server.http.errors import answer_failures
+from server.http.errors import register_error_handlers
 from server.settings import Settings
 from server.store.memory import MemoryStore
 from tests.support.replies import SteeredUpstream
@@ -62,7 +62,7 @@ class Library:
         self.reached: list[dict[str, Any]] = []
         contract = Contract(DOCUMENT)
         blueprint = Blueprint("library", __name__)
-        answer_failures(blueprint)
+        register_error_handlers(blueprint)
 
         @contract.serves(blueprint, "look")
         def look(**given: Any) -> dict[str, Any]:

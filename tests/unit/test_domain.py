@@ -26,18 +26,21 @@ def test_ids_are_not_to_be_guessed() -> None:
 
 
 def test_a_completed_run_adds_its_question_and_its_reply_to_the_history() -> None:
-    run = Run("why?", created=1.0).ending("completed", 2.0, text="because")
-    assert [(each.role, each.content, each.timestamp, each.run_id) for each in run.exchange()] == [
+    run = Run("why?", created=1.0).ended_as("completed", 2.0, text="because")
+    assert [(each.role, each.content, each.timestamp, each.run_id) for each in run.history_messages()] == [
         ("user", "why?", 1.0, run.id),
         ("assistant", "because", 2.0, run.id),
     ]
 
 
 def test_a_cancelled_run_adds_what_it_had_written_and_nothing_where_it_had_not() -> None:
-    assert [each.content for each in Run("why?").ending("cancelled", 2.0, text="bec").exchange()] == ["why?", "bec"]
-    assert Run("why?").ending("cancelled", 2.0).exchange() == ()
+    assert [each.content for each in Run("why?").ended_as("cancelled", 2.0, text="bec").history_messages()] == [
+        "why?",
+        "bec",
+    ]
+    assert Run("why?").ended_as("cancelled", 2.0).history_messages() == ()
 
 
 def test_a_failed_or_interrupted_run_keeps_its_text_to_itself() -> None:
-    assert Run("why?").ending("failed", 2.0, text="bec").exchange() == ()
-    assert Run("why?").ending("interrupted", 2.0, text="bec").exchange() == ()
+    assert Run("why?").ended_as("failed", 2.0, text="bec").history_messages() == ()
+    assert Run("why?").ended_as("interrupted", 2.0, text="bec").history_messages() == ()

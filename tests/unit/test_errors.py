@@ -10,8 +10,8 @@ from flask.testing import FlaskClient
 
 from server import errors
 from server.app import create_app
-from server.errors import ServerError, revived
-from server.http.errors import STATUS, answer_failures, status_of
+from server.errors import AppError, error_from_code
+from server.http.errors import STATUS, register_error_handlers, status_of
 from server.settings import Settings
 from server.store.memory import MemoryStore
 from tests.support.replies import SteeredUpstream, Told
@@ -63,24 +63,24 @@ INTERNAL = {"error": errors.InternalError.sentence, "code": "internal_error"}
 SECRET = "sk-secret at /etc/keys for ada"
 
 
-def below(kind: type[ServerError]) -> Iterator[type[ServerError]]:
+def below(kind: type[AppError]) -> Iterator[type[AppError]]:
     for each in kind.__subclasses__():
         yield each
         yield from below(each)
 
 
-KINDS = list(below(ServerError))
+KINDS = list(below(AppError))
 LEAVES = [kind for kind in KINDS if not kind.__subclasses__()]
 BEHIND = list(below(errors.Unavailable))
 
 
-def named(kind: type[ServerError]) -> str:
+def named(kind: type[AppError]) -> str:
     return kind.__name__
 
 
 class TestTable:
-    @pytest.mark.parametrize("kind", [ServerError, *KINDS], ids=named)
-    def test_every_failure_has_a_status(self, kind: type[ServerError]) -> None:
+    @pytest.mark.parametrize("kind", [AppError, *KINDS], ids=named)
+    def test_every_failure_has_a_status(self, kind: type[AppError]) -> None:
         assert status_of(kind()) in STATUS.values()
 
     def test_codes_and_their_statuses_are_what_they_always_were(self) -> None:
@@ -91,33 +91,33 @@ class TestTable:
         assert sorted(codes) == sorted(set(codes))
 
     @pytest.mark.parametrize("kind", KINDS, ids=named)
-    def test_what_the_caller_must_change_is_a_4xx_and_nothing_else_is(self, kind: type[ServerError]) -> None:
+    def test_what_the_caller_must_change_is_a_4xx_and_nothing_else_is(self, kind: type[AppError]) -> None:
         assert (400 <= status_of(kind()) < 500) == issubclass(kind, errors.Refused)
         assert (500 <= status_of(kind()) < 600) == issubclass(kind, errors.Unavailable)
 
     @pytest.mark.parametrize("kind", KINDS, ids=named)
-    def test_a_kept_failure_comes_back_as_what_it_was(self, kind: type[ServerError]) -> None:
-        again = revived(kind.code, "What happened.")
+    def test_a_kept_failure_comes_back_as_what_it_was(self, kind: type[AppError]) -> None:
+        again = error_from_code(kind.code, "What happened.")
         assert (type(again), str(again)) == (kind, "What happened.")
 
     def test_a_code_that_nobody_knows_any_more_comes_back_as_an_internal_error(self) -> None:
-        again = revived("gone", "What happened.")
+        again = error_from_code("gone", "What happened.")
         assert (type(again), str(again)) == (errors.InternalError, "What happened.")
 
 
 class TestSentences:
     @pytest.mark.parametrize("kind", KINDS, ids=named)
-    def test_each_is_one_for_a_person_with_nothing_left_to_fill_in(self, kind: type[ServerError]) -> None:
+    def test_each_is_one_for_a_person_with_nothing_left_to_fill_in(self, kind: type[AppError]) -> None:
         assert re.fullmatch(r"[A-Z][^{}%<>]+\w\.", str(kind()))
         assert not re.search(r"TODO|XXX|\.\.\.|None", str(kind()))
 
     def test_each_leaf_has_its_own(self) -> None:
         sentences = [kind.sentence for kind in LEAVES if kind is not errors.InternalError]
         assert len(set(sentences)) == len(sentences)
-        assert ServerError.sentence not in sentences
+        assert AppError.sentence not in sentences
 
     @pytest.mark.parametrize("kind", KINDS, ids=named)
-    def test_none_names_a_class(self, kind: type[ServerError]) -> None:
+    def test_none_names_a_class(self, kind: type[AppError]) -> None:
         assert not [each for each in KINDS if re.search(rf"\b{each.__name__}\b", kind.sentence)]
 
 
@@ -130,7 +130,7 @@ class TestPublished:
 
     @pytest.mark.parametrize("kind", BEHIND, ids=named)
     def test_a_failure_of_the_upstream_is_a_500_with_its_code(
-        self, client: FlaskClient, told: Told, kind: type[ServerError]
+        self, client: FlaskClient, told: Told, kind: type[AppError]
     ) -> None:
         told.fail("hi", kind())
         answer = client.post("/query", json={"client_name": "ada", "input": "hi"})
@@ -139,7 +139,7 @@ class TestPublished:
 
     @pytest.mark.parametrize("kind", BEHIND, ids=named)
     def test_a_failed_question_is_not_in_the_history_and_may_be_asked_again(
-        self, client: FlaskClient, told: Told, kind: type[ServerError]
+        self, client: FlaskClient, told: Told, kind: type[AppError]
     ) -> None:
         told.fail("hi", kind())
         client.post("/query", json={"client_name": "ada", "input": "hi"})
@@ -225,7 +225,7 @@ class TestWithoutAName:
 
     def aborted(self, status: int) -> tuple[int, object]:
         app = Flask(__name__)
-        answer_failures(app)
+        register_error_handlers(app)
         app.add_url_rule("/", "fail", lambda: abort(status, SECRET))
         answer = app.test_client().get("/")
         return answer.status_code, answer.get_json()

@@ -30,10 +30,10 @@ def test_a_reply_counts_as_collected_by_those_alone_who_are_given_it(nth: int) -
 
     def end() -> None:
         with live.changed:
-            live.end(live.run.ending("completed", 9.0, text="because", collected=live.has_company()))
+            live.end(live.run.ended_as("completed", 9.0, text="because", delivered=live.has_waiters()))
 
     live.changed = Gap(nth, end)
     given = live.wait(0, lambda: True)
     if live.run.is_open:  # It ends when the caller has long left.
         end()
-    assert live.run.collected == (given.status == "completed")
+    assert live.run.delivered == (given.status == "completed")

@@ -29,7 +29,7 @@ from server.upstream import openai as upstream_module
 from server.upstream.client import Account, Client
 from server.upstream.errors import MAPPED, map_exception
 from server.upstream.openai import OpenAIUpstream
-from server.upstream.protocol import Call, Reply
+from server.upstream.protocol import Completion, CompletionRequest
 from tests.support.openai_server import (
     END,
     PATIENCE_SECONDS,
@@ -229,20 +229,20 @@ def answers_all(exchange: Exchange) -> None:
     (says(MODELS) if exchange.heard.path.partition("?")[0].endswith("/models") else answers)(exchange)
 
 
-def call(*, streamed: bool = False, seconds: float = PATIENCE_SECONDS) -> Call:
-    return Call("gpt-test", MESSAGES, seconds, streamed)
+def call(*, streamed: bool = False, seconds: float = PATIENCE_SECONDS) -> CompletionRequest:
+    return CompletionRequest("gpt-test", MESSAGES, seconds, streamed)
 
 
 def asked(upstream: OpenAIUpstream, *, streamed: bool = False) -> str:
     """The whole text of one reply."""
     *pieces, reply = upstream.open(call(streamed=streamed))
-    assert isinstance(reply, Reply)
+    assert isinstance(reply, Completion)
     return "".join(map(str, pieces))
 
 
-def failure(upstream: OpenAIUpstream, *, streamed: bool = False) -> type[errors.ServerError]:
+def failure(upstream: OpenAIUpstream, *, streamed: bool = False) -> type[errors.AppError]:
     """What one call fails with: ours, and in our words alone."""
-    with pytest.raises(errors.ServerError) as caught:
+    with pytest.raises(errors.AppError) as caught:
         list(upstream.open(call(streamed=streamed)))
     assert str(caught.value) == caught.value.sentence
     return type(caught.value)
@@ -993,5 +993,5 @@ def _request() -> httpx2.Request:
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-def test_each_problem_has_the_name_that_says_most(problem: Exception, expected: type[errors.ServerError]) -> None:
+def test_each_problem_has_the_name_that_says_most(problem: Exception, expected: type[errors.AppError]) -> None:
     assert type(map_exception(problem)) is expected

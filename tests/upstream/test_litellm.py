@@ -16,7 +16,7 @@ import pytest
 from server import errors
 from server.domain import ToolCall, Usage
 from server.upstream.openai import OpenAIUpstream
-from server.upstream.protocol import Call, Reply
+from server.upstream.protocol import Completion, CompletionRequest
 from tests.support.openai_server import (
     COUNTS,
     DONE,
@@ -131,28 +131,28 @@ def stranger(gateway: str, monkeypatch: pytest.MonkeyPatch) -> OpenAIUpstream:
 
 def call(
     model: str, *, streamed: bool, messages: bytes = HI, seconds: float = PATIENCE_SECONDS, **parameters: Any
-) -> Call:
-    return Call(model, messages, seconds, streamed, parameters, "fingerprint")
+) -> CompletionRequest:
+    return CompletionRequest(model, messages, seconds, streamed, parameters, "fingerprint")
 
 
-def asked(upstream: OpenAIUpstream, model: str, **changes: Any) -> tuple[str, Reply]:
+def asked(upstream: OpenAIUpstream, model: str, **changes: Any) -> tuple[str, Completion]:
     """The whole text of one reply, and what is known about it."""
     *pieces, reply = upstream.open(call(model, **changes))
-    assert isinstance(reply, Reply)
+    assert isinstance(reply, Completion)
     return "".join(map(str, pieces)), reply
 
 
-def failure(upstream: OpenAIUpstream, model: str, **changes: Any) -> type[errors.ServerError]:
+def failure(upstream: OpenAIUpstream, model: str, **changes: Any) -> type[errors.AppError]:
     """What a call fails with that gives nothing."""
     heard, error = broken(upstream, model, **changes)
     assert heard == ""
     return error
 
 
-def broken(upstream: OpenAIUpstream, model: str, **changes: Any) -> tuple[str, type[errors.ServerError]]:
+def broken(upstream: OpenAIUpstream, model: str, **changes: Any) -> tuple[str, type[errors.AppError]]:
     """The text that a call gives before it fails, and what it fails with: ours, and in our words alone."""
-    heard: list[str | Reply] = []
-    with pytest.raises(errors.ServerError) as caught:
+    heard: list[str | Completion] = []
+    with pytest.raises(errors.AppError) as caught:
         heard.extend(upstream.open(call(model, **changes)))
     assert str(caught.value) == caught.value.sentence
     assert not any(word in str(caught.value) for word in GATEWAYS_WORDS)
@@ -204,11 +204,14 @@ def told_error(message: str, code: Any = None) -> bytes:
 
 class TestReplies:
     def test_a_plain_reply_is_its_text_and_then_what_is_known_about_it(self, upstream: OpenAIUpstream) -> None:
-        assert list(upstream.open(call("says", streamed=False))) == [MOCKED, Reply("says", Usage(10, 20, 30), "stop")]
+        assert list(upstream.open(call("says", streamed=False))) == [
+            MOCKED,
+            Completion("says", Usage(10, 20, 30), "stop"),
+        ]
 
     def test_a_streamed_reply_comes_in_pieces_and_its_counts_last(self, upstream: OpenAIUpstream) -> None:
         *pieces, reply = upstream.open(call("says", streamed=True))
-        assert isinstance(reply, Reply)
+        assert isinstance(reply, Completion)
         assert len(pieces) > 3
         assert "".join(map(str, pieces)) == MOCKED
         assert (reply.model, reply.finish_reason, reply.calls) == ("says", "stop", ())
@@ -219,7 +222,7 @@ class TestReplies:
     def test_a_reply_and_its_counts_come_through_from_the_backend(
         self, upstream: OpenAIUpstream, stub: Misbehaving, streamed: bool
     ) -> None:
-        assert asked(upstream, "stub", streamed=streamed) == ("Hello", Reply("stub", Usage(7, 5, 12), "stop"))
+        assert asked(upstream, "stub", streamed=streamed) == ("Hello", Completion("stub", Usage(7, 5, 12), "stop"))
         assert json.dumps(stub.heard[0].body["messages"]) == json.dumps(json.loads(HI))
         assert len(stub.heard) == 1
 
@@ -238,7 +241,7 @@ class TestReplies:
         assert next(pieces) == "Hel"
         was_read.set()
         assert next(pieces) == "lo"
-        assert isinstance(next(pieces), Reply)
+        assert isinstance(next(pieces), Completion)
 
     def test_who_cuts_a_streamed_reply_ends_it_at_the_backend_too(
         self, upstream: OpenAIUpstream, stub: Misbehaving
@@ -351,7 +354,7 @@ class TestRefusals:
         ],
     )
     def test_what_the_gateway_refuses_by_itself_is_named(
-        self, upstream: OpenAIUpstream, model: str, error: type[errors.ServerError], streamed: bool
+        self, upstream: OpenAIUpstream, model: str, error: type[errors.AppError], streamed: bool
     ) -> None:
         assert failure(upstream, model, streamed=streamed) is error
 
@@ -386,7 +389,7 @@ class TestRefusals:
         upstream: OpenAIUpstream,
         stub: Misbehaving,
         script: Script,
-        error: type[errors.ServerError],
+        error: type[errors.AppError],
         streamed: bool,
     ) -> None:
         stub.follow(script)
@@ -459,7 +462,7 @@ class TestBrokenStreams:
         ids=["an error", "an error and an end", "too long", "garbage"],
     )
     def test_an_error_midway_is_a_failure_after_the_text(
-        self, upstream: OpenAIUpstream, stub: Misbehaving, script: Script, error: type[errors.ServerError]
+        self, upstream: OpenAIUpstream, stub: Misbehaving, script: Script, error: type[errors.AppError]
     ) -> None:
         stub.follow(script)
         assert broken(upstream, "stub", streamed=True) == ("Hello", error)

@@ -14,13 +14,13 @@ import pytest
 
 from server import errors
 from server.domain import Run, Usage
-from server.runs.executor import Limits
-from server.runs.live import Piece
+from server.runs.executor import RunConfig
+from server.runs.live import TextDelta
 from server.runs.runner import Runner
 from server.store.memory import MemoryStore
 from server.upstream.model_list import ModelList
 from server.upstream.openai import OpenAIUpstream
-from server.upstream.protocol import Call, Reply
+from server.upstream.protocol import Completion, CompletionRequest
 from tests.support.openai_server import (
     COUNTS,
     DONE,
@@ -102,20 +102,20 @@ def upstream(server: Misbehaving) -> OpenAIUpstream:  # type: ignore[override]
 
 def call(
     model: str = "gpt-test", *, seconds: float = PATIENCE_SECONDS, streamed: bool = False, **parameters: Any
-) -> Call:
-    return Call(model, MESSAGES, seconds, streamed, parameters, "fingerprint")
+) -> CompletionRequest:
+    return CompletionRequest(model, MESSAGES, seconds, streamed, parameters, "fingerprint")
 
 
 def asked(upstream: OpenAIUpstream, model: str = "gpt-test", **changes: Any) -> str:
     """The whole text of one reply."""
     *pieces, reply = upstream.open(call(model, **changes))
-    assert isinstance(reply, Reply)
+    assert isinstance(reply, Completion)
     return "".join(map(str, pieces))
 
 
-def failure(upstream: OpenAIUpstream, **changes: Any) -> errors.ServerError:
+def failure(upstream: OpenAIUpstream, **changes: Any) -> errors.AppError:
     """What one call fails with: ours, and in our words alone."""
-    with pytest.raises(errors.ServerError) as caught:
+    with pytest.raises(errors.AppError) as caught:
         list(upstream.open(call(**changes)))
     assert str(caught.value) == caught.value.sentence
     return caught.value
@@ -128,12 +128,12 @@ def test_a_plain_reply_is_its_text_and_then_what_is_known_about_it(
     server: Misbehaving, upstream: OpenAIUpstream
 ) -> None:
     server.follow(good)
-    assert list(upstream.open(call())) == ["Hello", Reply(MODEL, Usage(7, 5, 12), "stop")]
+    assert list(upstream.open(call())) == ["Hello", Completion(MODEL, Usage(7, 5, 12), "stop")]
 
 
 def test_a_streamed_reply_comes_in_pieces_and_its_counts_last(server: Misbehaving, upstream: OpenAIUpstream) -> None:
     server.follow(streams(piece(""), piece("Hel"), piece("lo"), piece(None), END))
-    assert list(upstream.open(call(streamed=True))) == ["Hel", "lo", Reply(MODEL, Usage(7, 5, 12), "stop")]
+    assert list(upstream.open(call(streamed=True))) == ["Hel", "lo", Completion(MODEL, Usage(7, 5, 12), "stop")]
 
 
 def test_each_piece_is_there_before_the_next_is_written(server: Misbehaving, upstream: OpenAIUpstream) -> None:
@@ -169,7 +169,7 @@ def test_a_stream_may_be_split_anywhere(
     sent = b"".join([piece(text), b": a comment\n\n", b"event: message\nid: 7\n", piece("!"), END])
     sent = sent.replace(b"\n", line_end)
     server.follow(streams(*(sent[at : at + size] for at in range(0, len(sent), size))))
-    assert list(upstream.open(call(streamed=True))) == [text, "!", Reply(MODEL, Usage(7, 5, 12), "stop")]
+    assert list(upstream.open(call(streamed=True))) == [text, "!", Completion(MODEL, Usage(7, 5, 12), "stop")]
 
 
 @pytest.mark.parametrize(
@@ -178,11 +178,11 @@ def test_a_stream_may_be_split_anywhere(
     ids=["reason", "word", "counts after", "counts before"],
 )
 def test_a_stream_is_whole_with_a_reason_to_finish_or_the_last_word(
-    server: Misbehaving, upstream: OpenAIUpstream, ending: bytes, usage: Usage | None
+    server: Misbehaving, upstream: OpenAIUpstream, ended_as: bytes, usage: Usage | None
 ) -> None:
-    server.follow(streams(piece("Hi"), ending))
+    server.follow(streams(piece("Hi"), ended_as))
     text, reply = upstream.open(call(streamed=True))
-    assert isinstance(reply, Reply)
+    assert isinstance(reply, Completion)
     assert (text, reply.model, reply.usage) == ("Hi", MODEL, usage)
 
 
@@ -214,7 +214,7 @@ def test_counts_that_make_no_sense_lose_no_reply(
     last = event({"choices": []} | odd)
     server.follow(streams(piece("Hello"), FINISH, last, DONE) if streamed else says(completion(**odd)))
     text, reply = upstream.open(call(streamed=streamed))
-    assert isinstance(reply, Reply)
+    assert isinstance(reply, Completion)
     assert (text, reply.usage) == ("Hello", None)
     assert reply.model in (MODEL, None)
 
@@ -397,7 +397,7 @@ def test_messages_may_be_found_too_long_at_the_beginning_of_a_stream_only(
     assert type(failure(upstream, streamed=True)) is errors.UpstreamCut
 
 
-EITHER_WAY: dict[str, tuple[Script, type[errors.ServerError]]] = {
+EITHER_WAY: dict[str, tuple[Script, type[errors.AppError]]] = {
     "hangs up": (hangs_up, errors.UpstreamCut),
     "resets": (resets, errors.UpstreamCut),
     "speaks no HTTP": (lambda exchange: exchange.send(THEIRS.encode() * 9 + b"\r\n\r\n"), errors.UpstreamCut),
@@ -428,7 +428,7 @@ EITHER_WAY: dict[str, tuple[Script, type[errors.ServerError]]] = {
     "error that is null": (says(b'{"error": null}', 500), errors.UpstreamFailed),
 }
 
-PLAIN: dict[str, tuple[Script, type[errors.ServerError]]] = {
+PLAIN: dict[str, tuple[Script, type[errors.AppError]]] = {
     "broken JSON": (says(completion()[:-1]), errors.UpstreamBadReply),
     "a list": (says(b"[]"), errors.UpstreamBadReply),
     "null": (says(b"null"), errors.UpstreamBadReply),
@@ -447,7 +447,7 @@ PLAIN: dict[str, tuple[Script, type[errors.ServerError]]] = {
     "error with 200": (says(event({"error": {"code": "insufficient_quota"}})[6:]), errors.UpstreamQuotaExhausted),
 }
 
-STREAMED: dict[str, tuple[Script, type[errors.ServerError]]] = {
+STREAMED: dict[str, tuple[Script, type[errors.AppError]]] = {
     "cut": (streams_and_breaks(piece("Hel")), errors.UpstreamCut),
     "cut in a line": (streams_and_breaks(piece("Hel"), piece("lo")[:20]), errors.UpstreamCut),
     "cut at once": (streams_and_breaks(), errors.UpstreamCut),
@@ -483,7 +483,7 @@ def test_misbehaviour_has_a_name_of_ours_and_hurts_no_later_call(
     caplog: pytest.LogCaptureFixture,
     streamed: bool,
     script: Script,
-    expected: type[errors.ServerError],
+    expected: type[errors.AppError],
 ) -> None:
     server.follow(script)
     with caplog.at_level(logging.INFO, "server"):
@@ -545,12 +545,12 @@ def test_a_stream_without_an_end_is_cut_when_the_time_of_its_run_is_over(
     server: Misbehaving, clock: Clock, script: Script, text: str
 ) -> None:
     server.follow(script, answers)
-    runner = Runner(MemoryStore(10, clock), OpenAIUpstream(KEY, server.url, default_model="m"), Limits(), clock)
+    runner = Runner(MemoryStore(10, clock), OpenAIUpstream(KEY, server.url, default_model="m"), RunConfig(), clock)
     run = runner.begin(Run("why?", conversation="ada"))
     reading = runner.read(run.id, 0, lambda: True)
     server.await_heard(1)
     if text:
-        assert next(reading) == Piece(text, len(text))
+        assert next(reading) == TextDelta(text, len(text))
     clock.now += 601
     runner.tick()
     last = runner.wait(run.id, PATIENCE_SECONDS, lambda: True)
@@ -944,7 +944,7 @@ def test_models_that_are_known_are_served_while_another_caller_asks_anew(
     ids=["401", "500", "reset", "HTML", "number"],
 )
 def test_models_that_were_never_had_fail_as_the_upstream_does_and_are_asked_for_again(
-    server: Misbehaving, upstream: OpenAIUpstream, script: Script, expected: type[errors.ServerError]
+    server: Misbehaving, upstream: OpenAIUpstream, script: Script, expected: type[errors.AppError]
 ) -> None:
     server.follow(script, listing({"id": "a"}))
     with pytest.raises(errors.UpstreamFailed) as caught:

@@ -11,11 +11,11 @@ import pytest
 
 from server import errors
 from server.domain import Run, Usage
-from server.runs.executor import Limits
+from server.runs.executor import RunConfig
 from server.runs.runner import Runner
 from server.store.memory import MemoryStore
 from server.upstream.openai import OpenAIUpstream
-from server.upstream.protocol import Reply
+from server.upstream.protocol import Completion
 from tests.support.clock import Clock
 from tests.support.openai_server import (
     COUNTS,
@@ -60,10 +60,10 @@ def upstream(server: Misbehaving) -> OpenAIUpstream:  # type: ignore[override]
     return OpenAIUpstream(KEY, server.url, retry_seconds=0.0)
 
 
-def heard(upstream: OpenAIUpstream, *, streamed: bool) -> tuple[str, Reply]:
+def heard(upstream: OpenAIUpstream, *, streamed: bool) -> tuple[str, Completion]:
     """The whole text of a reply, and what is known of it, which any store must be able to keep."""
     *pieces, reply = upstream.open(call(streamed=streamed))
-    assert isinstance(reply, Reply)
+    assert isinstance(reply, Completion)
     assert all(pieces)
     text = "".join(map(str, pieces))
     orjson.dumps([text, reply])
@@ -118,7 +118,7 @@ def test_the_text_of_a_content_of_any_shape_is_the_reply(
     server: Misbehaving, upstream: OpenAIUpstream, kind: Any, streamed: bool
 ) -> None:
     server.follow(streams(chunk({"content": kind}), END) if streamed else says(whole({"content": kind})))
-    assert heard(upstream, streamed=streamed) == ("Hello", Reply(MODEL, Usage(7, 5, 12), "stop"))
+    assert heard(upstream, streamed=streamed) == ("Hello", Completion(MODEL, Usage(7, 5, 12), "stop"))
 
 
 CHOICES: dict[str, Any] = {
@@ -139,7 +139,7 @@ def test_a_choice_may_say_its_text_under_another_name(
     choice = {"index": 0, "finish_reason": "stop"} | kind
     body = completion(choices=[choice])
     server.follow(streams(b"data: " + body + b"\n\n", DONE) if streamed else says(body))
-    assert heard(upstream, streamed=streamed) == ("Hello", Reply(MODEL, Usage(7, 5, 12), "stop"))
+    assert heard(upstream, streamed=streamed) == ("Hello", Completion(MODEL, Usage(7, 5, 12), "stop"))
 
 
 @pytest.mark.parametrize("reason", ["stop", "length", "content_filter", "eos", "STOP", None])
@@ -165,7 +165,7 @@ def test_an_error_that_is_null_beside_a_reply_is_none(
 def test_an_error_that_is_null_beside_the_counts_is_none(server: Misbehaving, upstream: OpenAIUpstream) -> None:
     counts = {"model": MODEL, "choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 5}, "error": None}
     server.follow(streams(piece("Hello"), FINISH, event(counts), DONE))
-    assert heard(upstream, streamed=True) == ("Hello", Reply(MODEL, Usage(7, 5, 12), "stop"))
+    assert heard(upstream, streamed=True) == ("Hello", Completion(MODEL, Usage(7, 5, 12), "stop"))
 
 
 # How a stream is written
@@ -215,7 +215,7 @@ def test_a_stream_may_be_written_in_many_ways(
     server: Misbehaving, upstream: OpenAIUpstream, kind: bytes, send: Any
 ) -> None:
     server.follow(send(kind))
-    assert heard(upstream, streamed=True) == ("Hello", Reply(MODEL, Usage(7, 5, 12), "stop"))
+    assert heard(upstream, streamed=True) == ("Hello", Completion(MODEL, Usage(7, 5, 12), "stop"))
 
 
 @table(STREAMS)
@@ -223,7 +223,7 @@ def test_a_stream_is_read_where_a_whole_answer_was_asked_for(
     server: Misbehaving, upstream: OpenAIUpstream, kind: bytes
 ) -> None:
     server.follow(says(kind, Content_Type="text/event-stream"))
-    assert heard(upstream, streamed=False) == ("Hello", Reply(MODEL, Usage(7, 5, 12), "stop"))
+    assert heard(upstream, streamed=False) == ("Hello", Completion(MODEL, Usage(7, 5, 12), "stop"))
 
 
 WHOLES: dict[str, bytes] = {
@@ -242,7 +242,7 @@ def test_a_whole_answer_is_read_whatever_was_asked_for(
     server: Misbehaving, upstream: OpenAIUpstream, kind: bytes, send: Any, streamed: bool
 ) -> None:
     server.follow(send(kind))
-    assert heard(upstream, streamed=streamed) == ("Hello", Reply(MODEL, Usage(7, 5, 12), "stop"))
+    assert heard(upstream, streamed=streamed) == ("Hello", Completion(MODEL, Usage(7, 5, 12), "stop"))
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
@@ -277,12 +277,12 @@ def test_a_stream_that_is_reset_after_its_reason_to_finish_is_whole(
     pieces = iter(upstream.open(call(streamed=True)))
     assert next(pieces) == "Hello"
     was_read.set()
-    assert list(pieces) == [Reply(MODEL, None, "stop")]
+    assert list(pieces) == [Completion(MODEL, None, "stop")]
 
 
 def test_the_last_word_is_enough_without_a_reason_to_finish(server: Misbehaving, upstream: OpenAIUpstream) -> None:
     server.follow(streams(piece("Hello"), DONE))
-    assert heard(upstream, streamed=True) == ("Hello", Reply(MODEL, None, None))
+    assert heard(upstream, streamed=True) == ("Hello", Completion(MODEL, None, None))
 
 
 # Text that is no Unicode
@@ -475,7 +475,7 @@ def test_an_error_in_the_middle_of_a_stream_fails(
         pieces = iter(upstream.open(call(streamed=True)))
         assert next(pieces) == "Hel"
         with pytest.raises(errors.UpstreamFailed):
-            assert not [each for each in pieces if isinstance(each, Reply)]
+            assert not [each for each in pieces if isinstance(each, Completion)]
 
 
 @table(ERRORS)
@@ -596,7 +596,7 @@ MIDWAY: dict[str, Script] = {
 def test_a_run_whose_stream_fails_midway_fails_and_leaves_no_history(server: Misbehaving, kind: Script) -> None:
     clock = Clock()
     store = MemoryStore(10, clock)
-    runner = Runner(store, OpenAIUpstream(KEY, server.url, default_model="m"), Limits(), clock)
+    runner = Runner(store, OpenAIUpstream(KEY, server.url, default_model="m"), RunConfig(), clock)
     server.follow(kind)
     run = runner.begin(Run("why?", conversation="ada"))
     last = runner.wait(run.id, PATIENCE_SECONDS, lambda: True)
@@ -670,7 +670,7 @@ CALLS: dict[str, tuple[list[Any], list[tuple[str, Any]]]] = {
 }
 
 
-def assert_called(reply: Reply, expected: list[tuple[str, Any]]) -> None:
+def assert_called(reply: Completion, expected: list[tuple[str, Any]]) -> None:
     assert [(each.name, json.loads(each.arguments)) for each in reply.calls] == expected
     assert len({each.id for each in reply.calls}) == len(expected)
     assert all(each.id for each in reply.calls)
@@ -921,7 +921,10 @@ def test_reasoning_of_a_reply_without_calls_is_not_kept(
 ) -> None:
     said = {"content": "Hello", "reasoning_content": "hm"}
     server.follow(streams(chunk(said, "stop"), DONE) if streamed else says(whole(said)))
-    assert heard(upstream, streamed=streamed) == ("Hello", Reply(MODEL, None if streamed else Usage(7, 5, 12), "stop"))
+    assert heard(upstream, streamed=streamed) == (
+        "Hello",
+        Completion(MODEL, None if streamed else Usage(7, 5, 12), "stop"),
+    )
 
 
 @either

@@ -15,13 +15,13 @@ import pytest
 from server import errors
 from server.core.conversations import Conversations
 from server.domain import Message, Run
-from server.runs.executor import Limits
+from server.runs.executor import RunConfig
 from server.runs.runner import Runner
 from server.store.memory import MemoryStore
-from server.store.protocol import Terms
+from server.store.protocol import CreateOptions
 from server.upstream.abort import connect
 from server.upstream.openai import OpenAIUpstream
-from server.upstream.protocol import Call
+from server.upstream.protocol import CompletionRequest
 from tests.support.clock import Clock
 from tests.support.openai_server import (
     PATIENCE_SECONDS,
@@ -361,7 +361,7 @@ def test_messages_that_are_too_long_are_known_by_every_servers_words(
     assert len(server.heard) == 1
 
 
-NO_OVERFLOWS: dict[str, tuple[Answer, type[errors.ServerError]]] = {
+NO_OVERFLOWS: dict[str, tuple[Answer, type[errors.AppError]]] = {
     "tokens per minute of OpenAI": (
         (
             429,
@@ -440,7 +440,7 @@ NO_OVERFLOWS: dict[str, tuple[Answer, type[errors.ServerError]]] = {
 @either
 @table(NO_OVERFLOWS)
 def test_what_only_mentions_tokens_or_lengths_is_no_overflow(
-    server: Misbehaving, upstream: OpenAIUpstream, kind: tuple[Answer, type[errors.ServerError]], streamed: bool
+    server: Misbehaving, upstream: OpenAIUpstream, kind: tuple[Answer, type[errors.AppError]], streamed: bool
 ) -> None:
     answer, expected = kind
     server.follow(told(answer))
@@ -475,10 +475,10 @@ def test_a_conversation_that_overflows_is_answered_without_its_older_half(
     server.follow(script)
     clock = Clock()
     store = MemoryStore(10, clock)
-    runner = Runner(store, OpenAIUpstream(KEY, server.url, default_model="m"), Limits(), clock)
+    runner = Runner(store, OpenAIUpstream(KEY, server.url, default_model="m"), RunConfig(), clock)
     said = [Message.of("assistant" if n % 2 else "user", f"m{n}", None, clock.now) for n in range(8)]
-    asking = partial(runner.ask, seconds=PATIENCE_SECONDS, is_there=lambda: True, streamed=streamed)
-    last = asking(Run("why?", conversation="ada"), terms=Terms(said))
+    asking = partial(runner.ask, seconds=PATIENCE_SECONDS, is_connected=lambda: True, streamed=streamed)
+    last = asking(Run("why?", conversation="ada"), terms=CreateOptions(said))
     assert (last.status, last.text, last.replayed, last.omitted) == ("completed", "Hello", 4, 4)
     sent = [[each["content"] for each in heard.body["messages"]] for heard in server.heard]
     assert sent == [[*(f"m{n}" for n in range(8)), "why?"], ["m4", "m5", "m6", "m7", "why?"]]
@@ -491,7 +491,7 @@ def test_a_conversation_that_overflows_is_answered_without_its_older_half(
 def test_a_question_that_is_too_long_alone_is_the_callers_fault(server: Misbehaving) -> None:
     server.follow(told(OVERFLOWS["llama.cpp"]))
     clock = Clock()
-    runner = Runner(MemoryStore(10, clock), OpenAIUpstream(KEY, server.url, default_model="m"), Limits(), clock)
+    runner = Runner(MemoryStore(10, clock), OpenAIUpstream(KEY, server.url, default_model="m"), RunConfig(), clock)
     run = runner.begin(Run("why?", conversation="ada"))
     last = runner.wait(run.id, PATIENCE_SECONDS, lambda: True)
     assert last.failure is not None
@@ -850,7 +850,7 @@ def test_a_refusal_that_echoes_a_megabyte_is_judged_quickly(
     parameters = {"temperature": 0.5, "top_p": 0.9, "max_completion_tokens": 50, "seed": 1}
     with caplog.at_level(logging.DEBUG, "server"):
         began = time.thread_time()
-        assert isinstance(failure(upstream, streamed=True, **parameters), errors.ServerError)
+        assert isinstance(failure(upstream, streamed=True, **parameters), errors.AppError)
         assert time.thread_time() - began < 1.5
 
 
@@ -862,8 +862,8 @@ def test_the_words_of_a_refusal_are_struck_out_quickly(
     messages = json.dumps([{"role": "user", "content": filled(content)[:200_000]}]).encode()
     with caplog.at_level(logging.DEBUG, "server"):
         began = time.thread_time()
-        with pytest.raises(errors.ServerError):
-            list(upstream.open(Call("m", messages, PATIENCE_SECONDS)))
+        with pytest.raises(errors.AppError):
+            list(upstream.open(CompletionRequest("m", messages, PATIENCE_SECONDS)))
         assert time.thread_time() - began < 1.5
 
 
@@ -956,7 +956,11 @@ def test_at_debug_alone_the_operator_is_told_the_upstreams_words_without_what_wa
     messages = [{"role": "system", "content": PROMPT}, {"role": "user", "content": QUESTION}]
     server.follow(told((400, error(f"Strange plumbing: {echo}"))))
     with caplog.at_level(logging.DEBUG, "server"), pytest.raises(errors.UpstreamRefused) as caught:
-        list(upstream.open(Call("gpt-test", json.dumps(messages).encode(), 9.0, streamed, {"tools": [TOOL]})))
+        list(
+            upstream.open(
+                CompletionRequest("gpt-test", json.dumps(messages).encode(), 9.0, streamed, {"tools": [TOOL]})
+            )
+        )
     assert str(caught.value) == errors.UpstreamRefused.sentence
     debug = lines(caplog)
     assert "Strange plumbing" in debug
@@ -970,7 +974,7 @@ def test_what_was_asked_unescaped_is_struck_out_too(
     server.follow(told((400, error("Strange plumbing: Lovelace 안녕 Zwingenberg"))))
     messages = '[{"role": "user", "content": "Lo\\u0076elace, 안녕 \\u005awingenberg"}]'.encode()
     with caplog.at_level(logging.DEBUG, "server"), pytest.raises(errors.UpstreamRefused):
-        list(upstream.open(Call("gpt-test", messages, 9.0)))
+        list(upstream.open(CompletionRequest("gpt-test", messages, 9.0)))
     assert "plumbing" in lines(caplog)
     assert not [secret for secret in ("Lovelace", "안녕", "Zwingenberg") if secret in lines(caplog)]
 
@@ -992,7 +996,7 @@ def test_a_question_that_is_too_long_to_be_compared_shows_none_of_the_upstreams_
     server.follow(told((400, error("Strange Lovelace"))))
     messages = json.dumps([{"role": "user", "content": "x" * 300_000 + " Lovelace"}]).encode()
     with caplog.at_level(logging.DEBUG, "server"), pytest.raises(errors.UpstreamRefused):
-        list(upstream.open(Call("gpt-test", messages, 9.0)))
+        list(upstream.open(CompletionRequest("gpt-test", messages, 9.0)))
     assert "Lovelace" not in lines(caplog)
 
 
@@ -1139,7 +1143,7 @@ def conversations(server: Misbehaving) -> Iterator[Callable[..., Conversations]]
     def make(**settings: Any) -> Conversations:
         clock = Clock()
         store, upstream = MemoryStore(10, clock), OpenAIUpstream(KEY, server.url, **settings)
-        runners.append(Runner(store, upstream, Limits(), clock))
+        runners.append(Runner(store, upstream, RunConfig(), clock))
         return Conversations(store, upstream, runners[-1])
 
     yield make

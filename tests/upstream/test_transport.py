@@ -21,12 +21,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import UpstreamFailed, UpstreamUnreachable
-from server.runs.executor import Limits
+from server.runs.executor import RunConfig
 from server.runs.runner import Runner
 from server.store.memory import MemoryStore
 from server.upstream.abort import Abort
 from server.upstream.openai import OpenAIUpstream
-from server.upstream.protocol import Call
+from server.upstream.protocol import CompletionRequest
 from server.upstream.transport import DRAIN_SECONDS, IDLE_SECONDS, Transport
 from tests.support.openai_server import (
     DONE,
@@ -237,7 +237,7 @@ def awaited(is_so: Callable[[], bool]) -> None:
 
 
 def reply(upstream: OpenAIUpstream, *, is_streamed: bool = False) -> str:
-    *pieces, _ = upstream.open(Call("gpt-test", b"[]", PATIENCE_SECONDS, is_streamed))
+    *pieces, _ = upstream.open(CompletionRequest("gpt-test", b"[]", PATIENCE_SECONDS, is_streamed))
     return "".join(map(str, pieces))
 
 
@@ -247,7 +247,11 @@ def reply(upstream: OpenAIUpstream, *, is_streamed: bool = False) -> str:
 def test_a_request_comes_with_its_key_and_its_body_as_it_is(server: Misbehaving) -> None:
     messages = '[ {"content": "\u2028"}]'.encode()
     server.follow(good)
-    list(OpenAIUpstream("sk-the-operators-own", server.url).open(Call("gpt-test", messages, PATIENCE_SECONDS)))
+    list(
+        OpenAIUpstream("sk-the-operators-own", server.url).open(
+            CompletionRequest("gpt-test", messages, PATIENCE_SECONDS)
+        )
+    )
     (heard,) = server.heard
     assert heard.path == "/v1/chat/completions"
     assert messages in heard.content
@@ -853,7 +857,7 @@ def test_connections_that_the_server_has_closed_after_a_burst_do_not_stay(
 
 def test_a_runner_closes_now_and_then_what_nobody_uses(server: Misbehaving, monkeypatch: pytest.MonkeyPatch) -> None:
     upstream = OpenAIUpstream("key", server.url)
-    runner = Runner(MemoryStore(max_conversations=10), upstream, Limits())
+    runner = Runner(MemoryStore(max_conversations=10), upstream, RunConfig())
     burst(lambda: reply(upstream), server, answers_and_closes)
     awaited(lambda: client_states(server.port) == [CLOSE_WAIT] * BURST)
     runner.tick()

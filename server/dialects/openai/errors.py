@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from server.errors import ConversationBusy, InvalidRequest, NotFound, Refused, ServerError
+from server.errors import AppError, ConversationBusy, InvalidRequest, NotFound, Refused
 
 NOT_OFFERED = {
     "tool_resources": "this server keeps no files",
@@ -18,7 +18,7 @@ NOT_OFFERED = {
 """What OpenAI's API has and this server has not, and why."""
 
 
-def failure_body(problem: ServerError) -> dict[str, Any]:
+def error_body(problem: AppError) -> dict[str, Any]:
     """`{"error": {"message", "type", "param", "code"}}`."""
     kind = "invalid_request_error" if isinstance(problem, Refused) else "server_error"
     return {"error": {"message": str(problem), "type": kind, "param": None, "code": problem.code}}

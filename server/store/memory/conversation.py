@@ -6,10 +6,10 @@ from itertools import takewhile
 
 from server.domain import Conversation, Message, Run
 from server.errors import NotFound, RequestIdConflict
-from server.store.protocol import NEWEST, REQUEST_ID_SECONDS, RETRIED, abandoned, is_same, is_uncollected
+from server.store.protocol import NEWEST, REQUEST_ID_SECONDS, RETRIED, abandoned, is_same, is_undelivered
 
 
-class Kept:
+class ConversationState:
     """All that one client has."""
 
     def __init__(self, conversation: Conversation, touched: float) -> None:
@@ -41,9 +41,9 @@ class Kept:
         """Whether it is only there because its client chose a model."""
         return not (self.is_made or self.messages or self.runs)
 
-    def emptied(self, history_id: str, touched: float) -> "Kept":
+    def emptied(self, history_id: str, touched: float) -> "ConversationState":
         """What is left of it when it is cleared."""
-        left = Kept(replace(self.conversation, context_starts={}, history_id=history_id), touched)
+        left = ConversationState(replace(self.conversation, context_starts={}, history_id=history_id), touched)
         left.seconds, left.is_made, left.is_evictable = self.seconds, self.is_made, self.is_evictable
         return left
 
@@ -98,7 +98,7 @@ class Kept:
             if is_same(each, run):
                 return each
         newest = next(reversed(self.runs.values()), None)
-        return newest if newest is not None and is_uncollected(newest, run, now) else None
+        return newest if newest is not None and is_undelivered(newest, run, now) else None
 
     def _with_request_id(self, request_id: str, question: str) -> Run | None:
         known = self.request_ids.get(request_id)

@@ -5,51 +5,51 @@ from itertools import count
 
 from server.domain import Conversation
 from server.errors import NotFound, StoreFull
-from server.store.memory.conversation import Kept, is_expired
-from server.store.memory.eviction import Room
+from server.store.memory.conversation import ConversationState, is_expired
+from server.store.memory.eviction import EvictionOrder
 
 SWEPT_AT_ONCE = 100
 
 
-class Places:
+class ConversationTable:
     """To be used by one thread at a time."""
 
     def __init__(self, most: int, clock: Callable[[], float]) -> None:
         self._most = most
         self._clock = clock
-        self._kept: dict[str, Kept] = {}
+        self._kept: dict[str, ConversationState] = {}
         self._names: dict[str, str] = {}
         """The conversation of each run, by the run's id."""
-        self._room = Room()
+        self._room = EvictionOrder()
         self._unswept: list[str] = []
         self._histories = count(1)
 
-    def find(self, name: str) -> Kept | None:
+    def find(self, name: str) -> ConversationState | None:
         kept = self._kept.get(name)
         if kept is not None and kept.has_expired(self._clock()):
             self.drop(name)
             return None
         return kept
 
-    def found(self, name: str) -> Kept:
+    def found(self, name: str) -> ConversationState:
         """Raises NotFound."""
         kept = self.find(name)
         if kept is None:
             raise NotFound
         return kept
 
-    def of_run(self, run_id: str) -> Kept:
+    def of_run(self, run_id: str) -> ConversationState:
         """Raises NotFound."""
         return self.found(self._names.get(run_id, ""))
 
-    def new(self, name: str) -> Kept:
+    def new(self, name: str) -> ConversationState:
         """A conversation that is not kept yet. Raises StoreFull where it could not be."""
         now = self._clock()
         if len(self._kept) >= self._most and self._room.next(now) is None:
             raise StoreFull
-        return Kept(Conversation(name, created=now, history_id=self.next_history_id()), now)
+        return ConversationState(Conversation(name, created=now, history_id=self.next_history_id()), now)
 
-    def keep(self, name: str, kept: Kept) -> None:
+    def keep(self, name: str, kept: ConversationState) -> None:
         """Keep a conversation, which is used now, in place of another where there is no room."""
         now = self._clock()
         oldest = self._room.next(now) if name not in self._kept and len(self._kept) >= self._most else None
@@ -64,12 +64,12 @@ class Places:
     def is_open(self, name: str, run_id: str) -> bool:
         return name in self._kept and run_id in self._kept[name].open
 
-    def use(self, name: str, kept: Kept) -> None:
+    def use(self, name: str, kept: ConversationState) -> None:
         """Begin the conversation's time anew."""
         kept.touched = self._clock()
         self._room.note(name, kept, kept.touched)
 
-    def expire(self, name: str, kept: Kept) -> None:
+    def expire(self, name: str, kept: ConversationState) -> None:
         """Write down the end of the runs that waited too long."""
         if kept.expire(self._clock()):
             self._room.note(name, kept, self._clock())

@@ -2,13 +2,13 @@
 
 from collections import OrderedDict
 
-from server.store.memory.conversation import Kept
+from server.store.memory.conversation import ConversationState
 
 IDLE_SECONDS = 3600.0
 """How long a client that only chose a model keeps its place after it was last seen."""
 
 
-class Room:
+class EvictionOrder:
     """Conversations in the order in which they are forgotten, so that the next one is found without a search.
 
     To be used by one thread at a time.
@@ -20,7 +20,7 @@ class Room:
         self._bare: OrderedDict[str, float] = OrderedDict()
         """Those of which no more than a model is known, and when each was last seen, earliest first."""
 
-    def note(self, name: str, kept: Kept, now: float) -> None:
+    def note(self, name: str, kept: ConversationState, now: float) -> None:
         """The conversation is used now."""
         self.forget(name)
         if kept.is_evictable:

@@ -10,9 +10,9 @@ from typing import Any
 from server.domain import Conversation, Message, Run, Status
 from server.errors import ConversationBusy, NotFound
 from server.store.memory.conversation import is_expired
-from server.store.memory.conversations import Places
+from server.store.memory.conversations import ConversationTable
 from server.store.memory.records import Records
-from server.store.protocol import NOTHING, PLAIN, SWEEP_SECONDS, Begun, Terms
+from server.store.protocol import DEFAULT_OPTIONS, NOTHING, SWEEP_SECONDS, CreatedRun, CreateOptions
 
 
 class MemoryStore:
@@ -29,7 +29,7 @@ class MemoryStore:
     ) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._places = Places(max_conversations, lambda: self._clock())
+        self._places = ConversationTable(max_conversations, lambda: self._clock())
         self._kept, self._names = self._places._kept, self._places._names
         self._records = Records(max_records)
         # Under gevent, this lets others go on.
@@ -78,26 +78,28 @@ class MemoryStore:
             kept.conversation = replace(kept.conversation, metadata=metadata)
             return kept.snapshot()
 
-    def begin(self, name: str, run: Run, terms: Terms = PLAIN, *, waiting: int, start: bool) -> Begun:
+    def begin(
+        self, name: str, run: Run, options: CreateOptions = DEFAULT_OPTIONS, *, waiting: int, start: bool
+    ) -> CreatedRun:
         with self._lock:
             now = self._clock()
-            kept = (self._places.find(name) or self._places.new(name)) if terms.create else self._places.found(name)
+            kept = (self._places.find(name) or self._places.new(name)) if options.create else self._places.found(name)
             self._places.expire(name, kept)
             if run.id in kept.runs:
-                return Begun(kept.runs[run.id], kept.snapshot(), fresh=True)
+                return CreatedRun(kept.runs[run.id], kept.snapshot(), fresh=True)
             known = kept.answering(run, now)
             if known is not None:
-                return Begun(known, kept.snapshot(), fresh=False)
+                return CreatedRun(known, kept.snapshot(), fresh=False)
             status: Status = "running" if start and not kept.open else "queued"
             queued = sum(each.status == "queued" for each in kept.open.values())
-            if (terms.alone and kept.open) or (status == "queued" and queued >= waiting):
+            if (options.alone and kept.open) or (status == "queued" and queued >= waiting):
                 raise ConversationBusy
             run = replace(run, status=status, conversation=name)
             kept.add(run, now)
-            kept.messages.extend(terms.messages)
+            kept.messages.extend(options.messages)
             self._places.keep(name, kept)
             self._places.keep_run(run.id, name)
-            return Begun(run, kept.snapshot(), fresh=True)
+            return CreatedRun(run, kept.snapshot(), fresh=True)
 
     def start(self, name: str, run_id: str) -> Conversation | None:
         with self._lock:
@@ -126,7 +128,7 @@ class MemoryStore:
             if ended.id not in kept.open or is_expired(kept.open[ended.id], self._clock()):
                 return kept.told(ended.id, self._clock())
             kept.end(ended)
-            kept.messages.extend(ended.exchange())
+            kept.messages.extend(ended.history_messages())
             self._places.use(name, kept)
             if context_starts:
                 starts = {**kept.conversation.context_starts, **context_starts}
@@ -166,7 +168,7 @@ class MemoryStore:
         with self._lock:
             kept = self._places.find(name)
             if kept is not None and run_id in kept.runs and run_id not in kept.open:
-                kept.runs[run_id] = replace(kept.runs[run_id], collected=True)
+                kept.runs[run_id] = replace(kept.runs[run_id], delivered=True)
 
     def run(self, run_id: str) -> Run:
         with self._lock:

@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from server.errors import StoreUnavailable
-from server.store.redis.commands import Argument, Command, whole
+from server.store.redis.commands import Argument, Command, eval_source
 
 T = TypeVar("T")
 
@@ -89,7 +89,7 @@ class RedisClient:
 
         Only a script is atomic, not the commands together.
         """
-        place = self._take_place()
+        place = self._acquire_slot()
         try:
             answers: list[Any] = self.attempt(lambda client: _answers(client, commands))
         finally:
@@ -113,7 +113,7 @@ class RedisClient:
         if client is not None:
             client.close()
 
-    def _take_place(self) -> int:
+    def _acquire_slot(self) -> int:
         failures = self._failures
         place = self._places.get()
         # Who has waited until those before it were given no answer does not wait for that once more.
@@ -179,7 +179,7 @@ def _answers(client: Any, commands: Sequence[Command]) -> list[Any]:
     answers = _answers_or_errors(client, commands)
     for place, answer in enumerate(answers):
         if isinstance(answer, exceptions.NoScriptError):
-            answers[place : place + 1] = _answers(client, [whole(commands[place])])
+            answers[place : place + 1] = _answers(client, [eval_source(commands[place])])
         elif isinstance(answer, Exception):
             raise answer
     return answers

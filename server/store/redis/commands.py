@@ -28,11 +28,11 @@ _marks = {name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() f
 _names = {mark: name for name, mark in _marks.items()}
 
 
-def short(name: str, key: str, *arguments: Argument) -> Command:
+def evalsha(name: str, key: str, *arguments: Argument) -> Command:
     """The command that runs the script of that name, where Redis has seen it since it was started."""
     return ("EVALSHA", _marks[name], 1, key, *arguments)
 
 
-def whole(command: Command) -> Command:
+def eval_source(command: Command) -> Command:
     """The same command with the script's text, which any Redis can run."""
     return ("EVAL", _texts[_names[str(command[1])]], *command[2:])

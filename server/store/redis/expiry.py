@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from server.store.redis.client import RedisClient
-from server.store.redis.commands import Command, short
+from server.store.redis.commands import Command, evalsha
 
 BATCH = 100
 """How much is asked of Redis in one go, so that other calls come in between."""
 
 
-class Forgetting:
+class Expiry:
     def __init__(self, redis: RedisClient, clock: Callable[[], float], script: Callable[..., Command]) -> None:
         """`script` makes the command that runs a script on a tag."""
         self._redis = redis
@@ -59,7 +59,7 @@ class Forgetting:
 
     def _forget(self, tag: str, script: str) -> Sequence[str]:
         now = self._clock()
-        listed = short("list", "expiring", tag, "LT", now)
+        listed = evalsha("list", "expiring", tag, "LT", now)
         _, told = self._redis.ask(listed, self._script(script, tag, secrets.token_hex(8)))
         self.ask_all(self._settling(tag, now, told))
         return [entry[1:].decode() for entry in told[0] if entry.startswith(b"+")]
@@ -70,5 +70,7 @@ class Forgetting:
         commands: list[Command] = [("UNLINK", b"run:" + entry[1:]) for entry in gone if not entry.startswith(b"=")]
         if gone:
             commands.append(self._script("settle", tag, *gone))
-        look = short("unlist", "expiring", tag, now) if again is None else short("list", "expiring", tag, "XX", again)
+        look = (
+            evalsha("unlist", "expiring", tag, now) if again is None else evalsha("list", "expiring", tag, "XX", again)
+        )
         return [*commands, look]

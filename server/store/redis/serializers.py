@@ -10,7 +10,7 @@ from server.domain import Conversation, Message, Run
 from server.store.protocol import abandoned
 
 
-def mark_of(run: Run) -> bytes:
+def question_hash(run: Run) -> bytes:
     """A mark of what a run asks; empty where it has no question."""
     if not run.question:
         return b""
@@ -18,7 +18,7 @@ def mark_of(run: Run) -> bytes:
     return sha256(orjson.dumps((run.question, options), option=orjson.OPT_SORT_KEYS)).digest()
 
 
-def conversation_of(name: str, snapshot: list[Any]) -> Conversation:
+def load_conversation(name: str, snapshot: list[Any]) -> Conversation:
     model, message_count, context_starts, created, touched, metadata, history_id = snapshot
     return Conversation(
         name,
@@ -32,9 +32,9 @@ def conversation_of(name: str, snapshot: list[Any]) -> Conversation:
     )
 
 
-def run_of(record: list[Any]) -> Run:
+def load_run(record: list[Any]) -> Run:
     """A run from what the scripts' `record` gives."""
-    kept, collected, details, *so_far = record
+    kept, delivered, details, *so_far = record
     run = Run.unpacked(kept)
     if details is not None:
         run = replace(run, options=replace(run.options, details=orjson.loads(details)))
@@ -45,21 +45,21 @@ def run_of(record: list[Any]) -> Run:
         status, text, lost = so_far
         run = replace(run, text=text.decode())
         run = replace(run, status=status.decode()) if lost is None else abandoned(run, float(lost))
-    return replace(run, collected=True) if collected else run
+    return replace(run, delivered=True) if delivered else run
 
 
-def packed(message: Message) -> bytes:
+def dump_message(message: Message) -> bytes:
     """Three lines: what is known of the message, its metadata, and its fragment; in JSON no line breaks."""
-    known = head_of(message.id) + orjson.dumps((message.run_id, message.timestamp))[1:]
+    known = message_head(message.id) + orjson.dumps((message.run_id, message.timestamp))[1:]
     return known + b"\n" + orjson.dumps(message.metadata) + b"\n" + message.fragment
 
 
-def head_of(message_id: str) -> bytes:
+def message_head(message_id: str) -> bytes:
     """How the lines of a message begin."""
     return b"[" + orjson.dumps(message_id) + b","
 
 
-def message_of(kept: bytes) -> Message:
+def load_message(kept: bytes) -> Message:
     known, metadata, fragment = kept.split(b"\n", 2)
     message_id, run_id, timestamp = orjson.loads(known)
     return Message(fragment, run_id, timestamp, message_id, orjson.loads(metadata))

@@ -25,20 +25,27 @@ import orjson
 from server.domain import Conversation, Message, Run, Status
 from server.errors import ConversationBusy, NotFound, RequestIdConflict, StoreUnavailable, TooManyRecords
 from server.store.protocol import (
-    COLLECT_SECONDS,
+    DEFAULT_OPTIONS,
     NEWEST,
     NOTHING,
-    PLAIN,
+    REDELIVERY_SECONDS,
     REQUEST_ID_SECONDS,
     SWEEP_SECONDS,
-    Begun,
-    Terms,
+    CreatedRun,
+    CreateOptions,
 )
 from server.store.redis.client import RedisClient
-from server.store.redis.commands import Argument, Command, short
-from server.store.redis.expiry import Forgetting
+from server.store.redis.commands import Argument, Command, evalsha
+from server.store.redis.expiry import Expiry
 from server.store.redis.listener import RedisListener
-from server.store.redis.serializers import conversation_of, head_of, mark_of, message_of, packed, run_of
+from server.store.redis.serializers import (
+    dump_message,
+    load_conversation,
+    load_message,
+    load_run,
+    message_head,
+    question_hash,
+)
 
 
 class RedisStore:
@@ -54,7 +61,7 @@ class RedisStore:
     ) -> None:
         self._redis = RedisClient(url)
         self._listener = RedisListener(self._redis)
-        self._forgetting = Forgetting(self._redis, clock, self._tagged)
+        self._forgetting = Expiry(self._redis, clock, self._tagged)
         self._lease_seconds = lease_seconds
         self._max_records = max_records
         self._clock = clock
@@ -66,7 +73,7 @@ class RedisStore:
 
     def conversation(self, name: str) -> Conversation | None:
         snapshot = self._ask("conversation", name)
-        return None if snapshot is None else conversation_of(name, snapshot)
+        return None if snapshot is None else load_conversation(name, snapshot)
 
     def create(
         self,
@@ -80,8 +87,8 @@ class RedisStore:
         # In this order: a tag without its conversation is swept away, a conversation without its tag never is.
         due = [] if seconds is None else [("ZADD", "expiring", self._clock() + seconds, _tag(name))]
         known = "" if seconds is None else seconds, orjson.dumps(metadata), secrets.token_hex(8)
-        script = self._script("create", name, *known, *map(packed, messages))
-        return conversation_of(name, self._make(name, *due, script))
+        script = self._script("create", name, *known, *map(dump_message, messages))
+        return load_conversation(name, self._make(name, *due, script))
 
     def touch(self, name: str) -> bool:
         return bool(self._ask("touch", name))
@@ -90,16 +97,33 @@ class RedisStore:
         self._make(name, self._script("set_model", name, model, secrets.token_hex(8)))
 
     def set_metadata(self, name: str, metadata: Mapping[str, Any]) -> Conversation:
-        return conversation_of(name, _there(self._ask("set_metadata", name, orjson.dumps(metadata))))
+        return load_conversation(name, _there(self._ask("set_metadata", name, orjson.dumps(metadata))))
 
-    def begin(self, name: str, run: Run, terms: Terms = PLAIN, *, waiting: int, start: bool) -> Begun:
+    def begin(
+        self, name: str, run: Run, options: CreateOptions = DEFAULT_OPTIONS, *, waiting: int, start: bool
+    ) -> CreatedRun:
         self._listener.open(self._writer)
         run = replace(run, conversation=name)
         request = "" if run.request_id is None else f"{_tag(name)}:request:{run.request_id}"
         question = sha256(run.question.encode()).digest()
-        limits = (waiting, REQUEST_ID_SECONDS, COLLECT_SECONDS, mark_of(run), int(terms.alone), int(terms.create))
+        limits = (
+            waiting,
+            REQUEST_ID_SECONDS,
+            REDELIVERY_SECONDS,
+            question_hash(run),
+            int(options.alone),
+            int(options.create),
+        )
         script = self._script(
-            "begin", name, run.id, run.packed(), question, request, int(start), *limits, *map(packed, terms.messages)
+            "begin",
+            name,
+            run.id,
+            run.packed(),
+            question,
+            request,
+            int(start),
+            *limits,
+            *map(dump_message, options.messages),
         )
         answer = self._make(name, ("SET", f"run:{run.id}", _tag(name)), script)
         is_fresh = isinstance(answer, list) and answer[0] == 1
@@ -113,8 +137,8 @@ class RedisStore:
             raise NotFound
         _, snapshot, found = answer
         is_new = isinstance(found, bytes)
-        begun = replace(run, status=found.decode()) if is_new else run_of(found)
-        return Begun(begun, conversation_of(name, snapshot), is_fresh)
+        begun = replace(run, status=found.decode()) if is_new else load_run(found)
+        return CreatedRun(begun, load_conversation(name, snapshot), is_fresh)
 
     def start(self, name: str, run_id: str) -> Conversation | None:
         mark = self._unanswered.pop(run_id, None) or secrets.token_hex(8)
@@ -123,23 +147,23 @@ class RedisStore:
         except StoreUnavailable:
             self._unanswered[run_id] = mark
             raise
-        return None if snapshot is None else conversation_of(name, snapshot)
+        return None if snapshot is None else load_conversation(name, snapshot)
 
     def append(self, name: str, run_id: str, at: int, text: str) -> bool:
         return bool(self._ask("append", name, run_id, at, text))
 
     def finish(self, name: str, ended: Run, context_starts: Mapping[str, int] = NOTHING) -> Run | None:
-        exchange = ended.exchange()
-        kept = replace(ended, text="") if exchange else ended  # The text is in the history.
-        known = (ended.id, kept.packed(), ended.status, ended.ended or 0.0, int(ended.collected))
-        starts, head = orjson.dumps(dict(context_starts)), head_of(ended.reply_id)
-        answer = self._ask("finish", name, *known, starts, head, *map(packed, exchange))
+        history_messages = ended.history_messages()
+        kept = replace(ended, text="") if history_messages else ended  # The text is in the history.
+        known = (ended.id, kept.packed(), ended.status, ended.ended or 0.0, int(ended.delivered))
+        starts, head = orjson.dumps(dict(context_starts)), message_head(ended.reply_id)
+        answer = self._ask("finish", name, *known, starts, head, *map(dump_message, history_messages))
         if answer is None:
             # Where nobody heard whether it was begun, its key may be all that there is of it.
             if self._redis.ask(("GET", f"run:{ended.id}"))[0] == _tag(name).encode():
                 self._redis.ask(("UNLINK", f"run:{ended.id}"))
             return None
-        return ended if answer == b"ended" else run_of(answer)
+        return ended if answer == b"ended" else load_run(answer)
 
     def pause(self, name: str, run: Run) -> bool:
         return bool(self._ask("pause", name, run.id, run.packed(), run.text, run.expires or 0.0))
@@ -149,7 +173,7 @@ class RedisStore:
         return bool(self._ask("resume", name, run.id, run.packed(), run.text))
 
     def note(self, name: str, run_id: str, details: Mapping[str, Any]) -> Run:
-        return run_of(_there(self._ask("note", name, run_id, orjson.dumps(details))))
+        return load_run(_there(self._ask("note", name, run_id, orjson.dumps(details))))
 
     def collect(self, name: str, run_id: str) -> None:
         self._ask("collect", name, run_id)
@@ -159,10 +183,10 @@ class RedisStore:
         record = None if tag is None else self._redis.ask(self._tagged("run", tag.decode(), run_id))[0]
         if record is None:
             raise NotFound
-        return run_of(record)
+        return load_run(record)
 
     def runs(self, name: str, status: Status | None, most: int) -> Sequence[Run]:
-        return [run_of(record) for record in self._ask("runs", name, status or "", most)]
+        return [load_run(record) for record in self._ask("runs", name, status or "", most)]
 
     def messages(self, name: str, start: int, stop: int) -> Sequence[Message]:
         if stop <= start:
@@ -171,29 +195,29 @@ class RedisStore:
         there, kept = self._redis.ask(
             self._script("conversation", name), ("LRANGE", f"{_tag(name)}:messages", start, stop - 1)
         )
-        return () if there is None else [message_of(each) for each in kept]
+        return () if there is None else [load_message(each) for each in kept]
 
     def place(self, name: str, message_id: str) -> int:
-        place: int = _there(self._ask("place", name, head_of(message_id)))
+        place: int = _there(self._ask("place", name, message_head(message_id)))
         return place
 
     def add(self, name: str, messages: Sequence[Message]) -> None:
-        answer = self._ask("add", name, NEWEST, *map(packed, messages))
+        answer = self._ask("add", name, NEWEST, *map(dump_message, messages))
         if answer == b"busy":
             raise ConversationBusy
         if answer == b"missing":
             raise NotFound
 
     def change_message(self, name: str, message_id: str, metadata: Mapping[str, Any]) -> Message:
-        changed = self._ask("change_message", name, head_of(message_id), orjson.dumps(metadata))
-        return message_of(_there(changed))
+        changed = self._ask("change_message", name, message_head(message_id), orjson.dumps(metadata))
+        return load_message(_there(changed))
 
     def delete_message(self, name: str, message_id: str) -> None:
-        if not self._ask("delete_message", name, head_of(message_id), secrets.token_hex(8)):
+        if not self._ask("delete_message", name, message_head(message_id), secrets.token_hex(8)):
             raise NotFound
 
     def put_record(self, kind: str, record_id: str, record: bytes) -> None:
-        if not self._redis.ask(short("put_record", f"records:{kind}", record_id, record, self._max_records))[0]:
+        if not self._redis.ask(evalsha("put_record", f"records:{kind}", record_id, record, self._max_records))[0]:
             raise TooManyRecords
 
     def record(self, kind: str, record_id: str) -> bytes:
@@ -205,7 +229,7 @@ class RedisStore:
         return records
 
     def delete_record(self, kind: str, record_id: str) -> None:
-        if not self._redis.ask(short("delete_record", f"records:{kind}", record_id, secrets.token_hex(8)))[0]:
+        if not self._redis.ask(evalsha("delete_record", f"records:{kind}", record_id, secrets.token_hex(8)))[0]:
             raise NotFound
 
     def clear(self, name: str) -> Sequence[str]:
@@ -246,7 +270,7 @@ class RedisStore:
 
     def _tagged(self, script: str, key: str, *arguments: Argument) -> Command:
         now = self._clock()
-        return short(script, key, now, now + self._lease_seconds, self._writer, *arguments)
+        return evalsha(script, key, now, now + self._lease_seconds, self._writer, *arguments)
 
     def _ask(self, script: str, name: str, *arguments: Argument) -> Any:
         return self._redis.ask(self._script(script, name, *arguments))[0]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from server.errors import ServerError, StoreUnavailable
+from server.errors import AppError, StoreUnavailable
 from server.store.sqlite import schema
 from server.store.sqlite.blocking import in_os_thread
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 Call = Callable[[sqlite3.Connection], T]
 
 
-class Link:
+class Connection:
     """A connection: opened at first use, and anew after a failure, in a new process, or where another file is there."""
 
     def __init__(self, path: Path, settings: Sequence[str] = ()) -> None:
@@ -70,7 +70,7 @@ class Reader:
     """Reads, one at a time; they wait for no writer."""
 
     def __init__(self, path: Path) -> None:
-        self._link = Link(path)
+        self._link = Connection(path)
         self._lock = threading.Lock()
 
     def read(self, call: Call[T]) -> T:
@@ -87,7 +87,7 @@ class Reader:
             self._link.close()
 
 
-class Write:
+class PendingWrite:
     """A call that waits to be made in a transaction, and what came of it."""
 
     __slots__ = ("call", "is_leading", "is_long", "problem", "result", "turn")
@@ -103,13 +103,13 @@ class Write:
         self.problem: Exception | None = None
 
 
-class Writer:
+class GroupCommitWriter:
     """Writes: those that wait at one moment share one transaction, and its one wait for the disk."""
 
     def __init__(self, path: Path) -> None:
-        self._link = Link(path, WRITING)
+        self._link = Connection(path, WRITING)
         self._lock = threading.Lock()
-        self._waiting: list[Write] = []
+        self._waiting: list[PendingWrite] = []
         self._is_led = False
         """Whether a thread makes calls, or is to."""
 
@@ -120,7 +120,7 @@ class Writer:
         long. What was written before a ServerError is raised stands. `patience` is how many seconds it may wait behind
         others; -1 has no end.
         """
-        mine = Write(call, is_long)
+        mine = PendingWrite(call, is_long)
         with self._lock:
             self._waiting.append(mine)
             mine.is_leading = not self._is_led
@@ -143,7 +143,7 @@ class Writer:
             else:
                 self._link.close()
 
-    def _wait(self, mine: Write, patience: float) -> None:
+    def _wait(self, mine: PendingWrite, patience: float) -> None:
         try:
             if not mine.turn.acquire(timeout=patience):
                 complain(schema.Unusable(schema.STUCK))
@@ -187,7 +187,7 @@ class Writer:
                 if each.turn.locked():
                     each.turn.release()
 
-    def _commit(self, batch: Sequence[Write]) -> None:
+    def _commit(self, batch: Sequence[PendingWrite]) -> None:
         db = self._link.open()
         begin(db)
         if any(write.is_long for write in batch):
@@ -221,12 +221,12 @@ def begin_patiently(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA busy_timeout = 0")
 
 
-def make(db: sqlite3.Connection, batch: Sequence[Write]) -> None:
+def make(db: sqlite3.Connection, batch: Sequence[PendingWrite]) -> None:
     for write in batch:
         db.execute("SAVEPOINT write")
         try:
             write.result = write.call(db)
-        except ServerError as refused:
+        except AppError as refused:
             write.problem = refused
         except FAILURES:
             raise

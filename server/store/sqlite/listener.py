@@ -7,9 +7,9 @@ from pathlib import Path
 
 import orjson
 
-from server.store.sqlite.database import Reader, Writer
-from server.store.sqlite.transaction import View
-from server.store.sqlite.workers import Writers
+from server.store.sqlite.database import GroupCommitWriter, Reader
+from server.store.sqlite.transaction import Transaction
+from server.store.sqlite.workers import WorkerLocks
 
 LOOK_SECONDS = 0.025
 """How often who listens looks."""
@@ -25,10 +25,10 @@ Mark = tuple[str | None, int | None, bool]
 """A run's status and its text's length while it is open, and whether it is abandoned."""
 
 
-class Ear:
+class SqliteListener:
     """To be used by one thread at a time."""
 
-    def __init__(self, path: Path, writer: Writer, writers: Writers, clock: Callable[[], float]) -> None:
+    def __init__(self, path: Path, writer: GroupCommitWriter, writers: WorkerLocks, clock: Callable[[], float]) -> None:
         self._reader = Reader(path)
         self._writer = writer
         self._writers = writers
@@ -64,12 +64,12 @@ class Ear:
         seen = (db, version, [each for each in self._others if self._writers.is_gone(each)])
         if seen == self._seen and self._marks.keys() == set(followed):
             return [], set()
-        view = View(db, self._writers, self._clock())
+        tx = Transaction(db, self._writers, self._clock())
         marks: dict[str, Mark | None] = dict.fromkeys(followed)
         others = set()
         rows = db.execute(FOLLOWED, (orjson.dumps(list(followed)).decode(),)).fetchall()
         for run_id, status, length, writer, lease in rows:
-            marks[run_id] = (status, length, writer is None or view.is_held(writer, lease))
+            marks[run_id] = (status, length, writer is None or tx.is_held(writer, lease))
             if writer is not None and not self._writers.is_me(writer):
                 others.add(writer)
         changed = {each for each, mark in marks.items() if each not in self._marks or self._marks[each] != mark}

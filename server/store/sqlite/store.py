@@ -10,15 +10,15 @@ import orjson
 
 from server.domain import Conversation, Message, Run, Status
 from server.errors import ConversationBusy, NotFound, StoreUnavailable, TooManyRecords
-from server.store.protocol import NOTHING, PLAIN, SWEEP_SECONDS, Begun, Terms
+from server.store.protocol import DEFAULT_OPTIONS, NOTHING, SWEEP_SECONDS, CreatedRun, CreateOptions
 from server.store.sqlite import compaction, runs, schema
 from server.store.sqlite.blocking import in_os_thread
-from server.store.sqlite.database import FAILURES, Reader, Writer
+from server.store.sqlite.database import FAILURES, GroupCommitWriter, Reader
 from server.store.sqlite.history import History
-from server.store.sqlite.listener import Ear
+from server.store.sqlite.listener import SqliteListener
 from server.store.sqlite.sweep import REST_SECONDS, Sweep
-from server.store.sqlite.transaction import Found, View
-from server.store.sqlite.workers import Writers
+from server.store.sqlite.transaction import ConversationRow, Transaction
+from server.store.sqlite.workers import WorkerLocks
 
 PING_SECONDS = 1.8
 """How long a ping waits for writes before it."""
@@ -54,14 +54,14 @@ class SqliteStore:
         self._max_records = max_records
         self._clock = clock
         self._file = file
-        self._writers = Writers(file)
+        self._writers = WorkerLocks(file)
         self._reader = Reader(file)
-        self._writer = Writer(file)
-        self._ear = Ear(file, self._writer, self._writers, clock)
+        self._writer = GroupCommitWriter(file)
+        self._ear = SqliteListener(file, self._writer, self._writers, clock)
         self._rest: Callable[[], None] = lambda: time.sleep(REST_SECONDS)
 
     def conversation(self, name: str) -> Conversation | None:
-        found = self._read(lambda view: view.find(name))
+        found = self._read(lambda tx: tx.find(name))
         return None if found is None else found.conversation
 
     def create(
@@ -73,168 +73,170 @@ class SqliteStore:
         *,
         is_evictable: bool = False,
     ) -> Conversation:
-        def create(view: View) -> Conversation:
-            there = view.find(name)
-            made = there or view.make(name, seconds, metadata)
-            return made.conversation if there else runs.add_messages(view, made, messages)
+        def create(tx: Transaction) -> Conversation:
+            there = tx.find(name)
+            made = there or tx.make(name, seconds, metadata)
+            return made.conversation if there else runs.add_messages(tx, made, messages)
 
         return self._write(create)
 
     def touch(self, name: str) -> bool:
-        def touch(view: View) -> bool:
-            found = view.find(name)
+        def touch(tx: Transaction) -> bool:
+            found = tx.find(name)
             if found is not None:
-                view.touch(found.id)
+                tx.touch(found.id)
             return found is not None
 
-        found = self._read(lambda view: view.find(name))
+        found = self._read(lambda tx: tx.find(name))
         # What does not expire has no time, and reading it shall cost no write.
         return self._write(touch) if found is not None and found.is_made else found is not None
 
     def set_model(self, name: str, model: str) -> None:
-        def set_model(view: View) -> None:
-            found = view.find(name) or view.make(name, None, {})
-            view.db.execute("UPDATE conversations SET model = ? WHERE id = ?", (model, found.id))
+        def set_model(tx: Transaction) -> None:
+            found = tx.find(name) or tx.make(name, None, {})
+            tx.db.execute("UPDATE conversations SET model = ? WHERE id = ?", (model, found.id))
 
         self._write(set_model)
 
     def set_metadata(self, name: str, metadata: Mapping[str, Any]) -> Conversation:
-        def set_metadata(view: View) -> Conversation:
-            found = _there(view.find(name))
-            view.db.execute(METADATA, (orjson.dumps(metadata), found.id))
+        def set_metadata(tx: Transaction) -> Conversation:
+            found = _there(tx.find(name))
+            tx.db.execute(METADATA, (orjson.dumps(metadata), found.id))
             return replace(found.conversation, metadata=metadata)
 
         return self._write(set_metadata)
 
-    def begin(self, name: str, run: Run, terms: Terms = PLAIN, *, waiting: int, start: bool) -> Begun:
-        def begin(view: View) -> Begun:
-            lease = view.now + self._lease_seconds
-            return runs.begin(view, name, run, terms, waiting=waiting, start=start, lease=lease)
+    def begin(
+        self, name: str, run: Run, options: CreateOptions = DEFAULT_OPTIONS, *, waiting: int, start: bool
+    ) -> CreatedRun:
+        def begin(tx: Transaction) -> CreatedRun:
+            lease = tx.now + self._lease_seconds
+            return runs.begin(tx, name, run, options, waiting=waiting, start=start, lease=lease)
 
         return self._write(begin)
 
     def start(self, name: str, run_id: str) -> Conversation | None:
-        if not self._read(lambda view: runs.is_due(view, name, run_id)):
+        if not self._read(lambda tx: runs.is_due(tx, name, run_id)):
             return None
-        return self._write(lambda view: runs.start(view, name, run_id, view.now + self._lease_seconds))
+        return self._write(lambda tx: runs.start(tx, name, run_id, tx.now + self._lease_seconds))
 
     def append(self, name: str, run_id: str, at: int, text: str) -> bool:
-        return self._write(lambda view: runs.append(view, name, run_id, at, text, view.now + self._lease_seconds))
+        return self._write(lambda tx: runs.append(tx, name, run_id, at, text, tx.now + self._lease_seconds))
 
     def finish(self, name: str, ended: Run, context_starts: Mapping[str, int] = NOTHING) -> Run | None:
-        return self._write(lambda view: runs.finish(view, name, ended, context_starts))
+        return self._write(lambda tx: runs.finish(tx, name, ended, context_starts))
 
     def pause(self, name: str, run: Run) -> bool:
         until = run.expires or 0.0
-        return self._write(lambda view: runs.change(view, name, run, "running", writer="", lease=until))
+        return self._write(lambda tx: runs.change(tx, name, run, "running", writer="", lease=until))
 
     def resume(self, name: str, run: Run) -> bool:
-        def resume(view: View) -> bool:
-            lease = view.now + self._lease_seconds
-            return runs.change(view, name, run, "requires_action", writer=self._writers.me(), lease=lease)
+        def resume(tx: Transaction) -> bool:
+            lease = tx.now + self._lease_seconds
+            return runs.change(tx, name, run, "requires_action", writer=self._writers.me(), lease=lease)
 
         return self._write(resume)
 
     def note(self, name: str, run_id: str, details: Mapping[str, Any]) -> Run:
-        return self._write(lambda view: runs.note(view, name, run_id, details))
+        return self._write(lambda tx: runs.note(tx, name, run_id, details))
 
     def collect(self, name: str, run_id: str) -> None:
-        def collect(view: View) -> None:
-            placed = view.run(run_id, name)
+        def collect(tx: Transaction) -> None:
+            placed = tx.run(run_id, name)
             if placed is not None and placed.writer is None:
-                view.replace(placed.place, replace(placed.run, collected=True), placed.reply)
+                tx.replace(placed.place, replace(placed.run, delivered=True), placed.reply)
 
         self._write(collect)
 
     def run(self, run_id: str) -> Run:
-        placed = self._read(lambda view: view.run(run_id))
+        placed = self._read(lambda tx: tx.run(run_id))
         if placed is None:
             raise NotFound
         return placed.run
 
     def runs(self, name: str, status: Status | None, most: int) -> Sequence[Run]:
-        def newest(view: View) -> Sequence[Run]:
-            found = view.find_id(name)
-            return () if found is None else view.runs(found, status, most)
+        def newest(tx: Transaction) -> Sequence[Run]:
+            found = tx.find_id(name)
+            return () if found is None else tx.runs(found, status, most)
 
         return self._read(newest)
 
     def messages(self, name: str, start: int, stop: int) -> Sequence[Message]:
-        def messages(view: View) -> Sequence[Message]:
-            found = view.find_id(name)
-            return () if found is None else History(view.db, found).read(start, stop)
+        def messages(tx: Transaction) -> Sequence[Message]:
+            found = tx.find_id(name)
+            return () if found is None else History(tx.db, found).read(start, stop)
 
         return self._read(messages)
 
     def place(self, name: str, message_id: str) -> int:
-        return self._read(lambda view: _history(view, name).place(message_id))
+        return self._read(lambda tx: _history(tx, name).place(message_id))
 
     def add(self, name: str, messages: Sequence[Message]) -> None:
-        def add(view: View) -> None:
-            found = _there(view.find(name))
-            if History(view.db, found.id).has_added(found.conversation.message_count, messages):
+        def add(tx: Transaction) -> None:
+            found = _there(tx.find(name))
+            if History(tx.db, found.id).has_added(found.conversation.message_count, messages):
                 return
-            if view.settle(found.id):
+            if tx.settle(found.id):
                 raise ConversationBusy
-            runs.add_messages(view, found, messages)
-            view.touch(found.id)
+            runs.add_messages(tx, found, messages)
+            tx.touch(found.id)
 
         self._write(add)
 
     def change_message(self, name: str, message_id: str, metadata: Mapping[str, Any]) -> Message:
-        return self._write(lambda view: _history(view, name).change(message_id, metadata))
+        return self._write(lambda tx: _history(tx, name).change(message_id, metadata))
 
     def delete_message(self, name: str, message_id: str) -> None:
-        self._write(lambda view: runs.delete_message(view, name, message_id), is_long=True)
+        self._write(lambda tx: runs.delete_message(tx, name, message_id), is_long=True)
 
     def put_record(self, kind: str, record_id: str, record: bytes) -> None:
-        def put_record(view: View) -> None:
-            is_new = not view.db.execute(RECORD, (kind, record_id)).fetchall()
-            (count,) = view.db.execute("SELECT count(*) FROM records WHERE kind = ?", (kind,)).fetchone()
+        def put_record(tx: Transaction) -> None:
+            is_new = not tx.db.execute(RECORD, (kind, record_id)).fetchall()
+            (count,) = tx.db.execute("SELECT count(*) FROM records WHERE kind = ?", (kind,)).fetchone()
             if is_new and count >= self._max_records:
                 raise TooManyRecords
-            view.db.execute("REPLACE INTO records VALUES (?, ?, ?)", (kind, record_id, record))
+            tx.db.execute("REPLACE INTO records VALUES (?, ?, ?)", (kind, record_id, record))
 
         self._write(put_record)
 
     def record(self, kind: str, record_id: str) -> bytes:
-        rows = self._read(lambda view: view.db.execute(RECORD, (kind, record_id)).fetchall())
+        rows = self._read(lambda tx: tx.db.execute(RECORD, (kind, record_id)).fetchall())
         if not rows:
             raise NotFound
         record: bytes = rows[0][0]
         return record
 
     def records(self, kind: str) -> Sequence[bytes]:
-        rows = self._read(lambda view: view.db.execute("SELECT record FROM records WHERE kind = ?", (kind,)).fetchall())
+        rows = self._read(lambda tx: tx.db.execute("SELECT record FROM records WHERE kind = ?", (kind,)).fetchall())
         return [record for (record,) in rows]
 
     def delete_record(self, kind: str, record_id: str) -> None:
-        def delete_record(view: View) -> None:
-            if not view.db.execute("DELETE FROM records WHERE kind = ? AND id = ?", (kind, record_id)).rowcount:
+        def delete_record(tx: Transaction) -> None:
+            if not tx.db.execute("DELETE FROM records WHERE kind = ? AND id = ?", (kind, record_id)).rowcount:
                 raise NotFound
 
         self._write(delete_record)
 
     def clear(self, name: str) -> Sequence[str]:
-        def clear(view: View) -> Sequence[str]:
-            found = view.find(name)
+        def clear(tx: Transaction) -> Sequence[str]:
+            found = tx.find(name)
             if found is None:
                 return ()
-            open_runs = view.empty(found.id)
-            view.change_history(found.id, {})
-            view.touch(found.id)
+            open_runs = tx.empty(found.id)
+            tx.change_history(found.id, {})
+            tx.touch(found.id)
             return open_runs
 
         return self._write(clear, is_long=True)
 
     def delete(self, name: str) -> Sequence[str]:
-        return self._write(lambda view: view.delete(name), is_long=True)
+        return self._write(lambda tx: tx.delete(name), is_long=True)
 
     def renew(self, held: Mapping[str, str]) -> Collection[str]:
-        def renew(view: View) -> Collection[str]:
-            still = dict(view.db.execute(HELD, (orjson.dumps(list(held)).decode(),)).fetchall())
-            lease = view.now + self._lease_seconds
-            view.db.executemany(
+        def renew(tx: Transaction) -> Collection[str]:
+            still = dict(tx.db.execute(HELD, (orjson.dumps(list(held)).decode(),)).fetchall())
+            lease = tx.now + self._lease_seconds
+            tx.db.executemany(
                 "UPDATE open_runs SET lease = ? WHERE place = ?", [(lease, place) for place in still.values()]
             )
             return held.keys() - still.keys()
@@ -245,8 +247,8 @@ class SqliteStore:
         return self._ear.listen(followed, seconds)
 
     def sweep(self, seconds: float = SWEEP_SECONDS) -> bool:
-        def gone(view: View) -> list[str]:
-            return [writer for writer in self._writers.gone() if view.is_done_with(writer)]
+        def gone(tx: Transaction) -> list[str]:
+            return [writer for writer in self._writers.gone() if tx.is_done_with(writer)]
 
         until = time.monotonic() + seconds
         sweep = Sweep()
@@ -265,7 +267,7 @@ class SqliteStore:
     def close(self) -> None:
         me = self._writers.name
         try:
-            is_done = me is not None and self._write(lambda view: view.is_done_with(me))
+            is_done = me is not None and self._write(lambda tx: tx.is_done_with(me))
         except StoreUnavailable:
             is_done = False
         self._writers.leave()
@@ -275,20 +277,20 @@ class SqliteStore:
         self._reader.close()
         self._writer.close()
 
-    def _read(self, call: Callable[[View], T]) -> T:
-        return self._reader.read(lambda db: call(View(db, self._writers, self._clock())))
+    def _read(self, call: Callable[[Transaction], T]) -> T:
+        return self._reader.read(lambda db: call(Transaction(db, self._writers, self._clock())))
 
-    def _write(self, call: Callable[[View], T], is_long: bool = False) -> T:
-        return self._writer.write(lambda db: call(View(db, self._writers, self._clock())), is_long=is_long)
+    def _write(self, call: Callable[[Transaction], T], is_long: bool = False) -> T:
+        return self._writer.write(lambda db: call(Transaction(db, self._writers, self._clock())), is_long=is_long)
 
 
-def _there(found: Found | None) -> Found:
+def _there(found: ConversationRow | None) -> ConversationRow:
     """Raises NotFound."""
     if found is None:
         raise NotFound
     return found
 
 
-def _history(view: View, name: str) -> History:
+def _history(tx: Transaction, name: str) -> History:
     """Raises NotFound."""
-    return History(view.db, _there(view.find(name)).id)
+    return History(tx.db, _there(tx.find(name)).id)

@@ -4,7 +4,7 @@ import time
 
 from server.store.protocol import REQUEST_ID_SECONDS
 from server.store.sqlite import compaction
-from server.store.sqlite.transaction import View
+from server.store.sqlite.transaction import Transaction
 
 STEP_SECONDS = 0.01
 """How long a step takes, and REST_SECONDS how long others may write before the next: processes look once a ms."""
@@ -26,18 +26,18 @@ class Sweep:
         self._passed = 0
         """How many conversations would have expired if no run of theirs were open."""
 
-    def step(self, view: View) -> bool:
+    def step(self, tx: Transaction) -> bool:
         """Forget some, or give back some room. Whether there may be more."""
         until = time.monotonic() + STEP_SECONDS
-        is_more = self._forget_conversations(view, until) or self._forget_request_ids(view, until)
-        return is_more or compaction.give_back(view.db, until)
+        is_more = self._forget_conversations(tx, until) or self._forget_request_ids(tx, until)
+        return is_more or compaction.give_back(tx.db, until)
 
-    def _forget_conversations(self, view: View, until: float) -> bool:
+    def _forget_conversations(self, tx: Transaction, until: float) -> bool:
         while True:
-            names = view.db.execute(EXPIRED, (view.now, AT_ONCE, self._passed)).fetchall()
+            names = tx.db.execute(EXPIRED, (tx.now, AT_ONCE, self._passed)).fetchall()
             for (name,) in names:
-                if view.find(name) is None:
-                    view.delete(name)
+                if tx.find(name) is None:
+                    tx.delete(name)
                 else:
                     self._passed += 1
                 if time.monotonic() > until:
@@ -45,8 +45,8 @@ class Sweep:
             if len(names) < AT_ONCE:
                 return False
 
-    def _forget_request_ids(self, view: View, until: float) -> bool:
-        while view.db.execute(FORGET_REQUEST_IDS, (view.now - REQUEST_ID_SECONDS, AT_ONCE)).rowcount == AT_ONCE:
+    def _forget_request_ids(self, tx: Transaction, until: float) -> bool:
+        while tx.db.execute(FORGET_REQUEST_IDS, (tx.now - REQUEST_ID_SECONDS, AT_ONCE)).rowcount == AT_ONCE:
             if time.monotonic() > until:
                 return True
         return False

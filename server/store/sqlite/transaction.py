@@ -12,9 +12,9 @@ import orjson
 
 from server.domain import Conversation, Run, Status
 from server.errors import RequestIdConflict
-from server.store.protocol import REQUEST_ID_SECONDS, RETRIED, abandoned, is_same, is_uncollected
+from server.store.protocol import REQUEST_ID_SECONDS, RETRIED, abandoned, is_same, is_undelivered
 from server.store.sqlite.history import places
-from server.store.sqlite.workers import Writers
+from server.store.sqlite.workers import WorkerLocks
 
 FIND = """
 SELECT c.id, c.model, c.context_starts, c.history, c.expires, c.created, c.touched, c.metadata, newest.place,
@@ -71,7 +71,7 @@ Row = tuple[int, bytes, bytes | None, int | None, bytes | None, str | None, floa
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ConversationRow:
     """A conversation that is there."""
 
     id: int
@@ -83,7 +83,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class RunRow:
     """A run where it lies."""
 
     place: int
@@ -110,15 +110,15 @@ class OpenRun(NamedTuple):
     """Whether there are open runs behind it."""
 
 
-class View:
+class Transaction:
     """The rows as a writer sees them: its own runs never abandoned, those of others by their leases and their locks."""
 
-    def __init__(self, db: sqlite3.Connection, writers: Writers, now: float) -> None:
+    def __init__(self, db: sqlite3.Connection, writers: WorkerLocks, now: float) -> None:
         self.db = db
         self.now = now
         self._writers = writers
 
-    def find(self, name: str) -> Found | None:
+    def find(self, name: str) -> ConversationRow | None:
         row = self.db.execute(FIND, (name,)).fetchone()
         if row is None or self._has_expired(row[0], row[4]):
             return None
@@ -128,7 +128,7 @@ class View:
         touched = max(touched, newest or 0.0) if expires is None else touched
         details = orjson.loads(starts), str(history), created, touched, orjson.loads(metadata)
         known = Conversation(name, model, count, *details)
-        return Found(key, known, expires is not None, has_open == 1)
+        return ConversationRow(key, known, expires is not None, has_open == 1)
 
     def find_id(self, name: str) -> int | None:
         """The id of a conversation, for who needs no more."""
@@ -141,24 +141,24 @@ class View:
         found = None if row is None else OpenRun(*row)
         return found if found is not None and self.is_held(found.writer, found.lease) else None
 
-    def run(self, run_id: str, name: str | None = None) -> Placed | None:
+    def run(self, run_id: str, name: str | None = None) -> RunRow | None:
         """None also where the run is none of the conversation `name`."""
         row = self.db.execute(RUN, (run_id,)).fetchone()
         if row is None or name not in (None, row[-2]) or self._has_expired(row[0] >> 32, row[-1]):
             return None
-        return self._placed(row[:-2])
+        return self._run_row(row[:-2])
 
     def runs(self, conversation: int, status: Status | None, most: int) -> list[Run]:
         """Newest first."""
         with closing(self.db.execute(RUNS, (*places(conversation), status, status))) as rows:
-            runs = (self._placed(row).run for row in rows)
+            runs = (self._run_row(row).run for row in rows)
             return list(islice((run for run in runs if status in (None, run.status)), most))
 
-    def open_runs(self, conversation: int, most: int = -1) -> list[Placed]:
+    def open_runs(self, conversation: int, most: int = -1) -> list[RunRow]:
         """Those whose end is not written, oldest first."""
-        return [self._placed(row) for row in self.db.execute(OPEN_RUNS, (*places(conversation), most)).fetchall()]
+        return [self._run_row(row) for row in self.db.execute(OPEN_RUNS, (*places(conversation), most)).fetchall()]
 
-    def settle(self, conversation: int) -> list[Placed]:
+    def settle(self, conversation: int) -> list[RunRow]:
         """The open runs, oldest first, once the ends of abandoned ones are written."""
         before = self.open_runs(conversation)
         still = [each for each in before if each.run.is_open]
@@ -172,12 +172,12 @@ class View:
                     self.tell(first.writer, first.run.id)
         return still
 
-    def answering(self, conversation: int, run: Run, still: list[Placed]) -> Run | None:
+    def answering(self, conversation: int, run: Run, still: list[RunRow]) -> Run | None:
         """The run that answers `run`'s question already, by the rules of `Store.begin`."""
         if run.request_id is not None:
             since = self.now - REQUEST_ID_SECONDS
             row = self.db.execute(WITH_REQUEST_ID, (conversation, run.request_id, since)).fetchone()
-            known = None if row is None else self._placed(row).run
+            known = None if row is None else self._run_row(row).run
             if known is not None and known.question != run.question:
                 raise RequestIdConflict
             return None if known is None or known.status in RETRIED else known
@@ -185,17 +185,17 @@ class View:
             if is_same(each.run, run):
                 return each.run
         row = self.db.execute(NEWEST_UNCOLLECTED, places(conversation)).fetchone()
-        newest = None if row is None else self._placed(row).run
-        return newest if newest is not None and is_uncollected(newest, run, self.now) else None
+        newest = None if row is None else self._run_row(row).run
+        return newest if newest is not None and is_undelivered(newest, run, self.now) else None
 
-    def make(self, name: str, seconds: float | None, metadata: Mapping[str, Any]) -> Found:
+    def make(self, name: str, seconds: float | None, metadata: Mapping[str, Any]) -> ConversationRow:
         """A new conversation, instead of an expired one."""
         self.delete(name)
         expires = None if seconds is None else self.now + seconds
         history = secrets.randbits(62)
         given = (name, seconds, expires, self.now, self.now, orjson.dumps(metadata), history)
         known = Conversation(name, history_id=str(history), created=self.now, touched=self.now, metadata=metadata)
-        return Found(self.db.execute(MAKE, given).lastrowid or 0, known, seconds is not None, has_open=False)
+        return ConversationRow(self.db.execute(MAKE, given).lastrowid or 0, known, seconds is not None, has_open=False)
 
     def touch(self, conversation: int) -> None:
         self.db.execute(TOUCH, (self.now, self.now, conversation))
@@ -221,7 +221,7 @@ class View:
     def replace(self, place: int, run: Run, reply: int | None = None) -> None:
         """`reply` is where the message lies that has the run's text, which is then kept there alone."""
         kept = run if reply is None else replace(run, text="")
-        self.db.execute(REPLACE_RUN, (run.status, run.collected, kept.packed(), reply, place))
+        self.db.execute(REPLACE_RUN, (run.status, run.delivered, kept.packed(), reply, place))
 
     def add_context_starts(self, conversation: int, starts: Mapping[str, int]) -> None:
         (known,) = self.db.execute("SELECT context_starts FROM conversations WHERE id = ?", (conversation,)).fetchone()
@@ -262,7 +262,7 @@ class View:
         if writer and not self._writers.is_gone(writer):
             self.db.execute("INSERT INTO news (writer, run_id) VALUES (?, ?)", (writer, run_id))
 
-    def _placed(self, row: Row) -> Placed:
+    def _run_row(self, row: Row) -> RunRow:
         place, packed, details, reply, fragment, writer, lease, status, text = row
         run = Run.unpacked(packed)
         if fragment is not None:
@@ -270,9 +270,9 @@ class View:
         if details is not None:
             run = replace(run, options=replace(run.options, details=orjson.loads(details)))
         if writer is None:
-            return Placed(place, run, None, reply)
+            return RunRow(place, run, None, reply)
         run = replace(run, status=status, text=text.decode())
-        return Placed(place, run if self.is_held(writer, lease) else abandoned(run, self.now), writer, None)
+        return RunRow(place, run if self.is_held(writer, lease) else abandoned(run, self.now), writer, None)
 
     def is_mine(self, writer: str | None) -> bool:
         return self._writers.is_me(writer)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 
-class Writers:
+class WorkerLocks:
     """The writers of one file: each holds a lock on a file of its own beside it, which ends with its process."""
 
     def __init__(self, path: Path) -> None:

@@ -15,16 +15,16 @@ from server import errors
 from server.app import create_app
 from server.dialects.openai import pagination
 from server.dialects.openai.assistants import objects
-from server.domain import Failure, Options, Run, ToolCall, Usage
+from server.domain import Run, RunError, RunOptions, ToolCall, Usage
 from server.runs.runner import ACTION_SECONDS
 from server.settings import Settings
 from server.store.memory import MemoryStore
-from server.upstream.protocol import Reply
+from server.upstream.protocol import Completion
 from tests.support.replies import SteeredUpstream, Told
 
 AtOnce = Callable[..., Any]
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
-LOOK = Reply("m", Usage(5, 5, 10), "tool_calls", (ToolCall("call_1", "look", "{}"),))
+LOOK = Completion("m", Usage(5, 5, 10), "tool_calls", (ToolCall("call_1", "look", "{}"),))
 
 
 class LateClock:
@@ -376,7 +376,7 @@ class TestHowRunsEnd:
     def test_one_that_reached_its_longest_is_incomplete(self, client: FlaskClient, told: Told) -> None:
         run = made(client, f"/threads/{thread(client, 'slow')}/runs", max_completion_tokens=3)
         assert (run["status"], run["started_at"], run["usage"]) == ("queued", None, None)
-        told.say("slow", "one two", Reply("m", Usage(1, 3, 4), "length"))  # type: ignore[arg-type]
+        told.say("slow", "one two", Completion("m", Usage(1, 3, 4), "length"))  # type: ignore[arg-type]
         run = ended(client, run)
         assert (run["status"], run["incomplete_details"]) == ("incomplete", {"reason": "max_completion_tokens"})
         assert run["usage"] == {"prompt_tokens": 1, "completion_tokens": 3, "total_tokens": 4}
@@ -428,8 +428,8 @@ class TestHowRunsEnd:
         assert ran(client, run["thread_id"])["status"] == "completed"
 
     def test_one_that_was_cut_off_by_the_servers_end_has_failed(self) -> None:
-        run = Run("", conversation="ada", options=Options(details={"assistant_id": "asst_1"}))
-        shape = objects.run(run.ending("interrupted", 5.0, failure=Failure("run_interrupted", "It stopped.")))
+        run = Run("", conversation="ada", options=RunOptions(details={"assistant_id": "asst_1"}))
+        shape = objects.run(run.ended_as("interrupted", 5.0, failure=RunError("run_interrupted", "It stopped.")))
         assert (shape["status"], shape["last_error"]) == ("failed", {"code": "server_error", "message": "It stopped."})
 
     def test_one_cancelled_before_a_word_leaves_no_message(self, client: FlaskClient, told: Told) -> None:

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from server.domain import ToolCall
-from server.upstream.protocol import Call, Reply
+from server.upstream.protocol import Completion, CompletionRequest
 from tests.support.process import ROOT, serve
 from tests.support.replies_over_http import over_http
 from tests.support.requirements import installed
@@ -19,12 +19,12 @@ FOLDER = ROOT / "tests" / "node"
 class Looking:
     """Says a question again, in two pieces; at `look` it wants a function called, and then tells what that gave."""
 
-    def __call__(self, call: Call) -> Iterator[str | Reply]:
+    def __call__(self, call: CompletionRequest) -> Iterator[str | Completion]:
         last = orjson.loads(call.messages)[-1]
         if last["role"] == "tool":
             yield f"It is {last['content']}."
         elif last["content"] == "look":
-            yield Reply("told", None, "tool_calls", (ToolCall("call_1", "look", '{"at": "it"}'),))
+            yield Completion("told", None, "tool_calls", (ToolCall("call_1", "look", '{"at": "it"}'),))
         else:
             yield "re: "
             yield last["content"]

@@ -12,7 +12,7 @@ from openai import AssistantEventHandler, AsyncOpenAI, OpenAI
 from typing_extensions import override
 
 from server.domain import ToolCall, Usage
-from server.upstream.protocol import Reply
+from server.upstream.protocol import Completion
 from tests.support.process import Served, serve
 from tests.support.replies import Told
 from tests.support.replies_over_http import over_http
@@ -68,10 +68,10 @@ def text_of(message: Any) -> str:
     return "".join(part.text.value for part in whole(message).content)
 
 
-def wants(*calls: tuple[str, str]) -> Reply:
+def wants(*calls: tuple[str, str]) -> Completion:
     """The end of an answer that wants `get_weather` called, once for each id and city."""
     wanted = tuple(ToolCall(call_id, "get_weather", json.dumps({"city": city})) for call_id, city in calls)
-    return Reply("told", Usage(10, 5, 15), "tool_calls", wanted)
+    return Completion("told", Usage(10, 5, 15), "tool_calls", wanted)
 
 
 class TestAssistants:
@@ -397,7 +397,7 @@ class TestFunctions:
         ]
         (step,) = sdk.beta.threads.runs.steps.list(run.id, thread_id=thread_id)
         assert (whole(step).type, step.status) == ("tool_calls", "in_progress")
-        told.say("0 degrees", "Cold.", Reply("told", Usage(20, 2, 22), "stop"))
+        told.say("0 degrees", "Cold.", Completion("told", Usage(20, 2, 22), "stop"))
         outputs: Any = [
             {"tool_call_id": "call_1", "output": "20 degrees"},
             {"tool_call_id": "call_2", "output": "0 degrees"},

@@ -18,7 +18,7 @@ from server.http.contract import Contract
 KIND = "assistant"
 """The name that the core keeps them under."""
 
-WORDS: Mapping[str, Any] = {
+ASSISTANT_DEFAULTS: Mapping[str, Any] = {
     "name": None,
     "description": None,
     "instructions": None,
@@ -35,7 +35,7 @@ WORDS: Mapping[str, Any] = {
 class Assistants:
     def __init__(self, conversations: Conversations, default_id: str, default_instructions: str) -> None:
         self._conversations = conversations
-        self._default = {**WORDS, "id": default_id, "created": 0.0, "model": None}
+        self._default = {**ASSISTANT_DEFAULTS, "id": default_id, "created": 0.0, "model": None}
         self._default["instructions"] = default_instructions or None
 
     def find(self, assistant_id: str | None) -> dict[str, Any]:
@@ -65,7 +65,11 @@ class Assistants:
     def keep(self, assistant: dict[str, Any], words: Mapping[str, Any]) -> dict[str, Any]:
         """The assistant with `words` for what it was; None in them means nothing."""
         require_offered(words)
-        said = {name: WORDS[name] if words[name] is None else words[name] for name in WORDS if name in words}
+        said = {
+            name: ASSISTANT_DEFAULTS[name] if words[name] is None else words[name]
+            for name in ASSISTANT_DEFAULTS
+            if name in words
+        }
         assistant = assistant | said | ({"model": words["model"]} if words.get("model") else {})
         self._conversations.keep(KIND, assistant["id"], assistant)
         return assistant
@@ -81,7 +85,7 @@ class Assistants:
 
     def shape(self, assistant: Mapping[str, Any]) -> dict[str, Any]:
         return {
-            **{name: assistant[name] for name in WORDS},
+            **{name: assistant[name] for name in ASSISTANT_DEFAULTS},
             "id": assistant["id"],
             "object": "assistant",
             "created_at": int(assistant["created"]),
@@ -96,7 +100,7 @@ def blueprint(contract: Contract, conversations: Conversations, assistants: Assi
 
     @contract.serves(bp, "createAssistant")
     def create(body: dict[str, Any]) -> dict[str, Any]:
-        new = {**WORDS, "id": new_id("asst"), "created": time.time()}
+        new = {**ASSISTANT_DEFAULTS, "id": new_id("asst"), "created": time.time()}
         return assistants.shape(assistants.keep(new, body))
 
     @contract.serves(bp, "listAssistants")

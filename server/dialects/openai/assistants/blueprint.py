@@ -8,12 +8,12 @@ from flask import Blueprint, Response, request
 from server.core.conversations import Conversations
 from server.dialects.openai.assistants import assistants as made
 from server.dialects.openai.assistants import runs, threads
-from server.dialects.openai.errors import failure_body, named
+from server.dialects.openai.errors import error_body, named
 from server.domain import id_from, rfc3339
 from server.errors import ActionRequired, NotFound
 from server.http import connection
 from server.http.contract import Contract
-from server.http.errors import answer_failures
+from server.http.errors import register_error_handlers
 
 RUNS = "/api/v1/threads/runs"
 
@@ -23,7 +23,7 @@ def blueprint(
 ) -> Blueprint:
     """`assistant_id` and `assistant_instructions` are those of the assistant that is there without being made."""
     bp = Blueprint("assistants", __name__)
-    answer_failures(bp, failure_body)
+    register_error_handlers(bp, error_body)
     most_characters = contract.document["components"]["schemas"]["Input"]["maxLength"]
     assistants = made.Assistants(conversations, assistant_id, assistant_instructions)
     bp.register_blueprint(made.blueprint(contract, conversations, assistants))
@@ -53,7 +53,7 @@ def blueprint(
         if thread_id is not None and conversations.runs(thread_id, "requires_action", 1):
             raise ActionRequired
         with named("thread"):
-            run = conversations.answer(draft, connection.presence(), create=thread_id is None)
+            run = conversations.answer(draft, connection.connection_probe(), create=thread_id is None)
         return {"message": run.text, "thread_id": run.conversation, "role": "assistant", "created_at": int(run.created)}
 
     return bp

@@ -7,9 +7,9 @@ from typing import Any
 import orjson
 
 from server.dialects.openai.assistants import objects
-from server.dialects.openai.errors import failure_body
+from server.dialects.openai.errors import error_body
 from server.domain import Conversation, Run
-from server.errors import ServerError
+from server.errors import AppError
 from server.http import sse
 
 Reading = Iterable[Any]
@@ -54,8 +54,8 @@ def _written(queued: Run, has_turn: bool, reading: Reading) -> Iterator[bytes]:
                 yield _delta(writing, happening.text)
             else:
                 yield from _left_off(happening, has_message)
-    except ServerError as problem:
-        yield _frame("error", failure_body(problem))
+    except AppError as problem:
+        yield _frame("error", error_body(problem))
     yield b"event: done\ndata: [DONE]\n\n"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from server.domain import Conversation, Message, Run, Status, Step, ToolCall
 
-RUN_WORDS: dict[str, Any] = {
+RUN_DEFAULTS: dict[str, Any] = {
     "instructions": "",
     "tools": [],
     "metadata": {},
@@ -118,7 +118,7 @@ def run(run: Run) -> dict[str, Any]:
         "model": details.get("model") or run.model or run.options.model or "",
         "max_prompt_tokens": None,
         "usage": None if run.is_open or run.usage is None else asdict(run.usage),
-        **{word: details.get(word, default) for word, default in RUN_WORDS.items()},
+        **{word: details.get(word, default) for word, default in RUN_DEFAULTS.items()},
     }
 
 

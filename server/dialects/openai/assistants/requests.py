@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from server.dialects.openai.assistants.objects import RUN_WORDS
+from server.dialects.openai.assistants.objects import RUN_DEFAULTS
 from server.dialects.openai.errors import refuse, require_offered
-from server.domain import Options, Run
+from server.domain import Run, RunOptions
 from server.errors import InvalidRequest
 
 INHERITED = ("instructions", "tools", "temperature", "top_p", "response_format", "reasoning_effort")
@@ -29,11 +29,11 @@ def draft(
     Raises InvalidRequest where it wants what is not offered, or what does not go together.
     """
     require_offered(asked)
-    details = RUN_WORDS | _said(assistant, INHERITED) | _said(asked, RUN_WORDS)
+    details = RUN_DEFAULTS | _pick(assistant, INHERITED) | _pick(asked, RUN_DEFAULTS)
     more = asked.get("additional_instructions")
     details["instructions"] = "\n".join(part for part in (details["instructions"], more) if part)
     details |= {"assistant_id": assistant["id"], "model": model}
-    options = Options(
+    options = RunOptions(
         model=model,
         system_prompt=details["instructions"] or None,
         parameters=_parameters(details),
@@ -65,12 +65,12 @@ def _text(content: str | list[dict[str, Any]]) -> str:
     return "\n".join(part["text"] for part in content)
 
 
-def _said(words: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+def _pick(words: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     return {name: words[name] for name in names if words.get(name) is not None}
 
 
 def _parameters(details: Mapping[str, Any]) -> dict[str, Any]:
-    parameters = _said(details, PARAMETERS)
+    parameters = _pick(details, PARAMETERS)
     if details["response_format"] != "auto":
         parameters["response_format"] = details["response_format"]
     tools, choice = details["tools"], details["tool_choice"]

@@ -51,8 +51,8 @@ def blueprint(
             run = conversations.begin(draft, messages=messages, alone=True, create=False)
         if not body.get("stream"):
             # As it was made. One that an earlier request with the same key has made may have ended.
-            return objects.run(replace(run, status="queued") if run.is_moving else run)
-        reading = conversations.read(run.id, 0, connection.presence())
+            return objects.run(replace(run, status="queued") if run.is_active else run)
+        reading = conversations.read(run.id, 0, connection.connection_probe())
         return sse.streamed(run.id, events.begun(run, reading, thread), reading)
 
     @contract.serves(bp, "listRuns")
@@ -93,7 +93,7 @@ def blueprint(
             raise InvalidRequest(str(problem)) from None
         if not body.get("stream"):
             return objects.run(run)
-        reading = conversations.read(run_id, len(run.text), connection.presence())
+        reading = conversations.read(run_id, len(run.text), connection.connection_probe())
         return sse.streamed(run_id, events.resumed(run, reading), reading)
 
     @contract.serves(bp, "listRunSteps")
