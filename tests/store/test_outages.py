@@ -69,7 +69,7 @@ def runner(
     store: Failing, upstream: SteeredUpstream, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Runner]:
     # Ticks are the test's own.
-    monkeypatch.setattr("server.runs.runner.maintenance.Ticker.start", lambda ticker: None)
+    monkeypatch.setattr("server.runs.maintenance.Ticker.start", lambda ticker: None)
     runner = Runner(store, upstream, RunConfig(), clock)
     yield runner
     store.is_down = False
