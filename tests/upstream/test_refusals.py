@@ -478,7 +478,7 @@ def test_a_conversation_that_overflows_is_answered_without_its_older_half(
     runner = Runner(store, OpenAIUpstream(KEY, server.url, default_model="m"), RunConfig(), clock)
     said = [Message.of("assistant" if n % 2 else "user", f"m{n}", None, clock.now) for n in range(8)]
     asking = partial(runner.ask, seconds=PATIENCE_SECONDS, is_connected=lambda: True, streamed=streamed)
-    last = asking(Run("why?", conversation="ada"), terms=CreateOptions(said))
+    last = asking(Run("why?", conversation="ada"), options=CreateOptions(said))
     assert (last.status, last.text, last.replayed, last.omitted) == ("completed", "Hello", 4, 4)
     sent = [[each["content"] for each in heard.body["messages"]] for heard in server.heard]
     assert sent == [[*(f"m{n}" for n in range(8)), "why?"], ["m4", "m5", "m6", "m7", "why?"]]
