@@ -24,7 +24,7 @@ class ThreadPool(Generic[P]):
         """Those that wait, less what is due."""
         self._due: SimpleQueue[Callable[[], None]] = SimpleQueue()
 
-    def begin(self, *arguments: P.args, **more: P.kwargs) -> None:
+    def submit(self, *arguments: P.args, **more: P.kwargs) -> None:
         """Make the call, and do not wait for it. Raises RuntimeError where the system has no thread left for it."""
 
         def call() -> None:

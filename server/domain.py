@@ -139,7 +139,7 @@ class Run:
     """The reply: so far, as the store last heard of it, or whole."""
     model: str | None = None
     usage: Usage | None = None
-    failure: RunError | None = None
+    error: RunError | None = None
     ended: float | None = None
     """Unix seconds; None while the run is open."""
     delivered: bool = False
@@ -183,19 +183,19 @@ class Run:
         """This run, ended."""
         return replace(self, status=status, ended=now, **known)
 
-    def packed(self) -> bytes:
+    def dump(self) -> bytes:
         """The run as JSON, for a store to keep; `unpacked` gives it back."""
         return orjson.dumps(self)
 
     @classmethod
-    def unpacked(cls, kept: bytes) -> Self:
+    def load(cls, kept: bytes) -> Self:
         known = orjson.loads(kept)
-        usage, failure = known.pop("usage"), known.pop("failure")
+        usage, error = known.pop("usage"), known.pop("error")
         options, steps = known.pop("options", {}), known.pop("steps", ())
         return cls(
             **known,
             usage=None if usage is None else Usage(**usage),
-            failure=None if failure is None else RunError(**failure),
+            error=None if error is None else RunError(**error),
             options=RunOptions(**options) if options else _NO_OPTIONS,
             steps=tuple(Step(**each | {"calls": tuple(ToolCall(**call) for call in each["calls"])}) for each in steps),
         )

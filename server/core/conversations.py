@@ -38,7 +38,7 @@ class Conversations:
 
     def models(self) -> list[dict[str, Any]]:
         """What the upstream offers. Raises UpstreamFailed, NotConfigured."""
-        return self._upstream.models()
+        return self._upstream.list_models()
 
     def model(self, name: str) -> str:
         """The client's model, or the default one where it has chosen none."""
@@ -49,7 +49,7 @@ class Conversations:
     def set_model(self, name: str, model: str) -> None:
         """Raises UnknownModel, unless the upstream's list is empty or cannot be had: then any name is taken."""
         with suppress(errors.Unavailable):
-            offered = {each["id"] for each in self._upstream.models()}
+            offered = {each["id"] for each in self._upstream.list_models()}
             if offered and model not in offered:
                 raise errors.UnknownModel
         self._store.set_model(name, model)
@@ -75,7 +75,7 @@ class Conversations:
         One that `is_evictable` makes room for others where there is none.
         """
         said = [_kept(each) for each in messages]
-        return self._store.create(name, seconds, dict(metadata), said, is_evictable=is_evictable)
+        return self._store.create_conversation(name, seconds, dict(metadata), said, is_evictable=is_evictable)
 
     def find(self, name: str) -> Conversation:
         """Raises NotFound. An expiring conversation's time begins anew."""
@@ -96,7 +96,7 @@ class Conversations:
         NotFound. Raises RequestIdConflict, ConversationBusy, ShuttingDown, StoreUnavailable.
         """
         kept = [_kept(each) for each in messages]
-        return self._runner.begin(draft, CreateOptions(kept, alone, create))
+        return self._runner.create(draft, CreateOptions(kept, alone, create))
 
     def ask(
         self,
@@ -112,7 +112,9 @@ class Conversations:
         It goes on when the caller leaves, and is in the history when it is done. Raises what `begin` raises and what
         the run failed with.
         """
-        run = self._runner.ask(draft, seconds, is_connected, CreateOptions(create=create), streamed=streamed)
+        run = self._runner.ask(
+            draft, seconds, is_connected, CreateOptions(create_conversation=create), streamed=streamed
+        )
         problem = error_of(run)
         if problem is not None:
             raise problem
@@ -138,7 +140,7 @@ class Conversations:
 
     def run(self, run_id: str) -> Run:
         """Raises NotFound."""
-        return self._store.run(run_id)
+        return self._store.get_run(run_id)
 
     def submit(self, run_id: str, outputs: Mapping[str, str]) -> Run:
         """Go on with a run that requires action: `outputs` has what each of its calls gave, by the call's id.
@@ -146,7 +148,7 @@ class Conversations:
         Raises NotFound, NoActionRequired, InvalidRequest where the ids are not those of the calls, and what `begin`
         raises.
         """
-        run = self._store.run(run_id)
+        run = self._store.get_run(run_id)
         if run.status != "requires_action":
             raise errors.NoActionRequired
         *done, step = run.steps
@@ -161,7 +163,7 @@ class Conversations:
 
     def note(self, run_id: str, details: Mapping[str, Any]) -> Run:
         """Replace what the dialect keeps with a run. Raises NotFound."""
-        return self._store.note(self._store.run(run_id).conversation, run_id, details)
+        return self._store.set_run_details(self._store.get_run(run_id).conversation, run_id, details)
 
     def read(self, run_id: str, position: int, is_connected: Callable[[], bool]) -> RunEvents:
         """A run's text from character `position` on, then the run, ended; None for each silence.
@@ -169,7 +171,7 @@ class Conversations:
         Leaving off cancels nothing. Raises NotFound and InvalidPosition, as `Runner.read` does.
         """
         with suppress(errors.StoreUnavailable, errors.NotFound):  # What is written here can be read without the store.
-            self._renewed(self._store.run(run_id).conversation)
+            self._renewed(self._store.get_run(run_id).conversation)
         return self._runner.read(run_id, position, is_connected)
 
     def cancel(self, run_id: str) -> Run:
@@ -181,7 +183,7 @@ class Conversations:
 
         Raises NotFound, NotRetryable, and what `ask` raises before the reply is written.
         """
-        run = self._store.run(run_id)
+        run = self._store.get_run(run_id)
         if run.status not in ("failed", "interrupted"):
             raise errors.NotRetryable
         request_id = run.request_id or f"retry of {run_id}"
@@ -190,7 +192,7 @@ class Conversations:
 
     def runs(self, name: str, status: Status | None, most: int) -> Sequence[Run]:
         """The conversation's newest `most` runs, or of those with `status`; newest first."""
-        return self._store.runs(name, status, most)
+        return self._store.list_runs(name, status, most)
 
     def history(self, name: str, limit: int | None, before: int | None, most_characters: int | None) -> Page:
         """The newest messages older than place `before`: at most `limit`, in at most `most_characters` of JSON.
@@ -201,17 +203,17 @@ class Conversations:
         count = 0 if conversation is None else conversation.message_count
         stop = count if before is None else min(before, count)
         start = 0 if limit is None else max(0, stop - limit)
-        read = partial(self._store.messages, name)
+        read = partial(self._store.list_messages, name)
         if most_characters is not None:
             return newest(read, start, stop, most_characters)
         history_id = "" if conversation is None else conversation.history_id
 
         def find_next(last: Message, place: int) -> int | None:
-            now = self._store.conversation(name)
+            now = self._store.get_conversation(name)
             if now is None or now.history_id == history_id:
                 return None if now is None else place
             try:
-                return self._store.place(name, last.id) + 1
+                return self._store.message_index(name, last.id) + 1
             except errors.NotFound:
                 return None
 
@@ -219,21 +221,21 @@ class Conversations:
 
     def messages(self, name: str, start: int, stop: int) -> Sequence[Message]:
         """The history's messages from place `start` to before place `stop`, oldest first; places begin at 0."""
-        return self._store.messages(name, start, stop)
+        return self._store.list_messages(name, start, stop)
 
     def place(self, name: str, message_id: str) -> int:
         """The place of a message. Raises NotFound."""
-        return self._store.place(name, message_id)
+        return self._store.message_index(name, message_id)
 
     def add(self, name: str, messages: NewMessages) -> Sequence[Message]:
         """Add messages that no run wrote. Raises NotFound, and ConversationBusy while a run is open."""
         kept = [_kept(each) for each in messages]
-        self._store.add(name, kept)
+        self._store.add_messages(name, kept)
         return kept
 
     def describe_message(self, name: str, message_id: str, metadata: Mapping[str, Any]) -> Message:
         """Replace a message's metadata. Raises NotFound."""
-        return self._store.change_message(name, message_id, metadata)
+        return self._store.set_message_metadata(name, message_id, metadata)
 
     def delete_message(self, name: str, message_id: str) -> None:
         """Raises NotFound."""
@@ -245,12 +247,12 @@ class Conversations:
 
     def kept(self, kind: str, record_id: str) -> dict[str, Any]:
         """Raises NotFound."""
-        record: dict[str, Any] = orjson.loads(self._store.record(kind, record_id))
+        record: dict[str, Any] = orjson.loads(self._store.get_record(kind, record_id))
         return record
 
     def all_kept(self, kind: str) -> list[dict[str, Any]]:
         """In no order."""
-        return [orjson.loads(record) for record in self._store.records(kind)]
+        return [orjson.loads(record) for record in self._store.list_records(kind)]
 
     def drop(self, kind: str, record_id: str) -> None:
         """Raises NotFound."""
@@ -266,7 +268,7 @@ class Conversations:
 
     def health(self) -> Health:
         """How upstream and store are, in less than two seconds and without spending tokens."""
-        return check_health(self._upstream.health, self.check_ready)
+        return check_health(self._upstream.check_health, self.check_ready)
 
     def check_ready(self) -> None:
         """Raises StoreUnavailable or ShuttingDown where questions would be refused."""
@@ -276,12 +278,12 @@ class Conversations:
 
     def _renewed(self, name: str) -> Conversation | None:
         """The conversation; where it expires, its time begins anew."""
-        conversation = self._store.conversation(name)
+        conversation = self._store.get_conversation(name)
         if conversation is None or time.time() - conversation.touched <= RENEWAL_SECONDS:
             return conversation
         with suppress(errors.StoreUnavailable):  # What can be read is no less true for it.
             self._store.touch(name)
-            return self._store.conversation(name)
+            return self._store.get_conversation(name)
         return conversation
 
 

@@ -109,9 +109,9 @@ def _failed(failure: AppError) -> dict[str, Any]:
 
 
 EVENT_FORMAT = sse.EventFormat(
-    begun=lambda stream_id: {"stream_id": stream_id},
-    written=lambda text: {"content": text},
+    started=lambda stream_id: {"stream_id": stream_id},
+    delta=lambda text: {"content": text},
     completed=lambda run: {"done": True, "message_id": run.reply_id, "token_usage": run.usage},
-    stopped=lambda _: detailed_body(RunCancelled()),
+    cancelled=lambda _: detailed_body(RunCancelled()),
     failed=detailed_body,
 )

@@ -20,12 +20,12 @@ Data = dict[str, Any]
 class EventFormat:
     """How a dialect tells what happens in a stream: each gives the `data:` of a frame."""
 
-    begun: Callable[[str], Data]
+    started: Callable[[str], Data]
     """Takes the stream's id."""
-    written: Callable[[str], Data]
+    delta: Callable[[str], Data]
     """Takes a piece of text."""
     completed: Callable[[Run], Data]
-    stopped: Callable[[Run], Data]
+    cancelled: Callable[[Run], Data]
     failed: Callable[[AppError], Data]
     event: bytes = b""
     """The `event:` of each frame; empty for none."""
@@ -64,10 +64,10 @@ def _chat_completed(run: Run) -> Data:
 
 
 CHAT_FORMAT = EventFormat(
-    begun=lambda stream_id: {"type": "START", "stream_id": stream_id},
-    written=lambda text: {"type": "CHUNK", "content": text},
+    started=lambda stream_id: {"type": "START", "stream_id": stream_id},
+    delta=lambda text: {"type": "CHUNK", "content": text},
     completed=_chat_completed,
-    stopped=lambda run: {"type": "STOPPED", "full_content": run.text},
+    cancelled=lambda run: {"type": "STOPPED", "full_content": run.text},
     failed=lambda problem: {"type": "ERROR", "error": str(problem), "code": problem.code},
     event=b"chunk",
 )
@@ -100,14 +100,14 @@ def _frames(stream_id: str, start: int, reading: RunEvents, words: EventFormat) 
     def frame(data: Data) -> bytes:
         return b"id: %d\n%bdata: %b\n\n" % (delivered, event, orjson.dumps(data))
 
-    yield frame(words.begun(stream_id))
+    yield frame(words.started(stream_id))
     try:
         for happening in reading:
             if happening is None:
                 yield COMMENT
             elif isinstance(happening, TextDelta):
                 delivered = happening.position
-                yield frame(words.written(happening.text))
+                yield frame(words.delta(happening.text))
             else:
                 yield frame(_ending(happening, words))
     except AppError as problem:
@@ -116,6 +116,6 @@ def _frames(stream_id: str, start: int, reading: RunEvents, words: EventFormat) 
 
 def _ending(run: Run, words: EventFormat) -> Data:
     if run.status == "cancelled":
-        return words.stopped(run)
+        return words.cancelled(run)
     problem = error_of(run)
     return words.completed(run) if problem is None else words.failed(problem)

@@ -68,7 +68,7 @@ def drop_orphan_replies(history: Sequence[Message]) -> Sequence[Message]:
     return history[first:] if 0 < first < len(history) else history
 
 
-def messages(system_prompt: str, history: Transcript, question: str, steps: Sequence[Step] = ()) -> bytes:
+def build_messages(system_prompt: str, history: Transcript, question: str, steps: Sequence[Step] = ()) -> bytes:
     """The request's `messages`: a JSON list of the system prompt, the history, the question and the tools' outputs.
 
     The history's own bytes go in as they were kept. An empty question is none.

@@ -42,31 +42,31 @@ class Dispatcher:
     def release_slot(self) -> None:
         with self._lock:
             self._free += 1
-        self.advance()
+        self.dispatch()
 
-    def hold(self, live: LiveRun) -> None:
+    def mark_running(self, live: LiveRun) -> None:
         """It was begun as running."""
         with self._lock:
             if live.run.is_open:  # else it was cleared away in this instant
                 self._held[live.name] = live
 
-    def queue(self, live: LiveRun) -> None:
+    def enqueue(self, live: LiveRun) -> None:
         with self._lock:
             if live.run.is_open:
                 self._queued[live.run.id] = live
-        self.advance()
+        self.dispatch()
 
-    def leave(self, live: LiveRun) -> None:
+    def remove(self, live: LiveRun) -> None:
         """It has ended, whether it had its turn or not; the run may go on as another LiveRun, with outputs of tools."""
         with self._lock:
-            self._remove(live)
-        self.advance()
+            self._forget(live)
+        self.dispatch()
 
     def stop(self) -> None:
         """No queued run is started from now on."""
         self._stopped = True
 
-    def advance(self) -> None:
+    def dispatch(self) -> None:
         """Start each queued run whose turn has come, as far as there are free places.
 
         One thread at a time looks, and looks again for each that would have: an attempt that fails held a turn and a
@@ -114,7 +114,7 @@ class Dispatcher:
             if conversation is not None:
                 self._write(live, conversation)
 
-    def _remove(self, live: LiveRun) -> None:
+    def _forget(self, live: LiveRun) -> None:
         if self._queued.get(live.run.id) is live:
             del self._queued[live.run.id]
         self._let_go(live)

@@ -60,10 +60,10 @@ class Executor:
         self._threads = ThreadPool("writer", self._write)
         self._transcripts = Transcripts(store, clock)
 
-    def begin(self, live: LiveRun, conversation: Conversation) -> None:
+    def start(self, live: LiveRun, conversation: Conversation) -> None:
         """Have the reply to `live` written, with the conversation as it is at the run's start."""
         try:
-            self._threads.begin(live, conversation)
+            self._threads.submit(live, conversation)
         except RuntimeError as problem:
             self._fail(live, problem)
             self._done()
@@ -82,7 +82,7 @@ class Executor:
         try:
             self._have_written(live, conversation)
         except errors.AppError as problem:
-            self._end(live, "failed", failure=run_error(problem))
+            self._end(live, "failed", error=run_error(problem))
         except Exception as problem:  # noqa: BLE001 - It is logged, and the run ends with it.
             self._fail(live, problem)
         finally:
@@ -90,7 +90,7 @@ class Executor:
 
     def _fail(self, live: LiveRun, problem: Exception) -> None:
         log.error("a run failed for a reason that has no name", exc_info=problem)
-        self._end(live, "failed", failure=run_error(errors.InternalError()))
+        self._end(live, "failed", error=run_error(errors.InternalError()))
 
     def _have_written(self, live: LiveRun, conversation: Conversation) -> None:
         """Where the model cannot read so much, the older half is left out, and again, until it can."""
@@ -102,7 +102,7 @@ class Executor:
         while True:
             history = self._transcripts.get(conversation, start, keep=options.last_messages is None)
             try:
-                reply = live.listen(self._upstream.open(self._call(live, model, history.transcript)))
+                reply = live.consume(self._upstream.open_stream(self._call(live, model, history.transcript)))
                 break
             except errors.ContextTooLong:
                 shorter = context.drop_oldest_half(start, count)
@@ -133,7 +133,7 @@ class Executor:
         system_prompt = run.options.system_prompt
         return CompletionRequest(
             model,
-            context.messages(
+            context.build_messages(
                 self._limits.system_prompt if system_prompt is None else system_prompt,
                 history,
                 run.question,

@@ -49,7 +49,7 @@ class LiveRun:
         self.streamed = streamed
         self.changed = threading.Condition(threading.Lock())
         """Held while the run ends, so that who waits either counts as waiting or sees the end."""
-        self.is_begun = False
+        self.is_created = False
         """Whether the store has it."""
         self.start_unconfirmed = False
         """Whether the store failed when the run was to be started, so that it may have been."""
@@ -79,7 +79,7 @@ class LiveRun:
         skipped = start - (self._ends[first - 1] if first else 0)
         return "".join(self._pieces[first:])[skipped:]
 
-    def listen(self, writing: CompletionStream) -> Completion:
+    def consume(self, writing: CompletionStream) -> Completion:
         """Take in a reply to its end. Raises what the upstream raises, UpstreamCut where the run ended meanwhile."""
         with self.changed:
             if not self.run.is_open:
@@ -119,18 +119,18 @@ class LiveRun:
             new = self.text(self._flushed)
             if not new or not self.run.is_open:
                 return True
-            if not store.append(self.name, self.run.id, self._flushed_bytes, new):
+            if not store.append_text(self.name, self.run.id, self._flushed_bytes, new):
                 return False
             self._flushed += len(new)
             self._flushed_bytes += len(new.encode())
             return True
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         """Close the upstream's connection, where there is one."""
         with self.changed:
             writing = self._writing
         if writing is not None:
-            writing.cut()
+            writing.abort()
 
     def end(self, ended: Run) -> None:
         """To be called with `changed` held."""
@@ -151,7 +151,7 @@ class LiveRun:
         self.pending_end = None
         self.changed.notify_all()
 
-    def catch_up(self, run: Run | None) -> None:
+    def update(self, run: Run | None) -> None:
         """Take in what another process wrote; None where the store, which knows it, cannot be reached."""
         with self.changed:
             self.store_unreachable = run is None
@@ -160,7 +160,7 @@ class LiveRun:
                 self.run = run
             self.changed.notify_all()
 
-    def attend(self, is_connected: Callable[[], bool]) -> None:
+    def add_waiter(self, is_connected: Callable[[], bool]) -> None:
         """Count a caller as waiting, until its `wait_on` ends."""
         with self.changed:
             self._waiters.append(is_connected)
@@ -173,7 +173,7 @@ class LiveRun:
 
         Raises StoreUnavailable where only the store could tell.
         """
-        self.attend(is_connected)
+        self.add_waiter(is_connected)
         return self.wait_registered(seconds, is_connected)
 
     def wait_registered(self, seconds: float, is_connected: Callable[[], bool]) -> Run:
@@ -195,7 +195,7 @@ class LiveRun:
     def read(self, position: int, is_connected: Callable[[], bool]) -> RunEvents:
         """As `Runner.read`."""
         silences = self._silences
-        self.attend(is_connected)
+        self.add_waiter(is_connected)
         try:
             while True:
                 with self.changed:
@@ -248,8 +248,8 @@ def with_end(reading: RunEvents, tell: Callable[[Run], None]) -> RunEvents:
 
 def error_of(run: Run) -> AppError | None:
     """Why a run that nobody writes any more has no whole reply; None where it has one."""
-    if run.failure is not None:
-        return error_from_code(run.failure.code, run.failure.sentence)
+    if run.error is not None:
+        return error_from_code(run.error.code, run.error.sentence)
     if run.status == "cancelled":
         return RunCancelled()
     return ActionRequired() if run.status == "requires_action" else None

@@ -11,7 +11,7 @@ from typing import Any
 from server import errors
 from server.domain import Conversation, Run, RunError, Status
 from server.runs.live import LiveRun
-from server.runs.remote import told
+from server.runs.remote import refreshed
 from server.store.protocol import NOTHING, Store
 
 FLUSHES_AT_ONCE = 16
@@ -70,9 +70,9 @@ class LocalRuns:
         if not self.store_available:
             return None
         try:
-            conversation = self._store.start(live.name, live.run.id)
-            if conversation is None and live.start_unconfirmed and self._store.run(live.run.id).status == "running":
-                conversation = self._store.conversation(live.name)
+            conversation = self._store.start_run(live.name, live.run.id)
+            if conversation is None and live.start_unconfirmed and self._store.get_run(live.run.id).status == "running":
+                conversation = self._store.get_conversation(live.name)
         except errors.StoreUnavailable:
             live.start_unconfirmed = True
             self.store_available = False
@@ -82,12 +82,12 @@ class LocalRuns:
     def resume(self, live: LiveRun) -> None:
         """Hold a run that required action from now on. Raises NoActionRequired, and StoreUnavailable."""
         try:
-            if not self._store.resume(live.name, live.run):
+            if not self._store.resume_run(live.name, live.run):
                 raise errors.NoActionRequired
         except errors.StoreUnavailable:
-            self.give_up(live)
+            self.fail_unconfirmed(live)
             raise
-        live.is_begun = True
+        live.is_created = True
         self.add(live)
 
     def pause(self, live: LiveRun, run: Run) -> None:
@@ -96,13 +96,13 @@ class LocalRuns:
             with live.changed:
                 if not live.run.is_open:
                     return
-                if self._store.pause(live.name, run):
+                if self._store.pause_run(live.name, run):
                     live.pause(run)
                     return
             self.refresh(live)
         except errors.StoreUnavailable as problem:
             self.store_available = False
-            self.end(live, "failed", failure=run_error(problem))
+            self.end(live, "failed", error=run_error(problem))
 
     def retry_pending_end(self, live: LiveRun) -> None:
         """Write the end that the store could not be told when it came, if there is one.
@@ -114,7 +114,7 @@ class LocalRuns:
             if live.pending_end is None or not self.store_available:
                 return
             try:
-                kept = told(self._store, live.run)
+                kept = refreshed(self._store, live.run)
             except errors.StoreUnavailable:
                 self.store_available = False
                 return
@@ -123,24 +123,24 @@ class LocalRuns:
             else:
                 self._write_end(live, *live.pending_end)
 
-    def give_up(self, live: LiveRun) -> None:
+    def fail_unconfirmed(self, live: LiveRun) -> None:
         """The store failed, and may have taken the run or not: should it have, it is told that nobody writes it."""
         with live.changed:
             ended = live.run
             if ended.is_open:
-                ended = ended.ended_as("failed", self._clock(), failure=run_error(errors.StoreUnavailable()))
+                ended = ended.ended_as("failed", self._clock(), error=run_error(errors.StoreUnavailable()))
             live.defer_end(ended, NOTHING)
         self.store_available = False
         self.add(live)
 
     def refresh(self, live: LiveRun) -> None:
         """End a run as another process has, if one has."""
-        run = told(self._store, live.run)
+        run = refreshed(self._store, live.run)
         if not run.is_open:
             with live.changed:
                 if live.run.is_open:
                     live.end(run)
-            live.cut()
+            live.abort()
 
     def flush(self) -> None:
         """Tell a store that will remember what was written since the last time."""
@@ -149,8 +149,8 @@ class LocalRuns:
 
     def renew(self) -> None:
         """Renew the lease on all of the runs."""
-        begun = {live.run.id: live for live in self.all() if live.is_begun}
-        for run_id in self._store.renew({run_id: live.name for run_id, live in begun.items()}):
+        begun = {live.run.id: live for live in self.all() if live.is_created}
+        for run_id in self._store.renew_leases({run_id: live.name for run_id, live in begun.items()}):
             self.refresh(begun[run_id])
 
     def listen(self, followed: Collection[str], seconds: float) -> Collection[str]:
@@ -174,7 +174,7 @@ class LocalRuns:
             if not self.store_available:
                 raise errors.StoreUnavailable
             # A run that is gone was cleared away, and clearing cancels.
-            live.end(self._store.finish(live.name, ended, context_starts) or replace(ended, status="cancelled"))
+            live.end(self._store.finish_run(live.name, ended, context_starts) or replace(ended, status="cancelled"))
         except errors.StoreUnavailable:
             self.store_available = False
             live.defer_end(ended, context_starts)

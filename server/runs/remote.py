@@ -14,10 +14,10 @@ LAST_LOOK_SECONDS = 0.05
 """How often a process that is to end looks whether anybody still follows the run of another."""
 
 
-def told(store: Store, run: Run) -> Run:
+def refreshed(store: Store, run: Run) -> Run:
     """How the store has `run` now."""
     try:
-        return store.run(run.id)
+        return store.get_run(run.id)
     except NotFound:  # It was cleared away, and clearing cancels.
         return run.ended_as("cancelled", run.created)
 
@@ -31,13 +31,13 @@ class RemoteRuns:
         self._runs: weakref.WeakValueDictionary[str, LiveRun] = weakref.WeakValueDictionary()
         """The open ones. They are forgotten with the last who holds them."""
 
-    def live(self, run_id: str) -> LiveRun:
+    def get(self, run_id: str) -> LiveRun:
         """The run, kept up with while it is held. Raises NotFound."""
         with self._lock:
             live = self._runs.get(run_id)
         if live is not None and live.run.is_active:
             return live
-        run = self._store.run(run_id)
+        run = self._store.get_run(run_id)
         live = LiveRun(run.conversation, run, streamed=False)
         if not run.is_active:
             return live
@@ -56,13 +56,13 @@ class RemoteRuns:
         while self.ids() and time.monotonic() < until:
             time.sleep(LAST_LOOK_SECONDS)
 
-    def give_up(self) -> None:
+    def release_waiters(self) -> None:
         """Let nobody wait any longer: this process will not hear of the runs any more."""
         for run_id in self.ids():
             with self._lock:
                 live = self._runs.get(run_id)
             if live is not None:
-                live.catch_up(None)
+                live.update(None)
 
     def check_keepalive(self, now: float) -> None:
         """As `LiveRun.note_silence`, for each of them."""
@@ -71,13 +71,13 @@ class RemoteRuns:
             if live is not None:
                 live.check_keepalive(now)
 
-    def catch_up(self, run_ids: Collection[str]) -> None:
+    def update(self, run_ids: Collection[str]) -> None:
         """Take in what the store knows of those of the runs that are followed."""
         for run_id in run_ids:
             with self._lock:
                 live = self._runs.get(run_id)
             if live is not None:
                 try:
-                    live.catch_up(told(self._store, live.run))
+                    live.update(refreshed(self._store, live.run))
                 except StoreUnavailable:
-                    live.catch_up(None)
+                    live.update(None)

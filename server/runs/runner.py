@@ -41,7 +41,7 @@ class Runner:
         self._author = Executor(
             store, upstream, limits, clock, self._end, self._pause, lambda: self._turns.release_slot()
         )
-        self._turns = Dispatcher(limits.max_concurrent_runs, self._held.start, self._author.begin)
+        self._turns = Dispatcher(limits.max_concurrent_runs, self._held.start, self._author.start)
         self._ticker = Ticker(FLUSH_SECONDS, self.tick, self._listen, clock)
         self._is_sweeping = False
         self.is_closing = False
@@ -52,7 +52,7 @@ class Runner:
         """How long a run may take, until everybody has heard of its end."""
         return self._limits.run_timeout_seconds + 2 * LOOK_SECONDS
 
-    def begin(self, draft: Run, options: CreateOptions = DEFAULT_OPTIONS) -> Run:
+    def create(self, draft: Run, options: CreateOptions = DEFAULT_OPTIONS) -> Run:
         """Begin to write a reply as `draft` says, streamed, or find the run that answers it already.
 
         Raises what `Store.begin` raises, and ShuttingDown.
@@ -74,7 +74,7 @@ class Runner:
         """
         live = self._drafted(draft, streamed)
         if seconds > 0:
-            live.attend(is_connected)
+            live.add_waiter(is_connected)
         run = self._begin(live, options)
         if run.id == live.run.id:
             return live.wait_registered(seconds, is_connected) if seconds > 0 else run
@@ -105,33 +105,33 @@ class Runner:
             if has_place:
                 self._turns.release_slot()
             raise
-        if begun.fresh and begun.run.status == "running":
-            self._turns.hold(live)
-            self._author.begin(live, begun.conversation)
+        if begun.is_new and begun.run.status == "running":
+            self._turns.mark_running(live)
+            self._author.start(live, begun.conversation)
             return begun.run
         if has_place:
             self._turns.release_slot()
-        if begun.fresh:
-            self._turns.queue(live)
+        if begun.is_new:
+            self._turns.enqueue(live)
         return begun.run
 
     def _written_down(self, live: LiveRun, options: CreateOptions, has_place: bool) -> CreatedRun:
         """What the store decided. The run is held afterwards if it is the answer, or if nobody knows."""
         try:
             most = self._limits.max_waiting_runs
-            begun = self._store.begin(live.name, live.run, options, waiting=most, start=has_place)
-            if not begun.fresh:
+            begun = self._store.create_run(live.name, live.run, options, waiting=most, start=has_place)
+            if not begun.is_new:
                 self._forget(live)
                 return begun
             with live.changed:
-                live.is_begun = True
+                live.is_created = True
                 if not live.run.is_open:  # It ended before it was written down.
-                    self._store.finish(live.name, live.run)
+                    self._store.finish_run(live.name, live.run)
         except (errors.Refused, errors.StoreFull):
             self._forget(live)
             raise
         except BaseException:
-            self._held.give_up(live)
+            self._held.fail_unconfirmed(live)
             raise
         return begun
 
@@ -145,7 +145,7 @@ class Runner:
         if live is not None:
             return live.wait(seconds, is_connected)
         self._ticker.start()
-        run = self._followed.live(run_id).wait(seconds, is_connected)
+        run = self._followed.get(run_id).wait(seconds, is_connected)
         self._collect(run, is_connected)
         return run
 
@@ -156,7 +156,7 @@ class Runner:
         where an open run ends well short of `position`, and StoreUnavailable as `wait`.
         """
         self._ticker.start()
-        live = self._held.get(run_id) or self._followed.live(run_id)
+        live = self._held.get(run_id) or self._followed.get(run_id)
         if not live.run.is_open:
             live.check(position)
         return with_end(live.read(position, is_connected), lambda run: self._collect(run, is_connected))
@@ -170,10 +170,10 @@ class Runner:
         if live is not None:
             self._cancel(live)
             return live.run
-        run = self._store.run(run_id)
+        run = self._store.get_run(run_id)
         if not run.is_open:
             return run
-        kept = self._store.finish(run.conversation, run.ended_as("cancelled", self._clock()))
+        kept = self._store.finish_run(run.conversation, run.ended_as("cancelled", self._clock()))
         if kept is None:
             raise errors.NotFound
         return kept
@@ -187,17 +187,17 @@ class Runner:
         self._check_open()
         self._ticker.start()
         self._held.resume(live)
-        self._turns.queue(live)
+        self._turns.enqueue(live)
         return live.run
 
     def clear(self, name: str) -> None:
         """Forget the conversation's history, after cancelling each of its open runs; nothing of them is kept."""
-        self._let_go(self._store.clear(name))
+        self._let_go(self._store.clear_conversation(name))
         self._author.forget(name)
 
     def delete(self, name: str) -> None:
         """Forget all that there is of the conversation, after cancelling each of its open runs."""
-        self._let_go(self._store.delete(name))
+        self._let_go(self._store.delete_conversation(name))
         self._author.forget(name)
 
     def shut_down(self, seconds: float) -> None:
@@ -208,14 +208,14 @@ class Runner:
         self.is_closing = True
         self._followed.wait_until_none(self._held.wait_until_none(seconds))
         self._ticker.stop()
-        self._followed.give_up()
+        self._followed.release_waiters()
         self._turns.stop()
         self._held.probe_store()
         for live in self._held.all():
             self._held.retry_pending_end(live)
             if live.run.is_active:
-                self._end(live, "interrupted", failure=run_error(errors.RunInterrupted()))
-                live.cut()
+                self._end(live, "interrupted", error=run_error(errors.RunInterrupted()))
+                live.abort()
 
     def tick(self) -> None:
         """What is to be done now and then: silences and leases told, text too, and runs ended whose time is over."""
@@ -228,11 +228,11 @@ class Runner:
                 self._held.retry_pending_end(live)
                 self._leave(live)
             elif now - live.run.resumed > self._limits.run_timeout_seconds:
-                self._end(live, "failed", failure=run_error(errors.RunTimedOut()))
-                live.cut()
+                self._end(live, "failed", error=run_error(errors.RunTimedOut()))
+                live.abort()
         self._held.flush()
         if self._ticker.is_due("look", LOOK_SECONDS):
-            self._followed.catch_up(self._followed.ids())
+            self._followed.update(self._followed.ids())
         if self._held.store_available:
             if self._ticker.is_due("renew", self._limits.lease_seconds / 3):
                 self._held.renew()
@@ -244,9 +244,9 @@ class Runner:
     def hear(self, run_ids: Collection[str]) -> None:
         """Take in what other processes did to runs of this one, and to those that it follows."""
         for live in filter(None, map(self._held.get, run_ids)):
-            if live.is_begun:
+            if live.is_created:
                 self._held.refresh(live)
-        self._followed.catch_up(run_ids)
+        self._followed.update(run_ids)
         self._leave_ended()
 
     def _listen(self, seconds: float) -> None:
@@ -267,7 +267,7 @@ class Runner:
         """Note that the caller has the reply, where nobody waited for it when it was finished."""
         if run.status == "completed" and not run.delivered and is_connected():
             with suppress(errors.StoreUnavailable):  # The worst of it: asked again, the same reply is given.
-                self._store.collect(run.conversation, run.id)
+                self._store.mark_delivered(run.conversation, run.id)
 
     def _let_go(self, run_ids: Collection[str]) -> None:
         for live in filter(None, map(self._held.get, run_ids)):
@@ -275,7 +275,7 @@ class Runner:
 
     def _cancel(self, live: LiveRun) -> None:
         self._end(live, "cancelled")
-        live.cut()
+        live.abort()
 
     def _end(self, live: LiveRun, status: Status, **known: Any) -> None:
         """Write the run's end, tell all who wait, and let the next one have its turn. The first end stands."""
@@ -299,8 +299,8 @@ class Runner:
         """Let go of the runs that other processes have ended, and start those whose turn has come."""
         for live in self._held.all():
             self._leave(live)
-        self._turns.advance()
+        self._turns.dispatch()
 
     def _forget(self, live: LiveRun) -> None:
         self._held.forget(live)
-        self._turns.leave(live)
+        self._turns.remove(live)

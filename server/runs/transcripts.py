@@ -57,10 +57,10 @@ class Transcripts:
         """The conversation's messages from place `start` on, as they stood when its row was read."""
         kept = self._valid(conversation, start)
         stop = conversation.message_count
-        messages = self._store.messages(conversation.name, kept.stop, stop) if kept.stop < stop else ()
+        messages = self._store.list_messages(conversation.name, kept.stop, stop) if kept.stop < stop else ()
         if kept.count and len(messages) < stop - kept.stop:  # One was deleted meanwhile.
             kept = CachedTranscript(conversation.history_id, start, start, start, Transcript())
-            messages = self._store.messages(conversation.name, start, stop)
+            messages = self._store.list_messages(conversation.name, start, stop)
         first = kept.first
         if start and not kept.count:  # Else nothing was left out, and a reply without its question was said so.
             first = start + len(messages) - len(messages := drop_orphan_replies(messages))

@@ -16,7 +16,7 @@ class CreatedRun:
     run: Run
     """The run that answers the question: the new one, or the one that it joins."""
     conversation: Conversation
-    fresh: bool
+    is_new: bool
     """False where the question joined a run that was there before."""
 
 
@@ -26,9 +26,9 @@ class CreateOptions:
 
     messages: Sequence[Message] = ()
     """They are added at the end of the history with it."""
-    alone: bool = False
+    reject_if_busy: bool = False
     """Whether an open run of the conversation is refused rather than waited for."""
-    create: bool = True
+    create_conversation: bool = True
     """Whether a conversation that is not there is made."""
 
 
@@ -64,9 +64,9 @@ class Store(Protocol):
     is_durable: bool
     """Whether it outlives this process, and so does what was appended to it."""
 
-    def conversation(self, name: str) -> Conversation | None: ...
+    def get_conversation(self, name: str) -> Conversation | None: ...
 
-    def create(
+    def create_conversation(
         self,
         name: str,
         seconds: float | None,
@@ -90,7 +90,7 @@ class Store(Protocol):
     def set_metadata(self, name: str, metadata: Mapping[str, Any]) -> Conversation:
         """Replace the conversation's metadata. Raises NotFound."""
 
-    def begin(
+    def create_run(
         self, name: str, run: Run, options: CreateOptions = DEFAULT_OPTIONS, *, waiting: int, start: bool
     ) -> CreatedRun:
         """Write `run` down as the newest of its conversation, or find the run that it joins.
@@ -110,19 +110,19 @@ class Store(Protocol):
         another conversation.
         """
 
-    def start(self, name: str, run_id: str) -> Conversation | None:
+    def start_run(self, name: str, run_id: str) -> Conversation | None:
         """Make a queued run `running` if it is the oldest open run of its conversation; None if it is not.
 
         Repeated: None, since the run is not queued; but after StoreUnavailable, a store may give the lost answer.
         """
 
-    def append(self, name: str, run_id: str, at: int, text: str) -> bool:
+    def append_text(self, name: str, run_id: str, at: int, text: str) -> bool:
         """Add to the text of a running run, `at` bytes of UTF-8 being there; what is there beyond them is replaced.
 
         False, and nothing added, where the run has ended or is gone. Repeated: the text is there once.
         """
 
-    def finish(self, name: str, ended: Run, context_starts: Mapping[str, int] = NOTHING) -> Run | None:
+    def finish_run(self, name: str, ended: Run, context_starts: Mapping[str, int] = NOTHING) -> Run | None:
         """Write a run's end, and `ended.exchange()` at the end of the history, together.
 
         The first end stands: where the run had one, so also if repeated, that is what comes back, and nothing is
@@ -130,7 +130,7 @@ class Store(Protocol):
         models. Any writer may do it; the run's own hears of it from `listen`.
         """
 
-    def pause(self, name: str, run: Run) -> bool:
+    def pause_run(self, name: str, run: Run) -> bool:
         """Replace a running run by `run`, which requires action and so has no lease.
 
         It keeps its place. From `run.expires` on it reads as `expired` to everybody, and the next `begin` or `start`
@@ -138,40 +138,40 @@ class Store(Protocol):
         `run` while that requires action: True.
         """
 
-    def resume(self, name: str, run: Run) -> bool:
+    def resume_run(self, name: str, run: Run) -> bool:
         """Replace a run that requires action by `run`, which is queued, of this writer, and in the same place.
 
         False where it does not require action any more. Repeated with the same `run` while that is queued: True.
         """
 
-    def note(self, name: str, run_id: str, details: Mapping[str, Any]) -> Run:
+    def set_run_details(self, name: str, run_id: str, details: Mapping[str, Any]) -> Run:
         """Replace the details of a run's options, also after its end; what is written of it later keeps them.
 
         Raises NotFound.
         """
 
-    def collect(self, name: str, run_id: str) -> None:
+    def mark_delivered(self, name: str, run_id: str) -> None:
         """Note that a request in another process than the run's writer waited for the reply, and has it."""
 
-    def run(self, run_id: str) -> Run:
+    def get_run(self, run_id: str) -> Run:
         """Raises NotFound."""
 
-    def runs(self, name: str, status: Status | None, most: int) -> Sequence[Run]:
+    def list_runs(self, name: str, status: Status | None, most: int) -> Sequence[Run]:
         """The newest `most` runs of a conversation, or of those with `status`; newest first."""
 
-    def messages(self, name: str, start: int, stop: int) -> Sequence[Message]:
+    def list_messages(self, name: str, start: int, stop: int) -> Sequence[Message]:
         """The history's messages from place `start` to before place `stop`, oldest first; places begin at 0."""
 
-    def place(self, name: str, message_id: str) -> int:
+    def message_index(self, name: str, message_id: str) -> int:
         """The place of a message. Raises NotFound."""
 
-    def add(self, name: str, messages: Sequence[Message]) -> None:
+    def add_messages(self, name: str, messages: Sequence[Message]) -> None:
         """Add messages that no run wrote at the end. Raises NotFound, and ConversationBusy where a run is open.
 
         Repeated: nothing is added where the first of them is among the newest, its own number and NEWEST more.
         """
 
-    def change_message(self, name: str, message_id: str, metadata: Mapping[str, Any]) -> Message:
+    def set_message_metadata(self, name: str, message_id: str, metadata: Mapping[str, Any]) -> Message:
         """Replace a message's metadata. Raises NotFound."""
 
     def delete_message(self, name: str, message_id: str) -> None:
@@ -180,14 +180,14 @@ class Store(Protocol):
         A run whose reply it was still has its text. Raises NotFound, so also if repeated.
         """
 
-    def clear(self, name: str) -> Sequence[str]:
+    def clear_conversation(self, name: str) -> Sequence[str]:
         """Forget messages, runs and request ids, and keep the model. Gives the ids of the runs that were open.
 
         Repeated: also what was begun since is forgotten, and its ids are given; after StoreUnavailable, those too that
         nobody was told of.
         """
 
-    def delete(self, name: str) -> Sequence[str]:
+    def delete_conversation(self, name: str) -> Sequence[str]:
         """Forget all that there is of a conversation. Gives the ids of the runs that were open, as `clear` does."""
 
     def put_record(self, kind: str, record_id: str, record: bytes) -> None:
@@ -196,16 +196,16 @@ class Store(Protocol):
         Raises TooManyRecords for a new one when there are `max_records` of its kind.
         """
 
-    def record(self, kind: str, record_id: str) -> bytes:
+    def get_record(self, kind: str, record_id: str) -> bytes:
         """Raises NotFound."""
 
-    def records(self, kind: str) -> Sequence[bytes]:
+    def list_records(self, kind: str) -> Sequence[bytes]:
         """In no order."""
 
     def delete_record(self, kind: str, record_id: str) -> None:
         """Raises NotFound, so also if repeated."""
 
-    def renew(self, held: Mapping[str, str]) -> Collection[str]:
+    def renew_leases(self, held: Mapping[str, str]) -> Collection[str]:
         """Begin the lease on runs of this writer anew: the name of its conversation by each run's id.
 
         Gives the ids of those that have ended or are gone.
@@ -264,5 +264,5 @@ RETRIED: tuple[Status, ...] = ("failed", "interrupted", "expired")
 def abandoned(run: Run, now: float) -> Run:
     """How an open run reads whose writer is gone, or whose outputs did not come in time."""
     if run.status == "requires_action":
-        return run.ended_as("expired", run.expires or now, failure=RunError(RunExpired.code, RunExpired.sentence))
-    return run.ended_as("interrupted", now, failure=RunError(RunInterrupted.code, RunInterrupted.sentence))
+        return run.ended_as("expired", run.expires or now, error=RunError(RunExpired.code, RunExpired.sentence))
+    return run.ended_as("interrupted", now, error=RunError(RunInterrupted.code, RunInterrupted.sentence))

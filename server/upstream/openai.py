@@ -65,10 +65,10 @@ class OpenAIUpstream:
         self._client: Client | None = None
         self._client_lock = threading.Lock()
 
-    def open(self, call: CompletionRequest) -> "OpenAIStream":
+    def open_stream(self, call: CompletionRequest) -> "OpenAIStream":
         return OpenAIStream(self, call)
 
-    def models(self) -> list[dict[str, Any]]:
+    def list_models(self) -> list[dict[str, Any]]:
         return self._models.get()
 
     def offered_models(self) -> Collection[str]:
@@ -83,7 +83,7 @@ class OpenAIUpstream:
         first: str = models[0]["id"]
         return first
 
-    def health(self) -> UpstreamStatus:
+    def check_health(self) -> UpstreamStatus:
         return self._models.health() if self.is_configured else "not_configured"
 
     def close_idle(self) -> None:
@@ -173,7 +173,7 @@ class OpenAIStream:
         finally:
             self._abort.close()
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         self._abort.set()
         self._woken.set()
 
@@ -190,7 +190,7 @@ class OpenAIStream:
             try:
                 yield piece
             except GeneratorExit:
-                self.cut()  # Who leaves in the middle waits for nothing.
+                self.abort()  # Who leaves in the middle waits for nothing.
                 raise
 
     def _in_time(self, response: httpx2.Response) -> Iterator[bytes]:

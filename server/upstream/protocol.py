@@ -52,17 +52,17 @@ class CompletionStream(Protocol):
         model can read. What cannot have been paid and may work a moment later is tried again in here.
         """
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         """Close the connection, from any thread and at any time: the iteration then ends with UpstreamCut at once."""
 
 
 class Upstream(Protocol):
     """Safe from any thread. Nothing is opened before the first call."""
 
-    def open(self, call: CompletionRequest) -> CompletionStream:
+    def open_stream(self, call: CompletionRequest) -> CompletionStream:
         """Prepare a reply. Nothing is sent before the iteration begins."""
 
-    def models(self) -> list[dict[str, Any]]:
+    def list_models(self) -> list[dict[str, Any]]:
         """Each model as the upstream describes it, with at least `id`. Raises UpstreamFailed or NotConfigured."""
 
     def offered_models(self) -> Collection[str]:
@@ -71,7 +71,7 @@ class Upstream(Protocol):
     def default_model(self) -> str:
         """The model for a client that chose none. Raises what `models` raises, where only the list can tell."""
 
-    def health(self) -> UpstreamStatus:
+    def check_health(self) -> UpstreamStatus:
         """Whether calls can work, found out without spending tokens, in less than two seconds."""
 
     def close_idle(self) -> None:

@@ -24,19 +24,19 @@ def demo(call: CompletionRequest) -> Iterator[str]:
 
 
 class ScriptedUpstream:
-    def open(self, call: CompletionRequest) -> "ScriptedStream":
+    def open_stream(self, call: CompletionRequest) -> "ScriptedStream":
         return ScriptedStream(call, demo(call))
 
-    def models(self) -> list[dict[str, Any]]:
+    def list_models(self) -> list[dict[str, Any]]:
         return [{"id": MODEL, "object": "model", "created": 0, "owned_by": "this server"}]
 
     def offered_models(self) -> Collection[str]:
-        return {each["id"] for each in self.models()}
+        return {each["id"] for each in self.list_models()}
 
     def default_model(self) -> str:
         return MODEL
 
-    def health(self) -> UpstreamStatus:
+    def check_health(self) -> UpstreamStatus:
         return "connected"
 
     def close_idle(self) -> None:
@@ -65,5 +65,5 @@ class ScriptedStream:
         asked = len(self._call.messages.split())
         yield Completion(self._call.model, Usage(asked, words, asked + words), "stop")
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         self._cut = True

@@ -108,8 +108,8 @@ def every_accepted_question_has_a_run_that_has_ended(talk: Talk) -> Iterator[str
     for run in talk.runs:
         if run.is_open:
             yield f"{run.question!r} is still {run.status}"
-        elif run.status not in ("completed", "interrupted") and not (run.failure and run.failure.code in talk.failures):
-            yield f"{run.question!r} is {run.status}, which no kill explains: {run.failure}"
+        elif run.status not in ("completed", "interrupted") and not (run.error and run.error.code in talk.failures):
+            yield f"{run.question!r} is {run.status}, which no kill explains: {run.error}"
 
 
 def a_question_is_begun_once_for_each_time_that_it_had_to_be_asked(talk: Talk) -> Iterator[str]:

@@ -70,7 +70,7 @@ REDIS = Talk(
         Call("a.1", said("Q2", "B1", "Q1"), "B2", heard=32, ended=32.5),
     ],
     [
-        Run("Q1", "id", created=11, id="run 1").ended_as("failed", 14, failure=UNAVAILABLE),
+        Run("Q1", "id", created=11, id="run 1").ended_as("failed", 14, error=UNAVAILABLE),
         Run("Q2", None, created=21, id="run 2").ended_as("completed", 23, text="B1", delivered=True),
         Run("Q1", "id", created=31, id="run 3").ended_as("completed", 33, text="B2"),
     ],
@@ -139,7 +139,7 @@ SOUND = {
     "the requests of two runs of one question are noted in another order": bob(calls=REDIS.calls[::-1]),
     "the first of two runs of one question asked nothing": bob(calls=REDIS.calls[1:]),
     "a lease passes while Redis is gone, and its writer does not know yet": bob(
-        runs=with_one(REDIS.runs, 0, status="interrupted", failure=None, ended=20.9),
+        runs=with_one(REDIS.runs, 0, status="interrupted", error=None, ended=20.9),
         calls=with_one(REDIS.calls, 0, ended=22.1),
     ),
 }
@@ -190,7 +190,7 @@ BROKEN: dict[checks.Rule, dict[str, Talk]] = {
             asks=with_one(SQLITE.asks, 3, run_id=None, known=math.inf, failure="run_interrupted"), runs=SQLITE.runs[:3]
         ),
         "a run that is open": with_run(3, status="running", ended=None),
-        "a run that failed for another reason": with_run(3, status="failed", failure=RunError("internal_error", "Oh.")),
+        "a run that failed for another reason": with_run(3, status="failed", error=RunError("internal_error", "Oh.")),
         "a run that was cancelled": with_run(3, status="cancelled"),
     },
     checks.a_question_is_begun_once_for_each_time_that_it_had_to_be_asked: {

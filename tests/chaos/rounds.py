@@ -241,8 +241,8 @@ class _Round:
         """The runs and the history of each conversation, oldest first."""
         store = open_store(self._url, max_conversations=len(ASKERS), max_records=1, lease_seconds=LEASE_SECONDS)
         try:
-            runs = {name: list(reversed(store.runs(name, None, EVERYTHING))) for name in ASKERS}
-            return runs, {name: list(store.messages(name, 0, EVERYTHING)) for name in ASKERS}
+            runs = {name: list(reversed(store.list_runs(name, None, EVERYTHING))) for name in ASKERS}
+            return runs, {name: list(store.list_messages(name, 0, EVERYTHING)) for name in ASKERS}
         finally:
             store.close()
 

@@ -88,11 +88,11 @@ class WatchedStore(MemoryStore):
 
     def begin(self, name: str, run: Run, *terms: Any, **limits: Any) -> CreatedRun:
         self.written.append("begin")
-        return super().begin(name, run, *terms, **limits)
+        return super().create_run(name, run, *terms, **limits)
 
     def clear(self, name: str) -> Any:
         self.written.append("clear")
-        return super().clear(name)
+        return super().clear_conversation(name)
 
 
 @pytest.fixture

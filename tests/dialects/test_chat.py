@@ -298,11 +298,11 @@ class TestRequestId:
 def test_a_chat_without_a_name_that_is_gone_before_its_question_is_not_made_to_last(
     ask: Any, store: MemoryStore, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    create = store.create
+    create = store.create_conversation
 
     def make_and_forget(name: str, *arguments: Any, **more: Any) -> Any:
         made = create(name, *arguments, **more)
-        store.delete(name)
+        store.delete_conversation(name)
         return made
 
     monkeypatch.setattr(store, "create", make_and_forget)
@@ -404,7 +404,7 @@ class TestFailures:
         client = app.test_client()
         waiting = at_once(chat, app.test_client(), "slow", client_name="ada")
         told.await_call("slow")
-        (run,) = store.runs("ada", None, 1)
+        (run,) = store.list_runs("ada", None, 1)
         assert client.delete(f"/chat/stream/{run.id}").status_code == 200
         assert (waiting.result().status_code, waiting.result().json["code"]) == (409, "run_cancelled")
 

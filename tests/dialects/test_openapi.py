@@ -274,7 +274,10 @@ class Offering(SteeredUpstream):
     """The demonstration, with the models that the documents speak of."""
 
     def models(self) -> list[dict[str, Any]]:
-        return [*super().models(), {"id": "gpt-6-luna", "object": "model", "created": 0, "owned_by": "this server"}]
+        return [
+            *super().list_models(),
+            {"id": "gpt-6-luna", "object": "model", "created": 0, "owned_by": "this server"},
+        ]
 
 
 ID = re.compile(r"[a-z]+_[0-9A-Za-z]{16,}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")

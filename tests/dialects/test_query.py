@@ -75,10 +75,10 @@ class TestModels:
         self, client: FlaskClient, store: MemoryStore
     ) -> None:
         assert client.get("/model", query_string={"client_name": "ada"}).json == {"model": "scripted-demo"}
-        assert store.conversation("ada") is None
+        assert store.get_conversation("ada") is None
 
     def test_a_chosen_model_answers_from_then_on(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
-        upstream.models = lambda: [{"id": "m1"}]  # type: ignore[method-assign]
+        upstream.list_models = lambda: [{"id": "m1"}]  # type: ignore[method-assign]
         answer = client.post("/model", json={"client_name": "ada", "model": "m1"})
         assert (answer.status_code, answer.json) == (200, {"model": "m1"})
         assert client.get("/model", query_string={"client_name": "ada"}).json == {"model": "m1"}
@@ -91,7 +91,7 @@ class TestModels:
     ) -> None:
         answer = client.post("/model", json={"client_name": "ada", "model": "gpt-4"})
         assert (answer.status_code, answer.json["code"]) == (400, "unknown_model")
-        assert store.conversation("ada") is None
+        assert store.get_conversation("ada") is None
 
     def test_any_model_is_taken_where_the_list_cannot_be_had(self, client: FlaskClient, upstream: Any) -> None:
         def models() -> Any:
@@ -279,7 +279,7 @@ class TestHistory:
         self, client: FlaskClient, store: MemoryStore
     ) -> None:
         assert history(client).json == []
-        assert store.conversation("ada") is None
+        assert store.get_conversation("ada") is None
 
     def test_times_are_rfc_3339_in_utc(self, client: FlaskClient) -> None:
         query(client, "hi")
@@ -287,7 +287,7 @@ class TestHistory:
             assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", each["timestamp"])
 
     def test_clearing_keeps_the_model(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
-        upstream.models = lambda: [{"id": "m1"}]  # type: ignore[method-assign]
+        upstream.list_models = lambda: [{"id": "m1"}]  # type: ignore[method-assign]
         client.post("/model", json={"client_name": "ada", "model": "m1"})
         query(client, "hi")
         assert set(client.delete("/history", query_string={"client_name": "ada"}).json) == {"message"}

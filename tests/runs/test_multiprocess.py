@@ -37,13 +37,13 @@ class Process:
         self.conversations = Conversations(self.store, upstream, self.runner)
 
     def begun(self, question: str, request_id: str | None = None) -> Run:
-        return self.runner.begin(Run(question, request_id, conversation="ada"))
+        return self.runner.create(Run(question, request_id, conversation="ada"))
 
     def ended(self, run: Run) -> Run:
         return self.runner.wait(run.id, PATIENCE_SECONDS, lambda: True)
 
     def contents(self) -> list[str]:
-        return [each.content for each in self.store.messages("ada", 0, 1_000_000)]
+        return [each.content for each in self.store.list_messages("ada", 0, 1_000_000)]
 
     def fall_asleep(self) -> None:
         """As a whole machine does: leases are renewed no more, and nobody is told."""
@@ -124,7 +124,7 @@ def test_a_reply_collected_in_another_process_is_not_given_to_the_next_who_asks(
 
 def test_a_request_id_gets_the_kept_reply_in_another_process(here: Process, there: Process, told: Told) -> None:
     run = here.ended(here.begun("why?", "id"))
-    assert there.begun("why?", "id") == here.store.run(run.id)
+    assert there.begun("why?", "id") == here.store.get_run(run.id)
     with pytest.raises(errors.RequestIdConflict):
         there.begun("what?", "id")
     assert told.calls == ["why?"]
@@ -180,7 +180,7 @@ def test_a_run_queued_behind_a_writer_that_dies_has_its_turn(
     queued = there.begun("next")
     here.die(clock)
     assert there.ended(queued).text == "re: next"
-    assert there.store.run(lost.id).status == "interrupted"
+    assert there.store.get_run(lost.id).status == "interrupted"
     assert there.contents() == ["next", "re: next"]
 
 
@@ -197,7 +197,7 @@ def test_clearing_in_one_process_cancels_what_the_other_writes(
     assert here.contents() == ["after", "re: after"]
     assert told.calls == ["slow", "after"]
     with pytest.raises(errors.NotFound):
-        there.store.run(queued.id)
+        there.store.get_run(queued.id)
 
 
 def test_deleting_in_one_process_cancels_what_the_other_writes_and_leaves_nothing(
@@ -208,7 +208,7 @@ def test_deleting_in_one_process_cancels_what_the_other_writes_and_leaves_nothin
     waiting = at_once(here.ended, run)
     there.conversations.delete("ada")
     assert waiting.result().status == "cancelled"
-    assert here.store.conversation("ada") is None
+    assert here.store.get_conversation("ada") is None
 
 
 def test_a_writer_that_renews_its_lease_is_not_given_up(
@@ -219,7 +219,7 @@ def test_a_writer_that_renews_its_lease_is_not_given_up(
     for _ in range(10):
         clock.now += 11
         here.runner.tick()
-    assert there.store.run(run.id).is_open
+    assert there.store.get_run(run.id).is_open
     told.end("slow", "at last")
     assert there.ended(run).text == "at last"
 
@@ -250,7 +250,7 @@ class TestRetrying:
         assert here.conversations.retry(run.id).id == retried.id
         assert told.calls == ["slow", "slow"]
         assert here.contents() == ["slow", "now"]
-        assert here.store.run(run.id).status == "failed"
+        assert here.store.get_run(run.id).status == "failed"
 
     def test_an_interrupted_question_is_asked_again(
         self, here: Process, there: Process, told: Told, upstream: SteeredUpstream
@@ -260,7 +260,7 @@ class TestRetrying:
         here.runner.shut_down(0)
         told.say("slow", "cut")  # The cut is seen with the next piece, as in a real connection.
         assert eventually(lambda: not upstream.open_now)
-        assert there.store.run(run.id).status == "interrupted"
+        assert there.store.get_run(run.id).status == "interrupted"
         retried = there.conversations.retry(run.id)
         told.end("slow", "now")
         assert there.ended(retried).text == "now"

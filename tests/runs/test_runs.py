@@ -46,7 +46,7 @@ def runner(store: MemoryStore, upstream: SteeredUpstream, limits: RunConfig, clo
 
 
 def begun(runner: Runner, question: str, name: str = "ada", request_id: str | None = None) -> Run:
-    return runner.begin(Run(question, request_id, conversation=name))
+    return runner.create(Run(question, request_id, conversation=name))
 
 
 def ended(runner: Runner, run: Run) -> Run:
@@ -62,7 +62,7 @@ def reading(runner: Runner, run: Run, position: int = 0) -> RunEvents:
 
 
 def contents(store: MemoryStore, name: str = "ada") -> list[str]:
-    return [each.content for each in store.messages(name, 0, 1_000_000)]
+    return [each.content for each in store.list_messages(name, 0, 1_000_000)]
 
 
 class TestOneAtATime:
@@ -123,13 +123,13 @@ class Staged(MemoryStore):
         self, name: str, run: Run, options: CreateOptions = DEFAULT_OPTIONS, *, waiting: int, start: bool
     ) -> CreatedRun:
         self.before_begin.pop(run.question, lambda: None)()
-        begun = super().begin(name, run, options, waiting=waiting, start=start)
+        begun = super().create_run(name, run, options, waiting=waiting, start=start)
         self.after_begin.pop(run.question, lambda: None)()
         return begun
 
     def start(self, name: str, run_id: str) -> Conversation | None:
-        self.before_start.pop(self.run(run_id).question, lambda: None)()
-        return super().start(name, run_id)
+        self.before_start.pop(self.get_run(run_id).question, lambda: None)()
+        return super().start_run(name, run_id)
 
 
 class TestWhatComesInBetween:
@@ -175,7 +175,7 @@ class TestWhatComesInBetween:
     ) -> None:
         store.before_begin["late"] = lambda: runner.shut_down(0)
         run = begun(runner, "late")
-        assert not store.run(run.id).is_open
+        assert not store.get_run(run.id).is_open
         assert told.calls == []
 
 
@@ -186,7 +186,7 @@ class TestWriteAhead:
         known: list[Run] = []
 
         def answer(call: CompletionRequest) -> Iterator[str]:
-            known.append(store.begin("ada", Run("why?"), waiting=0, start=False).run)
+            known.append(store.create_run("ada", Run("why?"), waiting=0, start=False).run)
             yield "because"
 
         runner = Runner(store, SteeredUpstream(answer), RunConfig())
@@ -203,7 +203,7 @@ class TestWriteAhead:
         cancelled = runner.cancel(run.id)
         told.end("slow", " and the rest")
         assert asked(runner, "next").status == "completed"
-        assert store.run(run.id) == cancelled == runner.cancel(run.id)
+        assert store.get_run(run.id) == cancelled == runner.cancel(run.id)
         assert contents(store)[:2] == ["slow", "half"]
 
     def test_a_retry_is_a_new_run(self, runner: Runner, told: Told) -> None:
@@ -249,7 +249,7 @@ class TestHistory:
         told.end("slow", "at last")
         ended(runner, first)
         ended(runner, queued)
-        question, reply, late_question, _ = store.messages("ada", 0, 4)
+        question, reply, late_question, _ = store.list_messages("ada", 0, 4)
         assert late_question.timestamp < reply.timestamp
         assert question.timestamp == late_question.timestamp
 
@@ -285,8 +285,8 @@ class TestHistory:
         runner = Runner(store, SteeredUpstream(answer), RunConfig())
         asked(runner, "short")
         failed = asked(runner, "long")
-        assert failed.failure is not None
-        assert (failed.status, failed.failure.code) == ("failed", "context_length_exceeded")
+        assert failed.error is not None
+        assert (failed.status, failed.error.code) == ("failed", "context_length_exceeded")
         assert contents(store) == ["short", "ok"]
         runner.shut_down(0)
 
@@ -350,8 +350,8 @@ class TestReading:
         runner.shut_down(0)
         (last,) = reading(runner, run, 99)
         assert isinstance(last, Run)
-        assert last.failure is not None
-        assert last.failure.code == "run_interrupted"
+        assert last.error is not None
+        assert last.error.code == "run_interrupted"
 
     def test_silence_is_told_when_it_has_lasted_and_again(
         self, runner: Runner, told: Told, clock: Clock, at_once: AtOnce
@@ -384,14 +384,14 @@ class TestReading:
         told.say("slow", "abc")
         next(reading(runner, run))
         runner.tick()
-        assert store.run(run.id).text == "abc"
+        assert store.get_run(run.id).text == "abc"
         told.say("slow", "def")
         next(reading(runner, run, 3))
         runner.tick()
         runner.tick()
-        assert store.run(run.id).text == "abcdef"
+        assert store.get_run(run.id).text == "abcdef"
         told.end("slow")
-        assert ended(runner, run).text == store.run(run.id).text == "abcdef"
+        assert ended(runner, run).text == store.get_run(run.id).text == "abcdef"
 
 
 class TestNothingIsPaidTwice:
@@ -449,7 +449,7 @@ class TestNothingIsPaidTwice:
         next(reader)
         told.end("slow", " whole")
         assert next(each for each in reader if isinstance(each, Run)).delivered
-        assert store.run(run.id).delivered
+        assert store.get_run(run.id).delivered
 
 
 class TestCancelling:
@@ -550,7 +550,7 @@ class TestShutdown:
         caller = at_once(ended, runner, run)
         runner.shut_down(0)
         assert (caller.result(5).status, caller.result(5).text) == ("interrupted", "half")
-        assert (store.run(queued.id).status, store.run(queued.id).text) == ("interrupted", "")
+        assert (store.get_run(queued.id).status, store.get_run(queued.id).text) == ("interrupted", "")
         assert contents(store) == []
         assert "slower" not in told.calls
 
@@ -569,7 +569,7 @@ class TestLimits:
         third, fourth = begun(runner, "quick", "c"), begun(runner, "quick", "d")
         told.await_call("slow")
         told.await_call("slower")
-        assert [store.run(run.id).status for run in (first, second, third, fourth)] == [
+        assert [store.get_run(run.id).status for run in (first, second, third, fourth)] == [
             "running",
             "running",
             "queued",
@@ -593,8 +593,8 @@ class TestLimits:
         clock.now += 1
         runner.tick()
         failed = ended(runner, run)
-        assert failed.failure is not None
-        assert (failed.status, failed.text, failed.failure.code) == ("failed", "half", "run_timed_out")
+        assert failed.error is not None
+        assert (failed.status, failed.text, failed.error.code) == ("failed", "half", "run_timed_out")
         assert asked(runner, "next").text == "re: next"
 
     def test_a_queued_run_that_waits_too_long_fails_and_is_never_paid(
@@ -627,7 +627,7 @@ class Interrupting(MemoryStore):
         self.between: Callable[[Run], None] = lambda _: None
 
     def pause(self, name: str, run: Run) -> bool:
-        was_paused = super().pause(name, run)
+        was_paused = super().pause_run(name, run)
         self.between(run)
         return was_paused
 
@@ -644,7 +644,7 @@ def test_outputs_that_come_before_the_pause_is_heard_of_are_answered(clock: Cloc
 
     store.between = submit
     options = RunOptions(parameters={"tools": [{}]})
-    run = runner.begin(Run("slow", conversation="ada", options=options))
+    run = runner.create(Run("slow", conversation="ada", options=options))
     assert told_of(runner, run).text == "re: seen"
     assert asked(runner, "next").text == "re: next"
     runner.shut_down(0)
@@ -686,11 +686,11 @@ def test_what_a_small_model_could_not_read_is_still_replayed_to_a_big_one(store:
     runner = Runner(store, upstream, RunConfig(), clock)
     sent = []
     for number, model in enumerate(["big"] * 4 + ["small", "big", "small"]):
-        run = runner.begin(Run(f"q{number}", conversation="ada", options=RunOptions(model=model)))
+        run = runner.create(Run(f"q{number}", conversation="ada", options=RunOptions(model=model)))
         assert ended(runner, run).status == "completed"
         sent.append(len(orjson.loads(upstream.heard[-1].messages)))
     assert sent == [1, 3, 5, 7, 5, 11, 5]
-    assert store.conversation("ada").context_starts.keys() == {"small"}  # type: ignore[union-attr]
+    assert store.get_conversation("ada").context_starts.keys() == {"small"}  # type: ignore[union-attr]
     runner.shut_down(0)
 
 
@@ -700,9 +700,9 @@ def test_a_failure_without_a_name_ends_the_run_and_is_logged(
     run = begun(runner, "slow")
     told.fail("slow", ZeroDivisionError("secret"))
     failed = ended(runner, run)
-    assert failed.failure is not None
-    assert failed.failure.code == "internal_error"
-    assert "secret" not in failed.failure.sentence
+    assert failed.error is not None
+    assert failed.error.code == "internal_error"
+    assert "secret" not in failed.error.sentence
     assert "no name" in caplog.text
 
 
@@ -719,8 +719,8 @@ def test_a_run_that_gets_no_thread_fails_and_the_next_is_written(
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", refuse)
         failed = asked(runner, "unlucky")
-    assert failed.failure is not None
-    assert failed.failure.code == "internal_error"
+    assert failed.error is not None
+    assert failed.error.code == "internal_error"
     assert asked(runner, "next").text == "re: next"
 
 

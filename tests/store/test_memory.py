@@ -20,14 +20,14 @@ def store(clock: Clock) -> MemoryStore:
 
 
 def chat(store: MemoryStore, name: str, *, is_open: bool = False) -> None:
-    store.create(name, 3600.0, {}, is_evictable=True)
+    store.create_conversation(name, 3600.0, {}, is_evictable=True)
     run = asked(store, name=name).run
     if not is_open:
         finished(store, run)
 
 
 def kept(store: MemoryStore, *names: str) -> list[str]:
-    return [name for name in names if store.conversation(name) is not None]
+    return [name for name in names if store.get_conversation(name) is not None]
 
 
 def test_a_chat_without_a_name_makes_room_the_oldest_first(store: MemoryStore) -> None:
@@ -64,9 +64,9 @@ def test_one_whose_reply_is_being_written_stays_until_it_is(store: MemoryStore) 
         chat(store, f"chat {n}", is_open=True)
     with pytest.raises(StoreFull):
         asked(store, name="ada")
-    (run,) = store.runs("chat 2", None, 9)
+    (run,) = store.list_runs("chat 2", None, 9)
     finished(store, run)
-    assert asked(store, name="ada").fresh
+    assert asked(store, name="ada").is_new
     assert kept(store, *(f"chat {n}" for n in range(MOST))) == ["chat 0", "chat 1", "chat 3"]
 
 
@@ -106,8 +106,8 @@ def test_chats_without_a_name_make_room_before_clients_that_chose_a_model(store:
 def test_a_client_that_has_a_history_or_a_thread_without_one_stays(store: MemoryStore, clock: Clock) -> None:
     store.set_model("ada", "m")
     finished(store, asked(store, name="ada").run)
-    store.create("thread", None, {})
-    store.create("session", 1e9, {})
+    store.create_conversation("thread", None, {})
+    store.create_conversation("session", 1e9, {})
     store.set_model("session", "m")
     chat(store, "chat")
     clock.now += IDLE_SECONDS + 1
@@ -122,7 +122,7 @@ def test_a_question_that_is_refused_makes_no_room(store: MemoryStore) -> None:
     for n in range(MOST):
         chat(store, f"chat {n}")
     with pytest.raises(Exception, match="waiting"):
-        store.begin("ada", Run("why?"), waiting=0, start=False)
+        store.create_run("ada", Run("why?"), waiting=0, start=False)
     assert len(kept(store, *(f"chat {n}" for n in range(MOST)))) == MOST
 
 
@@ -143,7 +143,7 @@ def test_to_make_room_is_no_search(clock: Clock, monkeypatch: pytest.MonkeyPatch
 def test_a_sweep_forgets_thousands_at_once(clock: Clock) -> None:
     store = MemoryStore(100_000, clock)
     for n in range(5000):
-        store.create(f"made {n}", 60.0, {})
+        store.create_conversation(f"made {n}", 60.0, {})
     for n in range(20_000):
         finished(store, asked(store, str(n), f"client {n % 40}", request_id=str(n)).run)
     clock.now += 24 * 3600 + 1

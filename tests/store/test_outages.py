@@ -77,7 +77,7 @@ def runner(
 
 
 def begun(runner: Runner, question: str, request_id: str | None = None) -> Run:
-    return runner.begin(Run(question, request_id, conversation="ada"))
+    return runner.create(Run(question, request_id, conversation="ada"))
 
 
 def ended(runner: Runner, run: Run) -> Run:
@@ -92,13 +92,13 @@ def with_outputs(run: Run, output: str = "seen") -> Run:
 def requiring_action(runner: Runner, told: Told) -> Run:
     """A run that has asked for the output of a tool, once it waits for it; its next call is asked `seen`."""
     options = RunOptions(parameters={"tools": [{"type": "function", "function": {"name": "look"}}]})
-    run = runner.begin(Run("slow", conversation="ada", options=options))
+    run = runner.create(Run("slow", conversation="ada", options=options))
     told.say("slow", LOOK)
     return ended(runner, run)
 
 
 def contents(store: MemoryStore) -> list[str]:
-    return [each.content for each in store.messages("ada", 0, 1_000_000)]
+    return [each.content for each in store.list_messages("ada", 0, 1_000_000)]
 
 
 def pending_end(runner: Runner, run: Run) -> bool:
@@ -202,9 +202,9 @@ def test_a_run_that_was_begun_though_its_caller_was_told_of_a_failure_is_not_lef
     store.fails_after = {"begin"}
     with pytest.raises(errors.StoreUnavailable):
         begun(runner, "why?")
-    assert [run.status for run in store.runs("ada", None, 9)] == ["running"]
+    assert [run.status for run in store.list_runs("ada", None, 9)] == ["running"]
     runner.tick()
-    assert [run.status for run in store.runs("ada", None, 9)] == ["failed"]
+    assert [run.status for run in store.list_runs("ada", None, 9)] == ["failed"]
     assert ended(runner, begun(runner, "why?")).text == "re: why?"
     assert told.calls == ["why?"]
 
@@ -231,7 +231,7 @@ def test_text_is_kept_once_though_the_store_failed_after_it_was_told(
     next(reading)
     runner.tick()
     runner.tick()
-    assert store.run(run.id).text == "왜 👩‍👩‍👧"
+    assert store.get_run(run.id).text == "왜 👩‍👩‍👧"
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["not started", "started, and the answer lost"])
@@ -261,9 +261,9 @@ def test_a_reply_that_could_not_read_its_history_fails_and_is_listed(
     ended(runner, begun(runner, "first"))
     store.fails_after = {"messages"}
     run = ended(runner, begun(runner, "why?"))
-    assert run.failure is not None
-    assert (run.status, run.failure.code) == ("failed", "store_unavailable")
-    assert [each.id for each in store.runs("ada", "failed", 9)] == [run.id]
+    assert run.error is not None
+    assert (run.status, run.error.code) == ("failed", "store_unavailable")
+    assert [each.id for each in store.list_runs("ada", "failed", 9)] == [run.id]
     assert told.calls == ["first"]
 
 
@@ -289,7 +289,7 @@ def test_a_run_whose_time_is_over_ends_though_the_store_is_away(
     assert pending_end(runner, run)
     store.is_down = False
     runner.tick()
-    failure = store.run(run.id).failure
+    failure = store.get_run(run.id).error
     assert failure is not None
     assert failure.code == "run_timed_out"
 
@@ -328,7 +328,7 @@ def test_a_run_whose_outputs_were_taken_though_the_answer_was_lost_is_not_left_o
     with pytest.raises(errors.StoreUnavailable):
         runner.resume(with_outputs(run))
     runner.tick()
-    assert store.run(run.id).status == "failed"
+    assert store.get_run(run.id).status == "failed"
     assert ended(runner, begun(runner, "next")).text == "re: next"
     assert told.calls == ["slow", "next"]
 
@@ -340,7 +340,7 @@ def test_a_run_that_requires_action_still_does_though_the_answer_to_that_was_los
     with pytest.raises(errors.StoreUnavailable):
         requiring_action(runner, told)
     runner.tick()
-    (run,) = store.runs("ada", None, 9)
+    (run,) = store.list_runs("ada", None, 9)
     assert ended(runner, run).status == "requires_action"
     assert ended(runner, runner.resume(with_outputs(run))).text == "re: seen"
 
@@ -352,7 +352,7 @@ def test_a_stop_leaves_a_run_waiting_for_outputs_though_the_answer_to_that_was_l
     with pytest.raises(errors.StoreUnavailable):
         requiring_action(runner, told)
     runner.shut_down(0)
-    (run,) = store.runs("ada", None, 9)
+    (run,) = store.list_runs("ada", None, 9)
     assert run.status == "requires_action"
 
 
@@ -362,26 +362,26 @@ def test_a_run_that_goes_on_with_outputs_is_not_ended_by_who_lost_the_answer_to_
     store.fails_after = {"pause"}
     with pytest.raises(errors.StoreUnavailable):
         requiring_action(runner, told)
-    (run,) = store.runs("ada", None, 9)
+    (run,) = store.list_runs("ada", None, 9)
     other = Runner(store, upstream, RunConfig(), clock)
     other.resume(with_outputs(run, "slower"))
     told.await_call("slower")
     runner.tick()
     told.end("slower", "seen")
     assert ended(other, run).text == "seen"
-    assert store.run(run.id).status == "completed"
+    assert store.get_run(run.id).status == "completed"
 
 
 def test_a_run_that_could_not_be_said_to_require_action_fails(runner: Runner, store: Failing, told: Told) -> None:
     options = RunOptions(parameters={"tools": []})
-    run = runner.begin(Run("slow", conversation="ada", options=options))
+    run = runner.create(Run("slow", conversation="ada", options=options))
     told.await_call("slow")
     store.is_down = True
     told.say("slow", LOOK)
     assert pending_end(runner, run)
     store.is_down = False
     runner.tick()
-    assert store.run(run.id).status == "failed"
+    assert store.get_run(run.id).status == "failed"
     assert ended(runner, begun(runner, "next")).text == "re: next"
 
 

@@ -76,27 +76,27 @@ class TestRedisStore(SharedStoreTests):
         asked(other, "ahead")
         waits, waits_longer = asked(store, "waits").run, asked(stored(redis.url), "waits longer").run
         clock.now += LEASE_SECONDS - 1
-        store.renew({waits.id: "ada"})
-        store.renew({waits_longer.id: "ada"})
+        store.renew_leases({waits.id: "ada"})
+        store.renew_leases({waits_longer.id: "ada"})
         clock.now += 2
         assert list(store.listen([], 0.0)) == []
         third = stored(redis.url)
         if call == "begin":
             asked(third, "next")
         else:
-            assert third.start("ada", waits_longer.id) is None
+            assert third.start_run("ada", waits_longer.id) is None
         assert list(store.listen([], 0.0)) == [waits.id]
 
     def test_to_begin_begins_the_time_anew_also_where_the_run_is_abandoned(
         self, store: Store, other: Store, clock: Clock
     ) -> None:
-        store.create("ada", 100.0, {})
+        store.create_conversation("ada", 100.0, {})
         clock.now += 90
         asked(other)
         clock.now += 90
-        assert store.conversation("ada") is not None
+        assert store.get_conversation("ada") is not None
         clock.now += 11
-        assert store.conversation("ada") is None
+        assert store.get_conversation("ada") is None
 
     @pytest.mark.parametrize(
         "call",
@@ -115,7 +115,7 @@ class TestRedisStore(SharedStoreTests):
     def test_no_call_finds_what_has_expired_and_was_not_swept(
         self, store: Store, clock: Clock, call: Callable[[Store, Run], object]
     ) -> None:
-        store.create("ada", 10.0, {})
+        store.create_conversation("ada", 10.0, {})
         ended = finished(store, asked(store).run)
         clock.now += 11
         assert not call(store, ended)
@@ -158,16 +158,16 @@ class TestRedisClusterStore(SharedStoreTests):
 
     def test_deleting_leaves_nothing_on_any_node(self, store: Store) -> None:
         for n in range(30):
-            store.create(f"client {n}", 10.0, {})
+            store.create_conversation(f"client {n}", 10.0, {})
             finished(store, asked(store, name=f"client {n}", request_id="id").run)
-            store.delete(f"client {n}")
+            store.delete_conversation(f"client {n}")
         assert [node.all_keys() for node in shared_cluster()] == [[], [], []]
 
 
 class TestKeys:
     def test_every_key_of_a_conversation_carries_its_hash_tag(self, redis: RedisServer, store: Store) -> None:
         run = asked(store, name="Ada {x}", request_id="{y}").run
-        store.append("Ada {x}", run.id, 0, "be")
+        store.append_text("Ada {x}", run.id, 0, "be")
         finished(store, asked(store, "next", name="Ada {x}").run)
         tag = "{" + sha256(b"Ada {x}").hexdigest() + "}"
         elsewhere = [key for key in redis.all_keys() if not key.startswith(tag)]
@@ -175,7 +175,7 @@ class TestKeys:
         assert all(re.fullmatch("run:run_[0-9a-f]{32}", key) for key in elsewhere)
 
     def test_no_key_tells_the_name_of_a_client(self, redis: RedisServer, store: Store) -> None:
-        store.create("Lovelace", 10.0, {})
+        store.create_conversation("Lovelace", 10.0, {})
         asked(store, name="Lovelace")
         assert "Lovelace" not in "".join(redis.all_keys()) + "".join(redis.ask("ZRANGE", "expiring", 0, -1))
 
@@ -183,29 +183,29 @@ class TestKeys:
     def test_deleting_leaves_nothing(
         self, redis: RedisServer, store: Store, other: Store, clock: Clock, abandons: bool
     ) -> None:
-        store.create("ada", 1e9, {})
+        store.create_conversation("ada", 1e9, {})
         store.set_model("ada", "m1")
         finished(store, asked(store, "done", request_id="1").run)
         finished(store, asked(store, "failed", request_id="2").run, "failed")
         asked(store, "failed", request_id="2")
         running, _ = asked(store, "running").run, asked(store, "queued").run
-        store.append("ada", running.id, 0, "be")
+        store.append_text("ada", running.id, 0, "be")
         if abandons:
             clock.now += LEASE_SECONDS + 1
             asked(other, "next")
-        other.delete("ada")
+        other.delete_conversation("ada")
         assert redis.all_keys() == []
 
     def test_clearing_leaves_what_is_known_of_the_conversation(self, redis: RedisServer, store: Store) -> None:
         store.set_model("ada", "m1")
         finished(store, asked(store, "done", request_id="1").run)
-        store.append("ada", asked(store, "running").run.id, 0, "be")
-        store.clear("ada")
+        store.append_text("ada", asked(store, "running").run.id, 0, "be")
+        store.clear_conversation("ada")
         assert redis.all_keys() == ["{" + sha256(b"ada").hexdigest() + "}"]
 
     def test_sweeping_leaves_nothing_of_what_has_expired(self, redis: RedisServer, store: Store, clock: Clock) -> None:
         for n in range(150):
-            store.create(f"client {n}", 10.0, {})
+            store.create_conversation(f"client {n}", 10.0, {})
             finished(store, asked(store, name=f"client {n}", request_id="1").run)
         clock.now += 11
         assert store.sweep() is False
@@ -223,14 +223,14 @@ class TestKeys:
         self, redis: RedisServer, store: RedisStore, clock: Clock
     ) -> None:
         for n in range(120):
-            store.create(f"client {n}", 10.0, {})
+            store.create_conversation(f"client {n}", 10.0, {})
             asked(store, name=f"client {n}")
         clock.now += 5
-        store.create("late", 1.0, {})
+        store.create_conversation("late", 1.0, {})
         clock.now += 6
         assert store.sweep(60.0) is False
         assert redis.ask("ZCARD", "expiring") == 120
-        assert store.run(asked(store, name="client 7").run.id).is_open
+        assert store.get_run(asked(store, name="client 7").run.id).is_open
 
     def test_a_reply_is_stored_once(self, redis: RedisServer, store: Store) -> None:
         finished(store, asked(store).run, text="word" * 250_000)
@@ -240,31 +240,31 @@ class TestKeys:
         runs = [finished(store, asked(store, str(n)).run) for n in range(3)]
         for run in runs:
             key = "{" + sha256(b"ada").hexdigest() + "}:run:" + run.id
-            redis.ask("HSET", key, "kept", run.packed().decode())
+            redis.ask("HSET", key, "kept", run.dump().decode())
             redis.ask("HDEL", key, "place", "head")
         store.delete_message("ada", runs[0].reply_id)
-        assert [store.run(run.id).text for run in runs] == ["re: 0", "re: 1", "re: 2"]
+        assert [store.get_run(run.id).text for run in runs] == ["re: 0", "re: 1", "re: 2"]
 
     @pytest.mark.parametrize("again", ["begin", "create", "set_model"])
     def test_a_conversation_in_the_place_of_an_expired_one_has_nothing_of_it(
         self, redis: RedisServer, store: Store, clock: Clock, again: str
     ) -> None:
-        store.create("ada", 10.0, {})
+        store.create_conversation("ada", 10.0, {})
         finished(store, asked(store, request_id="1").run)
         clock.now += 11
         if again == "begin":
             asked(store)
         elif again == "create":
-            store.create("ada", 10.0, {})
+            store.create_conversation("ada", 10.0, {})
         else:
             store.set_model("ada", "m1")
-        store.delete("ada")
+        store.delete_conversation("ada")
         assert redis.all_keys() == []
 
     def test_what_expires_is_swept_after_its_run_has_ended(
         self, redis: RedisServer, store: Store, clock: Clock
     ) -> None:
-        store.create("ada", 10.0, {})
+        store.create_conversation("ada", 10.0, {})
         run = asked(store).run
         clock.now += 11
         store.sweep()
@@ -282,7 +282,7 @@ class TestKeys:
         with pytest.raises(RequestIdConflict):
             asked(store, "what?", request_id="1")
         with pytest.raises(ConversationBusy):
-            store.begin("ada", Run("more"), waiting=0, start=True)
+            store.create_run("ada", Run("more"), waiting=0, start=True)
         assert redis.all_keys() == before
 
     def test_redis_forgets_a_request_id_by_itself_after_a_day(self, redis: RedisServer, store: Store) -> None:
@@ -304,7 +304,7 @@ class TestRestart:
         run = asked(store, "2").run
         own_redis.stop(signal.SIGKILL)
         own_redis.start()
-        assert store.append("ada", run.id, 0, "be")
+        assert store.append_text("ada", run.id, 0, "be")
         finished(store, run)
         assert asked(store, "3").conversation.message_count == 4
 
@@ -314,7 +314,7 @@ class TestRestart:
             list(threads.map(lambda n: asked(store, name=f"client {n}"), range(64)))
             own_redis.stop()
             own_redis.start()
-            assert all(threads.map(lambda n: asked(store, f"{n}").fresh, range(32)))
+            assert all(threads.map(lambda n: asked(store, f"{n}").is_new, range(32)))
 
     def test_a_listener_is_told_of_all_that_it_follows_and_hears_again(
         self, own_redis: RedisServer, stored: Callable[[str], Store]
@@ -328,7 +328,7 @@ class TestRestart:
             store.listen([others.id], 10.0)
         own_redis.start()
         assert list(store.listen([others.id], 10.0)) == [others.id]
-        other.append("ada", others.id, 0, "be")
+        other.append_text("ada", others.id, 0, "be")
         finished(other, mine, "cancelled")
         assert set(store.listen([others.id], 10.0)) == {mine.id, others.id}
 
@@ -348,7 +348,7 @@ class TestRestart:
         redis.ask("SCRIPT", "FLUSH")
         assert asked(store, "2").run.status == "queued"
         redis.ask("SCRIPT", "FLUSH")
-        assert store.conversation("ada") is not None
+        assert store.get_conversation("ada") is not None
 
     def test_a_call_whose_answer_was_lost_can_be_made_again(
         self, own_redis: RedisServer, stored: Callable[[str], Store], clock: Clock
@@ -359,13 +359,13 @@ class TestRestart:
         draft = Run("begun", "id", created=clock.now)
         running, queued = asked(starts, name="starts").run, asked(starts, "behind", name="starts").run
         finished(starts, running)
-        assert starts.start("nowhere", queued.id) is None
+        assert starts.start_run("nowhere", queued.id) is None
         appended, ended = asked(appends, name="appends").run, asked(ends, name="ends").run
-        appends.append("appends", appended.id, 0, "be")
+        appends.append_text("appends", appended.id, 0, "be")
         calls: list[Callable[[], Any]] = [
-            lambda: begins.begin("begins", draft, waiting=0, start=True),
-            lambda: starts.start("starts", queued.id),
-            lambda: appends.append("appends", appended.id, 2, "cause"),
+            lambda: begins.create_run("begins", draft, waiting=0, start=True),
+            lambda: starts.start_run("starts", queued.id),
+            lambda: appends.append_text("appends", appended.id, 2, "cause"),
             lambda: finished(ends, ended),
         ]
         own_redis.send_signal(signal.SIGSTOP)  # What is sent to it now, it does when it goes on.
@@ -375,17 +375,17 @@ class TestRestart:
         own_redis.send_signal(signal.SIGCONT)
         own_redis.ask("PING")
         reader = stored(own_redis.url)
-        assert reader.run(draft.id).status == reader.run(queued.id).status == "running"
-        assert reader.run(appended.id).text == "because"
-        assert reader.run(ended.id).status == "completed"
+        assert reader.get_run(draft.id).status == reader.get_run(queued.id).status == "running"
+        assert reader.get_run(appended.id).text == "because"
+        assert reader.get_run(ended.id).status == "completed"
         begun, started, is_appended, end = [call() for call in calls]
         assert (begun.run, begun.fresh) == (replace(draft, status="running", conversation="begins"), True)
         assert started == Conversation("starts", None, 2)
         assert is_appended
-        assert reader.run(appended.id).text == "because"
-        assert end == reader.run(ended.id)
+        assert reader.get_run(appended.id).text == "because"
+        assert end == reader.get_run(ended.id)
         assert contents(reader, "ends") == ["why?", "re: why?"]
-        assert starts.start("starts", queued.id) is None
+        assert starts.start_run("starts", queued.id) is None
 
 
 RUN, BEHIND = Run("why?", "1", created=5.0, id="run_1"), Run("what?", created=5.0, id="run_2")
@@ -397,16 +397,16 @@ RESUMED = replace(PAUSED, status="queued", expires=None)
 
 def begin(store: Store, *runs: Run) -> None:
     for run in runs:
-        store.begin("ada", run, waiting=32, start=True)
+        store.create_run("ada", run, waiting=32, start=True)
 
 
 def finish(store: Store) -> Run | None:
-    return store.finish("ada", RUN.ended_as("completed", 9.0, text="because", conversation="ada"), {"m": 2})
+    return store.finish_run("ada", RUN.ended_as("completed", 9.0, text="because", conversation="ada"), {"m": 2})
 
 
 def expire(store: RedisStore) -> None:
     """A conversation that has expired, and was not swept."""
-    store.create("ada", 10.0, {})
+    store.create_conversation("ada", 10.0, {})
     begin(store, RUN)
     finish(store)
     store._clock.now += 11  # type: ignore[attr-defined]
@@ -414,42 +414,51 @@ def expire(store: RedisStore) -> None:
 
 def paused(store: Store) -> bool:
     begin(store, RUN)
-    return store.pause("ada", PAUSED)
+    return store.pause_run("ada", PAUSED)
 
 
 CHANGES: dict[str, tuple[Callable[[Store], object], Callable[[Store], object]]] = {
     # What is done before, and a call that makes the script of this name run.
-    "create": (expire, lambda store: store.create("ada", 60.0, {"a": 1}, [SAID])),
-    "touch": (lambda store: store.create("ada", 60.0, {}), lambda store: store.touch("ada")),
+    "create": (expire, lambda store: store.create_conversation("ada", 60.0, {"a": 1}, [SAID])),
+    "touch": (lambda store: store.create_conversation("ada", 60.0, {}), lambda store: store.touch("ada")),
     "set_model": (expire, lambda store: store.set_model("ada", "m")),
-    "set_metadata": (lambda store: store.create("ada", None, {}), lambda store: store.set_metadata("ada", {"a": 1})),
-    "begin": (expire, lambda store: store.begin("ada", RUN, CreateOptions([SAID]), waiting=1, start=True)),
-    "start": (lambda store: (begin(store, RUN, BEHIND), finish(store)), lambda store: store.start("ada", BEHIND.id)),
-    "append": (lambda store: begin(store, RUN), lambda store: store.append("ada", RUN.id, 0, "be")),
+    "set_metadata": (
+        lambda store: store.create_conversation("ada", None, {}),
+        lambda store: store.set_metadata("ada", {"a": 1}),
+    ),
+    "begin": (expire, lambda store: store.create_run("ada", RUN, CreateOptions([SAID]), waiting=1, start=True)),
+    "start": (
+        lambda store: (begin(store, RUN, BEHIND), finish(store)),
+        lambda store: store.start_run("ada", BEHIND.id),
+    ),
+    "append": (lambda store: begin(store, RUN), lambda store: store.append_text("ada", RUN.id, 0, "be")),
     "finish": (lambda store: begin(store, RUN, BEHIND), finish),
-    "pause": (lambda store: begin(store, RUN), lambda store: store.pause("ada", PAUSED)),
-    "resume": (paused, lambda store: store.resume("ada", RESUMED)),
-    "note": (lambda store: begin(store, RUN), lambda store: store.note("ada", RUN.id, {"a": 1})),
-    "collect": (lambda store: (begin(store, RUN), finish(store)), lambda store: store.collect("ada", RUN.id)),
-    "add": (lambda store: store.create("ada", None, {}), lambda store: store.add("ada", [SAID])),
+    "pause": (lambda store: begin(store, RUN), lambda store: store.pause_run("ada", PAUSED)),
+    "resume": (paused, lambda store: store.resume_run("ada", RESUMED)),
+    "note": (lambda store: begin(store, RUN), lambda store: store.set_run_details("ada", RUN.id, {"a": 1})),
+    "collect": (lambda store: (begin(store, RUN), finish(store)), lambda store: store.mark_delivered("ada", RUN.id)),
+    "add": (lambda store: store.create_conversation("ada", None, {}), lambda store: store.add_messages("ada", [SAID])),
     "change_message": (
-        lambda store: store.create("ada", None, {}, [SAID]),
-        lambda store: store.change_message("ada", SAID.id, {"a": 1}),
+        lambda store: store.create_conversation("ada", None, {}, [SAID]),
+        lambda store: store.set_message_metadata("ada", SAID.id, {"a": 1}),
     ),
     "delete_message": (
-        lambda store: store.create("ada", None, {}, [SAID]),
+        lambda store: store.create_conversation("ada", None, {}, [SAID]),
         lambda store: store.delete_message("ada", SAID.id),
     ),
     "clear": (
-        lambda store: (store.create("ada", 60.0, {}), begin(store, RUN, BEHIND)),
-        lambda store: store.clear("ada"),
+        lambda store: (store.create_conversation("ada", 60.0, {}), begin(store, RUN, BEHIND)),
+        lambda store: store.clear_conversation("ada"),
     ),
-    "delete": (lambda store: (begin(store, RUN, BEHIND), finish(store)), lambda store: store.delete("ada")),
-    "settle": (lambda store: begin(store, RUN, BEHIND), lambda store: store.delete("ada")),
-    "unlist": (lambda store: begin(store, RUN, BEHIND), lambda store: store.clear("ada")),
+    "delete": (
+        lambda store: (begin(store, RUN, BEHIND), finish(store)),
+        lambda store: store.delete_conversation("ada"),
+    ),
+    "settle": (lambda store: begin(store, RUN, BEHIND), lambda store: store.delete_conversation("ada")),
+    "unlist": (lambda store: begin(store, RUN, BEHIND), lambda store: store.clear_conversation("ada")),
     "expire": (expire, lambda store: store.sweep()),
-    "list": (lambda store: store.create("ada", 60.0, {}), lambda store: store.clear("ada")),
-    "renew": (lambda store: begin(store, RUN), lambda store: store.renew({RUN.id: "ada", "run_9": "ada"})),
+    "list": (lambda store: store.create_conversation("ada", 60.0, {}), lambda store: store.clear_conversation("ada")),
+    "renew": (lambda store: begin(store, RUN), lambda store: store.renew_leases({RUN.id: "ada", "run_9": "ada"})),
     "put_record": (lambda store: None, lambda store: store.put_record("key", "1", b"{}")),
     "delete_record": (lambda store: store.put_record("key", "1", b"{}"), lambda store: store.delete_record("key", "1")),
 }
@@ -466,11 +475,11 @@ class LostAnswerTests:
     def outcome(self, store: Store, servers: Sequence[RedisServer], call: Callable[[Store], object]) -> object:
         """The call's answer, and all that is there after it."""
         answer = call(store)
-        runs = [replace(run, ended=None) for run in store.runs("ada", None, 9)]
+        runs = [replace(run, ended=None) for run in store.list_runs("ada", None, 9)]
         keys = sorted(key for each in servers for key in each.all_keys() if not key.startswith("ping:"))
         listed = [each.ask("ZRANGE", "expiring", 0, -1) for each in servers if "expiring" in each.all_keys()]
-        messages = [(each.fragment, each.run_id, each.metadata) for each in store.messages("ada", 0, 9)]
-        return answer, store.conversation("ada"), messages, runs, store.records("key"), keys, listed
+        messages = [(each.fragment, each.run_id, each.metadata) for each in store.list_messages("ada", 0, 9)]
+        return answer, store.get_conversation("ada"), messages, runs, store.list_records("key"), keys, listed
 
     def test_every_script_that_changes_something_is_asked(self) -> None:
         changing = {name for name, text in commands._texts.items() if not text.startswith("#!lua flags=no-writes")}
@@ -504,12 +513,12 @@ class LostAnswerTests:
             for proxy in proxies:
                 proxy.stop_counting()
 
-    @pytest.mark.parametrize("forget", [RedisStore.clear, RedisStore.delete])
+    @pytest.mark.parametrize("forget", [RedisStore.clear_conversation, RedisStore.delete_conversation])
     def test_a_call_that_failed_gives_the_open_runs_when_it_is_made_again(
         self, store: RedisStore, servers: Sequence[RedisServer], proxies: Sequence[LosingProxy], forget: Any
     ) -> None:
         begin(store, RUN, BEHIND)
-        store.conversation("ada")
+        store.get_conversation("ada")
         for proxy in proxies:
             proxy.count(*range(1 if len(proxies) > 1 else 0, 100))
         with pytest.raises(StoreUnavailable):
@@ -517,7 +526,7 @@ class LostAnswerTests:
         for proxy in proxies:
             proxy.stop_counting()
         assert list(forget(store, "ada")) == [RUN.id, BEHIND.id]
-        store.delete("ada")
+        store.delete_conversation("ada")
         assert [each.all_keys() for each in servers] == [[]] * len(servers)
 
     def test_what_a_failed_deletion_left_is_swept(
@@ -531,7 +540,7 @@ class LostAnswerTests:
         begin(store, RUN, BEHIND)
         with monkeypatch.context() as patched:
             patched.setattr(store._forgetting, "_settling", lambda *given: [])  # As if the process had ended here.
-            store.delete("ada")
+            store.delete_conversation("ada")
         assert any(each.all_keys() for each in servers)
         clock.now += 1
         store.sweep()
@@ -609,7 +618,7 @@ class TestFailure:
         store.listen([], 0.0)
         own_redis.send_signal(signal.SIGSTOP)
         with ThreadPoolExecutor(100) as threads:
-            calls = [threads.submit(store.conversation, "ada") for _ in range(98)]
+            calls = [threads.submit(store.get_conversation, "ada") for _ in range(98)]
             calls += [threads.submit(store.ping), threads.submit(store.listen, [], 60.0)]
             assert {type(each.exception(30)) for each in calls} == {StoreUnavailable}
         assert "does not answer in time" in caplog.text
@@ -618,7 +627,7 @@ class TestFailure:
 
     def test_many_calls_at_once_wait_for_their_turn(self, store: Store) -> None:
         with ThreadPoolExecutor(300) as threads:
-            assert all(threads.map(lambda n: asked(store, name=f"client {n}").fresh, range(300)))
+            assert all(threads.map(lambda n: asked(store, name=f"client {n}").is_new, range(300)))
 
     def test_the_same_failure_is_logged_once_for_a_while(
         self, stored: Callable[[str], Store], caplog: pytest.LogCaptureFixture
@@ -639,11 +648,11 @@ class TestFailure:
             with pytest.raises(StoreUnavailable):
                 call()
         assert "raise its maxmemory" in caplog.text
-        assert store.append("ada", run.id, 0, "be")
+        assert store.append_text("ada", run.id, 0, "be")
         finished(store, run)
         assert contents(store) == ["why?", "re: why?"]
-        assert list(store.runs("ada", None, 10)) == [store.run(run.id)]
-        store.delete("ada")
+        assert list(store.list_runs("ada", None, 10)) == [store.get_run(run.id)]
+        store.delete_conversation("ada")
         assert own_redis.all_keys() == []
 
     def test_a_replica_that_takes_no_writes_is_not_healthy(
@@ -655,7 +664,7 @@ class TestFailure:
         with pytest.raises(StoreUnavailable):
             store.ping()
         assert "let STORE_URL name the primary" in caplog.text
-        assert store.conversation("ada") is not None
+        assert store.get_conversation("ada") is not None
         own_redis.ask("REPLICAOF", "NO", "ONE")
         store.ping()
 
@@ -704,7 +713,7 @@ class TestFailure:
             with pytest.raises(StoreUnavailable):
                 stored(address).ping()  # Nobody whom it trusts has signed this certificate.
             store = stored(f"{address}?ssl_ca_certs={certificate}")
-            assert asked(store).fresh
+            assert asked(store).is_new
             assert list(store.listen([], 0.0)) == []
 
     @pytest.mark.parametrize(

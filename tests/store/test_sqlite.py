@@ -123,7 +123,7 @@ class TestFile:
     def test_many_servers_can_be_started_on_a_new_file_at_once(self, path: Path) -> None:
         with ThreadPoolExecutor(8) as threads:
             stores = list(threads.map(lambda _: SqliteStore(str(path), LEASE_SECONDS), range(8)))
-        assert asked(stores[0]).fresh
+        assert asked(stores[0]).is_new
         for store in stores:
             store.close()
 
@@ -218,14 +218,14 @@ class TestRoom:
         store.sweep()
         before = path.stat().st_size
         for n in range(40):
-            store.create(f"made {n}", 60.0, {})
+            store.create_conversation(f"made {n}", 60.0, {})
             finished(store, asked(store, name=f"made {n}").run, text="x" * 50_000)
         store.sweep()
         assert path.stat().st_size > before + 40 * 50_000
         clock.now += 61
         for n in range(40):
             if how == "deleted":
-                store.delete(f"made {n}")
+                store.delete_conversation(f"made {n}")
         assert store.sweep() is False
         assert path.stat().st_size < before + 50_000
         assert contents(store) == ["why?", "re: why?"]
@@ -242,11 +242,11 @@ class TestRoom:
         runs = [finished(store, asked(store, str(n)).run) for n in range(3)]
         with closing(sqlite3.connect(path)) as db:
             for run in runs:
-                db.execute("UPDATE runs SET packed = ?, reply = NULL WHERE id = ?", (run.packed(), run.id))
+                db.execute("UPDATE runs SET packed = ?, reply = NULL WHERE id = ?", (run.dump(), run.id))
             db.commit()
         store.delete_message("ada", runs[0].reply_id)
-        store.collect("ada", runs[1].id)
-        assert [store.run(run.id).text for run in runs] == ["re: 0", "re: 1", "re: 2"]
+        store.mark_delivered("ada", runs[1].id)
+        assert [store.get_run(run.id).text for run in runs] == ["re: 0", "re: 1", "re: 2"]
 
     def test_a_file_from_before_is_rewritten_once_also_where_many_servers_start_at_once(self, path: Path) -> None:
         store = SqliteStore(str(path), LEASE_SECONDS)
@@ -286,7 +286,7 @@ class TestRoom:
         (record,) = caplog.records
         assert "VACUUM" in record.getMessage()
         finished(store, asked(store).run)
-        store.delete("ada")
+        store.delete_conversation("ada")
         assert store.sweep() is False
         store.close()
 
@@ -417,9 +417,9 @@ class TestFailingFile:
     def test_a_locked_file_can_be_read(self, store: SqliteStore, path: Path) -> None:
         run, queued = asked(store).run, asked(store, "queued").run
         with locked(path):
-            assert store.run(run.id) == run
+            assert store.get_run(run.id) == run
             assert contents(store) == []
-            assert store.start("ada", queued.id) is None
+            assert store.start_run("ada", queued.id) is None
             assert list(store.listen([run.id], 0.0)) == [run.id]
 
     @pytest.mark.parametrize("is_replaced", [False, True])
@@ -433,7 +433,7 @@ class TestFailingFile:
             path.touch()
         self.fails(store, caplog, schema.OLDER if is_replaced else schema.GONE)
         with pytest.raises(StoreUnavailable):
-            store.conversation("ada")
+            store.get_conversation("ada")
         with pytest.raises(StoreUnavailable):
             store.listen([], 0.0)
         elsewhere.replace(path)
@@ -536,7 +536,7 @@ class TestCommits:
         begun = behind(*(lambda n=n: asked(store, str(n)) for n in range(30)))
         assert commits(path) == before + 3  # The two before them, and they.
         assert [each.result().run.status for each in begun] == ["running"] + 29 * ["queued"]
-        assert len(store.runs("ada", None, 100)) == 30
+        assert len(store.list_runs("ada", None, 100)) == 30
 
     def test_a_call_that_is_refused_or_fails_leaves_the_others_alone(
         self, store: SqliteStore, behind: Callable[..., list[Future[object]]]
@@ -544,7 +544,7 @@ class TestCommits:
         asked(store, request_id="id")
         good, busy, conflicting, broken, also_good = behind(
             lambda: asked(store, "1"),
-            lambda: store.begin("ada", Run("2"), waiting=1, start=True),
+            lambda: store.create_run("ada", Run("2"), waiting=1, start=True),
             lambda: asked(store, "3", request_id="id"),
             lambda: asked(store, "no text: \ud800", name="new"),
             lambda: asked(store, "4"),
@@ -552,10 +552,10 @@ class TestCommits:
         assert isinstance(busy.exception(), ConversationBusy)
         assert isinstance(conflicting.exception(), RequestIdConflict)
         assert isinstance(broken.exception(), TypeError)
-        assert store.conversation("new") is None
-        assert [each.question for each in store.runs("ada", "queued", 10)] == ["4", "1"]
-        assert good.result().run == store.run(good.result().run.id)
-        assert also_good.result().fresh
+        assert store.get_conversation("new") is None
+        assert [each.question for each in store.list_runs("ada", "queued", 10)] == ["4", "1"]
+        assert good.result().run == store.get_run(good.result().run.id)
+        assert also_good.result().is_new
 
     def test_what_waits_behind_a_failure_fails_with_it_at_once(
         self, store: SqliteStore, behind: Callable[..., list[Future[object]]], monkeypatch: pytest.MonkeyPatch
@@ -592,21 +592,21 @@ class TestCommits:
 
 class TestForgetting:
     def test_deleting_leaves_nothing(self, store: SqliteStore, other: SqliteStore, path: Path, clock: Clock) -> None:
-        store.create("ada", 60.0, {})
+        store.create_conversation("ada", 60.0, {})
         store.set_model("ada", "m1")
         finished(store, asked(store, request_id="id").run)
         asked(store, "running")
         asked(other, "queued", request_id="other id")
         finished(store, asked(store, name="eve", request_id="id").run)
-        store.delete("ada")
+        store.delete_conversation("ada")
         other.listen([], 0.0)
-        store.delete("eve")
+        store.delete_conversation("eve")
         assert rows(path) == {}
 
     def test_no_word_of_what_was_deleted_is_left_in_the_file(self, store: SqliteStore, path: Path) -> None:
         finished(store, asked(store, "a secret question").run, text="a secret reply " * 1000)
         finished(store, asked(store, "another question", name="eve").run)
-        store.delete("ada")
+        store.delete_conversation("ada")
         store.close()
         assert b"another question" in path.read_bytes()
         assert b"secret" not in path.read_bytes()
@@ -617,7 +617,7 @@ class TestForgetting:
         finished(store, asked(store, name="eve").run)
         before = rows(path)
         for n in range(3):
-            store.create(f"made {n}", 60.0, {})
+            store.create_conversation(f"made {n}", 60.0, {})
             finished(store, asked(store, name=f"made {n}", request_id="id").run)
         clock.now += 61
         store.sweep()
@@ -636,10 +636,10 @@ class TestForgetting:
     def test_an_expired_conversation_is_gone_when_its_name_is_used_again(
         self, store: SqliteStore, path: Path, clock: Clock
     ) -> None:
-        store.create("ada", 60.0, {})
+        store.create_conversation("ada", 60.0, {})
         finished(store, asked(store, request_id="id").run)
         clock.now += 61
-        store.create("ada", 60.0, {})
+        store.create_conversation("ada", 60.0, {})
         assert rows(path).keys() == {"conversations"}
 
     def test_no_news_are_kept_for_a_writer_that_is_gone(
@@ -650,7 +650,7 @@ class TestForgetting:
         finished(store, told, "cancelled")
         assert len(rows(path)["news"]) == 1
         kill(other)
-        assert asked(store, name="eve").fresh
+        assert asked(store, name="eve").is_new
         assert len(rows(path)["news"]) == 1
         store.sweep()
         assert "news" not in rows(path)
@@ -663,13 +663,13 @@ class TestForgetting:
         assert len(locks) == 2
         kill(other)
         store.sweep()
-        assert store.run(run.id).status == "interrupted"
+        assert store.get_run(run.id).status == "interrupted"
         assert [name for name in other_files(path) if "-writer-" in name] == locks
-        assert asked(store).fresh
+        assert asked(store).is_new
         store.sweep()
         (left,) = [name for name in other_files(path) if "-writer-" in name]
         assert left in locks
-        assert store.run(mine.id).is_open
+        assert store.get_run(mine.id).is_open
 
     def test_a_writer_whose_lock_was_removed_keeps_its_runs_until_its_lease_passes(
         self, store: SqliteStore, other: SqliteStore, path: Path, clock: Clock
@@ -678,9 +678,9 @@ class TestForgetting:
         for name in other_files(path):
             if "-writer-" in name:
                 path.with_name(name).unlink()
-        assert store.run(run.id).status == "running"
+        assert store.get_run(run.id).status == "running"
         clock.now += LEASE_SECONDS + 1
-        assert store.run(run.id).status == "interrupted"
+        assert store.get_run(run.id).status == "interrupted"
 
 
 def kill(writer: SqliteStore) -> None:
@@ -718,8 +718,8 @@ def test_a_window_of_a_long_history_is_read_by_its_places(store: SqliteStore) ->
     asked(store)
     messages = [Message.of("user", str(n), None, 1.0) for n in range(10_000)]
     store._write(lambda seen: History(seen.db, 1).add(0, messages))
-    assert [each.content for each in store.messages("ada", 9_997, 10_001)] == ["9997", "9998", "9999"]
-    kept = store.conversation("ada")
+    assert [each.content for each in store.list_messages("ada", 9_997, 10_001)] == ["9997", "9998", "9999"]
+    kept = store.get_conversation("ada")
     assert kept is not None
     assert kept.message_count == 10_000
 
@@ -773,7 +773,7 @@ def test_what_was_acknowledged_survives_a_kill_at_any_instant(path: Path) -> Non
         store = SqliteStore(str(path), 1e6)
         completed = []
         for run_id, said in acknowledged.items():
-            run = store.run(run_id)
+            run = store.get_run(run_id)
             assert run.status == "completed" or (run.status == "interrupted" and said != "finished")
             assert run.text in {"begun": ("", "be", f"re: {run.question}")}.get(said, ("be", f"re: {run.question}"))
             completed += [run] if run.status == "completed" else []
@@ -781,7 +781,7 @@ def test_what_was_acknowledged_survives_a_kill_at_any_instant(path: Path) -> Non
             history = [text for run in completed if run.conversation == name for text in (run.question, run.text)]
             assert contents(store, name)[: len(history)] == history
             assert len(contents(store, name)) <= len(history) + 2  # One may be written that could not say so.
-            assert not any(run.is_open for run in store.runs(name, None, 1000))
+            assert not any(run.is_open for run in store.list_runs(name, None, 1000))
         store.close()
     assert {"begun", "finished"} <= set(acknowledged.values())
 

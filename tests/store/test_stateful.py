@@ -170,20 +170,20 @@ class StoreMachine(RuleBasedStateMachine):
             joined = known.joined(run, self.clock.now)
         except RequestIdConflict:
             with pytest.raises(RequestIdConflict):
-                store.begin(name, run, waiting=waiting, start=start)
+                store.create_run(name, run, waiting=waiting, start=start)
             return multiple()
         queued = [each for each in known.runs.values() if each.status == "queued"]
         runs_at_once = start and not known.leases
         if joined is None and not runs_at_once and len(queued) >= waiting:
             with pytest.raises(ConversationBusy):
-                store.begin(name, run, waiting=waiting, start=start)
+                store.create_run(name, run, waiting=waiting, start=start)
             return multiple()
-        answer = store.begin(name, run, waiting=waiting, start=start)
+        answer = store.create_run(name, run, waiting=waiting, start=start)
         if joined is not None:
-            assert (answer.run, answer.fresh) == (joined, False)
+            assert (answer.run, answer.is_new) == (joined, False)
         else:
             expected = replace(run, status="running" if runs_at_once else "queued", conversation=name)
-            assert (answer.run, answer.fresh) == (expected, True)
+            assert (answer.run, answer.is_new) == (expected, True)
             self.known[name] = known
             self.drafts[run.id] = (name, run)
             self.holders[run.id] = writer
@@ -213,15 +213,15 @@ class StoreMachine(RuleBasedStateMachine):
         if known is None or run_id not in known.runs:
             return  # It would be begun anew, and no writer calls again so late.
         known.write_down_abandoned(writer, self.clock.now)
-        answer = store.begin(name, draft, waiting=0, start=False)
-        assert (answer.run, answer.fresh) == (known.runs[run_id], True)
+        answer = store.create_run(name, draft, waiting=0, start=False)
+        assert (answer.run, answer.is_new) == (known.runs[run_id], True)
 
     @rule(run_id=begun)
     def start(self, run_id: str) -> None:
         name = self.drafts[run_id][0]
         store, writer = self._writer_of(run_id)
         known = self._there(name, writer)
-        started = store.start(name, run_id)
+        started = store.start_run(name, run_id)
         if known is None:
             assert started is None
             return
@@ -247,7 +247,7 @@ class StoreMachine(RuleBasedStateMachine):
             return  # The protocol says nothing of it; the Runner does not.
         there = "" if run is None else run.text[: len(run.text) - cut]
         is_running = run is not None and run.status == "running"
-        assert store.append(name, run_id, len(there.encode()), text) is is_running
+        assert store.append_text(name, run_id, len(there.encode()), text) is is_running
         if run is not None and is_running:
             self._keep(replace(run, text=there + text))
             self._renew(self.known[name], run_id)
@@ -278,9 +278,9 @@ class StoreMachine(RuleBasedStateMachine):
             self.clock.now,
             text="" if is_empty and status != "completed" else text,
             delivered=delivered,
-            failure=RunError("upstream_failed", "It failed.") if status in ("failed", "interrupted") else None,
+            error=RunError("upstream_failed", "It failed.") if status in ("failed", "interrupted") else None,
         )
-        answer = store.finish(name, ended, context_starts)
+        answer = store.finish_run(name, ended, context_starts)
         if run is None:
             assert answer is None
         elif run.ended is not None:
@@ -299,7 +299,7 @@ class StoreMachine(RuleBasedStateMachine):
         name, run = self.drafts[run_id][0], self._read(run_id, writer)
         if run is not None and run.status == "interrupted":
             return  # There is no reply that anybody could have.
-        store.collect(name, run_id)
+        store.mark_delivered(name, run_id)
         if run is not None and not run.is_open:
             self._keep(replace(run, delivered=True))
             self.ended[run_id] = self.last[run_id]
@@ -308,16 +308,16 @@ class StoreMachine(RuleBasedStateMachine):
     def mistake_the_conversation(self, place: int, run_id: str, text: str) -> None:
         store, _ = self._writer(place)
         other = "eve" if self.drafts[run_id][0] == "ada" else "ada"
-        assert store.append(other, run_id, 0, text) is False
+        assert store.append_text(other, run_id, 0, text) is False
         ended = self.last[run_id].ended_as("completed", self.clock.now, text=text)
-        assert store.finish(other, ended, {"m": 2}) is None
+        assert store.finish_run(other, ended, {"m": 2}) is None
 
     @rule(place=places, name=names)
     def clear(self, place: int, name: str) -> None:
         store, writer = self._writer(place)
         known = self._there(name, writer)
         were_open = [] if known is None else [run.id for run in known.open(writer, self.clock.now)]
-        assert list(store.clear(name)) == were_open
+        assert list(store.clear_conversation(name)) == were_open
         if known is not None:
             self.known[name] = Known(self.clock.now, known.seconds, known.model)
 
@@ -326,14 +326,14 @@ class StoreMachine(RuleBasedStateMachine):
         store, writer = self._writer(place)
         known = self._there(name, writer)
         were_open = [] if known is None else [run.id for run in known.open(writer, self.clock.now)]
-        assert list(store.delete(name)) == were_open
+        assert list(store.delete_conversation(name)) == were_open
         self.known.pop(name, None)
 
     @rule(place=places, name=names)
     def create(self, place: int, name: str) -> None:
         store, writer = self._writer(place)
         if self._there(name, writer) is None:
-            store.create(name, SESSION_SECONDS, {})
+            store.create_conversation(name, SESSION_SECONDS, {})
             self.known[name] = Known(self.clock.now, SESSION_SECONDS)
 
     @rule(place=places, name=names)
@@ -357,7 +357,7 @@ class StoreMachine(RuleBasedStateMachine):
         store, writer = self._writer(place)
         held = {run_id: self.drafts[run_id][0] for run_id, holder in self.holders.items() if holder == writer}
         still_open = [run_id for run_id, name in held.items() if run_id in self._leases(name)]
-        assert set(store.renew(held)) == set(held) - set(still_open)
+        assert set(store.renew_leases(held)) == set(held) - set(still_open)
         for run_id in still_open:
             self._renew(self.known[held[run_id]], run_id)
 
@@ -383,8 +383,8 @@ class StoreMachine(RuleBasedStateMachine):
     )
     def list_some(self, place: int, name: str, status: Status, most: int) -> None:
         store, _ = self._writer(place)
-        fitting = [run for run in store.runs(name, None, 1000) if run.status == status]
-        assert list(store.runs(name, status, most)) == fitting[:most]
+        fitting = [run for run in store.list_runs(name, None, 1000) if run.status == status]
+        assert list(store.list_runs(name, status, most)) == fitting[:most]
 
     @rule(place=places, run_id=begun)
     def refresh(self, run_id: str, place: int) -> None:
@@ -392,9 +392,9 @@ class StoreMachine(RuleBasedStateMachine):
         expected = self._read(run_id, writer)
         if expected is None:
             with pytest.raises(NotFound):
-                store.run(run_id)
+                store.get_run(run_id)
         else:
-            assert store.run(run_id) == expected
+            assert store.get_run(run_id) == expected
 
     @invariant()
     def everything_is_as_promised(self) -> None:
@@ -402,20 +402,20 @@ class StoreMachine(RuleBasedStateMachine):
             for name in ("ada", "eve"):
                 known = self._there(name, writer)
                 runs = [] if known is None else known.read_all(writer, self.clock.now)
-                assert store.conversation(name) == self._conversation(name, writer)
-                assert list(store.runs(name, None, 1000)) == runs[::-1]
+                assert store.get_conversation(name) == self._conversation(name, writer)
+                assert list(store.list_runs(name, None, 1000)) == runs[::-1]
                 assert _history(store, name) == ([] if known is None else known.history())
 
     @invariant()
     def at_most_one_run_of_a_conversation_is_written(self) -> None:
         for store in self.stores:
             for name in ("ada", "eve"):
-                assert Counter(run.status for run in store.runs(name, None, 1000))["running"] <= 1
+                assert Counter(run.status for run in store.list_runs(name, None, 1000))["running"] <= 1
 
     @invariant()
     def an_ended_run_never_changes(self) -> None:
         for store in self.stores:
-            for run in (each for name in ("ada", "eve") for each in store.runs(name, None, 1000)):
+            for run in (each for name in ("ada", "eve") for each in store.list_runs(name, None, 1000)):
                 if not run.is_open and run.id not in self._leases(run.conversation):
                     assert self.ended.setdefault(run.id, run) == run
 
@@ -463,7 +463,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 def _history(store: Store, name: str, start: int = 0, stop: int = 1_000_000) -> list[Entry]:
-    kept = store.messages(name, start, stop)
+    kept = store.list_messages(name, start, stop)
     return [(each.role, each.content, each.run_id, each.timestamp) for each in kept]
 
 

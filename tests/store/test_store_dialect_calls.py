@@ -23,15 +23,15 @@ def said(content: str, role: str = "user", **more: object) -> Message:
 
 
 def begun(store: Store, run: Run, terms: CreateOptions = DEFAULT_OPTIONS, *, start: bool = True) -> CreatedRun:
-    return store.begin("ada", run, terms, waiting=32, start=start)
+    return store.create_run("ada", run, terms, waiting=32, start=start)
 
 
 def ended(store: Store, run: Run, text: str = "ok") -> None:
-    assert store.finish("ada", run.ended_as("completed", 9.0, text=text)) is not None
+    assert store.finish_run("ada", run.ended_as("completed", 9.0, text=text)) is not None
 
 
 def contents(store: Store) -> list[str]:
-    return [each.content for each in store.messages("ada", 0, 1_000_000)]
+    return [each.content for each in store.list_messages("ada", 0, 1_000_000)]
 
 
 def paused(run: Run, clock: Clock, **more: object) -> Run:
@@ -47,9 +47,9 @@ class DoorTests:
     """Subclass me once for each backend, with a fixture `store` that takes the clock."""
 
     def test_a_conversation_is_made_with_its_metadata(self, store: Store, clock: Clock) -> None:
-        made = store.create("ada", None, {"topic": "고양이", "n": [1, None]})
+        made = store.create_conversation("ada", None, {"topic": "고양이", "n": [1, None]})
         assert made == Conversation("ada", metadata={"topic": "고양이", "n": [1, None]})
-        kept = store.conversation("ada")
+        kept = store.get_conversation("ada")
         assert kept == made
         assert (made.created, kept.created, kept.touched) == (clock.now,) * 3
 
@@ -57,8 +57,8 @@ class DoorTests:
         made = clock.now
         run = begun(store, Run("why?")).run
         clock.now += 5
-        store.finish("ada", run.ended_as("completed", clock.now, text="ok"))
-        kept = store.conversation("ada")
+        store.finish_run("ada", run.ended_as("completed", clock.now, text="ok"))
+        kept = store.get_conversation("ada")
         assert kept is not None
         assert (kept.created, kept.touched) == (made, made + 5)
 
@@ -66,14 +66,14 @@ class DoorTests:
         ended(store, begun(store, Run("why?")).run)
         store.set_model("ada", "m1")
         changed = store.set_metadata("ada", {"a": "1"})
-        assert changed == store.conversation("ada")
+        assert changed == store.get_conversation("ada")
         assert (changed.metadata, changed.model, changed.message_count) == ({"a": "1"}, "m1", 2)
         assert store.set_metadata("ada", {}).metadata == {}
 
     def test_metadata_survives_a_clearing(self, store: Store) -> None:
-        store.create("ada", None, {"a": "1"})
-        store.clear("ada")
-        kept = store.conversation("ada")
+        store.create_conversation("ada", None, {"a": "1"})
+        store.clear_conversation("ada")
+        kept = store.get_conversation("ada")
         assert kept is not None
         assert kept.metadata == {"a": "1"}
 
@@ -86,223 +86,225 @@ class DoorTests:
             lambda store: store.change_message("ada", "msg_1", {}),
             lambda store: store.delete_message("ada", "msg_1"),
             lambda store: store.note("ada", "run_1", {}),
-            lambda store: store.begin("ada", Run("why?"), CreateOptions(create=False), waiting=1, start=True),
+            lambda store: store.begin(
+                "ada", Run("why?"), CreateOptions(create_conversation=False), waiting=1, start=True
+            ),
         ],
     )
     @pytest.mark.parametrize("is_there", [False, True])
     def test_what_is_not_there_is_not_found(
         self, store: Store, call: Callable[[Store], object], is_connected: bool, clock: Clock
     ) -> None:
-        store.create("eve", None, {})
-        store.create("ada", 10.0, {})
+        store.create_conversation("eve", None, {})
+        store.create_conversation("ada", 10.0, {})
         clock.now += 11  # It has expired.
         with pytest.raises(NotFound):
             call(store)
-        assert store.conversation("ada") is None
+        assert store.get_conversation("ada") is None
 
     def test_messages_are_added_without_a_run_in_order(self, store: Store) -> None:
-        store.create("ada", None, {})
+        store.create_conversation("ada", None, {})
         first, second = said("1", metadata={"a": "1"}), said("2", "assistant")
-        store.add("ada", [first, second])
-        store.add("ada", [said("3")])
-        assert list(store.messages("ada", 0, 2)) == [first, second]
+        store.add_messages("ada", [first, second])
+        store.add_messages("ada", [said("3")])
+        assert list(store.list_messages("ada", 0, 2)) == [first, second]
         assert contents(store) == ["1", "2", "3"]
-        kept = store.conversation("ada")
+        kept = store.get_conversation("ada")
         assert kept is not None
         assert kept.message_count == 3
 
     def test_messages_are_not_added_while_a_run_is_open(self, store: Store) -> None:
         run = begun(store, Run("why?")).run
         with pytest.raises(ConversationBusy):
-            store.add("ada", [said("hi")])
+            store.add_messages("ada", [said("hi")])
         ended(store, run)
-        store.add("ada", [said("hi")])
+        store.add_messages("ada", [said("hi")])
         assert contents(store) == ["why?", "ok", "hi"]
 
     def test_messages_are_added_with_the_run_that_they_come_with_or_not_at_all(self, store: Store) -> None:
         first = begun(store, Run(""), CreateOptions([said("1"), said("2")]))
         assert (contents(store), first.conversation.message_count) == (["1", "2"], 2)
         with pytest.raises(ConversationBusy):
-            begun(store, Run(""), CreateOptions([said("3")], alone=True))
+            begun(store, Run(""), CreateOptions([said("3")], reject_if_busy=True))
         assert contents(store) == ["1", "2"]
         again = begun(store, first.run, CreateOptions([said("1"), said("2")]))
         assert (again.run.id, contents(store)) == (first.run.id, ["1", "2"])
 
     def test_a_run_that_must_be_alone_is_refused_beside_an_open_one(self, store: Store) -> None:
-        run = begun(store, Run(""), CreateOptions(alone=True)).run
+        run = begun(store, Run(""), CreateOptions(reject_if_busy=True)).run
         with pytest.raises(ConversationBusy):
-            begun(store, Run(""), CreateOptions(alone=True))
+            begun(store, Run(""), CreateOptions(reject_if_busy=True))
         ended(store, run)
-        assert begun(store, Run(""), CreateOptions(alone=True)).fresh
+        assert begun(store, Run(""), CreateOptions(reject_if_busy=True)).is_new
 
     def test_a_run_that_must_be_alone_may_wait_for_a_place(self, store: Store) -> None:
-        assert begun(store, Run(""), CreateOptions(alone=True), start=False).run.status == "queued"
+        assert begun(store, Run(""), CreateOptions(reject_if_busy=True), start=False).run.status == "queued"
 
     def test_a_run_without_a_question_adds_its_reply_alone_and_joins_nothing(self, store: Store) -> None:
         run = begun(store, Run("")).run
-        assert begun(store, Run("")).fresh
+        assert begun(store, Run("")).is_new
         ended(store, run)
         assert contents(store) == ["ok"]
-        assert [each.id for each in store.messages("ada", 0, 9)] == [run.reply_id]
+        assert [each.id for each in store.list_messages("ada", 0, 9)] == [run.reply_id]
 
     def test_a_run_keeps_the_options_that_it_was_asked_with(self, store: Store) -> None:
         options = RunOptions("m1", "Be brief.", {"temperature": 0.5, "tools": [{"a": "왜"}]}, 4, {"assistant_id": "a"})
         run = begun(store, Run("why?", options=options)).run
-        assert store.run(run.id).options == options
-        assert store.run(run.id).options.details == {"assistant_id": "a"}
+        assert store.get_run(run.id).options == options
+        assert store.get_run(run.id).options.details == {"assistant_id": "a"}
         ended(store, run)
-        assert store.run(run.id).options.details == {"assistant_id": "a"}
+        assert store.get_run(run.id).options.details == {"assistant_id": "a"}
 
     def test_the_same_question_with_other_options_is_another(self, store: Store) -> None:
         hot, cold = RunOptions(parameters={"temperature": 2, "seed": 1}), RunOptions(parameters={"temperature": 0})
         run = begun(store, Run("why?", options=hot)).run
-        assert begun(store, Run("why?", options=cold)).fresh
-        assert begun(store, Run("why?")).fresh
+        assert begun(store, Run("why?", options=cold)).is_new
+        assert begun(store, Run("why?")).is_new
         same = RunOptions(parameters={"seed": 1, "temperature": 2}, details={"other": "details"})
         assert begun(store, Run("why?", options=same)).run.id == run.id
 
     def test_an_uncollected_reply_to_other_options_is_not_joined(self, store: Store, clock: Clock) -> None:
         run = begun(store, Run("why?", options=RunOptions("m1"))).run
-        store.finish("ada", run.ended_as("completed", clock.now, text="ok"))
+        store.finish_run("ada", run.ended_as("completed", clock.now, text="ok"))
         assert begun(store, Run("why?", options=RunOptions("m1"))).run.id == run.id
-        assert begun(store, Run("why?")).fresh
+        assert begun(store, Run("why?")).is_new
 
     def test_details_are_replaced_while_the_run_is_open_and_after_its_end(self, store: Store) -> None:
         run = begun(store, Run("why?", options=RunOptions("m1", details={"a": 1}))).run
-        assert store.note("ada", run.id, {"b": 2}).options.details == {"b": 2}
-        assert store.run(run.id).options == RunOptions("m1")
-        assert store.append("ada", run.id, 0, "be")
+        assert store.set_run_details("ada", run.id, {"b": 2}).options.details == {"b": 2}
+        assert store.get_run(run.id).options == RunOptions("m1")
+        assert store.append_text("ada", run.id, 0, "be")
         ended(store, run, "be")
-        assert store.run(run.id).options.details == {"b": 2}
-        noted = store.note("ada", run.id, {"c": 3})
+        assert store.get_run(run.id).options.details == {"b": 2}
+        noted = store.set_run_details("ada", run.id, {"c": 3})
         assert (noted.status, noted.text, noted.options.details) == ("completed", "be", {"c": 3})
-        assert store.run(run.id) == noted
+        assert store.get_run(run.id) == noted
 
     def test_details_are_kept_while_a_run_waits_for_outputs_and_goes_on(self, store: Store, clock: Clock) -> None:
         run = begun(store, Run("why?", options=RunOptions(details={"a": 1}))).run
-        store.note("ada", run.id, {"b": 2})
-        store.pause("ada", paused(run, clock))
-        assert store.run(run.id).options.details == {"b": 2}
-        store.note("ada", run.id, {"c": 3})
-        store.resume("ada", resumed(run))
-        assert store.run(run.id).options.details == {"c": 3}
+        store.set_run_details("ada", run.id, {"b": 2})
+        store.pause_run("ada", paused(run, clock))
+        assert store.get_run(run.id).options.details == {"b": 2}
+        store.set_run_details("ada", run.id, {"c": 3})
+        store.resume_run("ada", resumed(run))
+        assert store.get_run(run.id).options.details == {"c": 3}
 
     def test_a_run_that_requires_action_keeps_its_place(self, store: Store, clock: Clock) -> None:
         run, queued = begun(store, Run("1")).run, begun(store, Run("2")).run
-        assert store.pause("ada", paused(run, clock))
-        kept = store.run(run.id)
+        assert store.pause_run("ada", paused(run, clock))
+        kept = store.get_run(run.id)
         assert (kept.status, kept.text, kept.steps[0].calls, kept.is_open) == ("requires_action", "be", (CALL,), True)
-        assert store.start("ada", queued.id) is None
-        assert [each.id for each in store.runs("ada", "requires_action", 9)] == [run.id]
-        assert not store.append("ada", run.id, 2, "cause")
+        assert store.start_run("ada", queued.id) is None
+        assert [each.id for each in store.list_runs("ada", "requires_action", 9)] == [run.id]
+        assert not store.append_text("ada", run.id, 2, "cause")
 
     def test_a_paused_run_has_no_lease_and_waits_ten_minutes(self, store: Store, clock: Clock) -> None:
         run = begun(store, Run("1")).run
-        store.pause("ada", paused(run, clock))
+        store.pause_run("ada", paused(run, clock))
         clock.now += 600
-        assert store.run(run.id).status == "requires_action"
+        assert store.get_run(run.id).status == "requires_action"
         clock.now += 1
-        expired = store.run(run.id)
+        expired = store.get_run(run.id)
         assert (expired.status, expired.text, expired.ended) == ("expired", "be", clock.now - 1)
-        assert expired.failure is not None
-        assert expired.failure.code == "run_expired"
-        assert not store.resume("ada", resumed(run))
+        assert expired.error is not None
+        assert expired.error.code == "run_expired"
+        assert not store.resume_run("ada", resumed(run))
         assert begun(store, Run("2")).run.status == "running"
-        assert (store.run(run.id).status, contents(store)) == ("expired", [])
+        assert (store.get_run(run.id).status, contents(store)) == ("expired", [])
 
     def test_a_run_queued_behind_one_that_expired_starts(self, store: Store, clock: Clock) -> None:
         run, queued = begun(store, Run("1")).run, begun(store, Run("2")).run
-        store.pause("ada", paused(run, clock))
+        store.pause_run("ada", paused(run, clock))
         clock.now += 601
-        assert store.start("ada", queued.id) is not None
-        assert store.run(run.id).status == "expired"
+        assert store.start_run("ada", queued.id) is not None
+        assert store.get_run(run.id).status == "expired"
 
     def test_an_expired_run_stays_so_whatever_comes_late(self, store: Store, clock: Clock) -> None:
         run = begun(store, Run("1")).run
-        store.pause("ada", paused(run, clock))
+        store.pause_run("ada", paused(run, clock))
         clock.now += 601
-        late = store.finish("ada", run.ended_as("completed", clock.now, text="late"))
+        late = store.finish_run("ada", run.ended_as("completed", clock.now, text="late"))
         assert late is not None
         assert late.status == "expired"
         assert contents(store) == []
 
     def test_a_run_that_was_resumed_waits_for_its_turn_in_its_place(self, store: Store, clock: Clock) -> None:
         run, queued = begun(store, Run("1")).run, begun(store, Run("2")).run
-        store.pause("ada", paused(run, clock))
+        store.pause_run("ada", paused(run, clock))
         step = Step((replace(CALL, output="sunny"),), clock.now, "be", clock.now)
-        assert store.resume("ada", replace(resumed(run), steps=(step,), text="be"))
-        assert not store.resume("ada", resumed(run))
-        assert store.start("ada", queued.id) is None
-        assert store.start("ada", run.id) is not None
-        kept = store.run(run.id)
+        assert store.resume_run("ada", replace(resumed(run), steps=(step,), text="be"))
+        assert not store.resume_run("ada", resumed(run))
+        assert store.start_run("ada", queued.id) is None
+        assert store.start_run("ada", run.id) is not None
+        kept = store.get_run(run.id)
         assert (kept.status, kept.steps, kept.text, kept.expires) == ("running", (step,), "be", None)
-        assert store.append("ada", run.id, 2, "cause")
-        assert store.run(run.id).text == "because"
+        assert store.append_text("ada", run.id, 2, "cause")
+        assert store.get_run(run.id).text == "because"
         ended(store, kept, "because")
         assert contents(store) == ["1", "because"]
 
     def test_only_a_running_run_is_paused(self, store: Store, clock: Clock) -> None:
         run, queued = begun(store, Run("1")).run, begun(store, Run("2")).run
-        assert not store.pause("ada", paused(queued, clock))
+        assert not store.pause_run("ada", paused(queued, clock))
         ended(store, run)
-        assert not store.pause("ada", paused(run, clock))
-        assert not store.pause("ada", paused(Run("3"), clock))
-        assert store.run(run.id).status == "completed"
+        assert not store.pause_run("ada", paused(run, clock))
+        assert not store.pause_run("ada", paused(Run("3"), clock))
+        assert store.get_run(run.id).status == "completed"
 
     def test_a_paused_run_is_cancelled_with_what_was_written(self, store: Store, clock: Clock) -> None:
         run = begun(store, Run("1")).run
-        store.pause("ada", paused(run, clock))
-        kept = store.finish("ada", store.run(run.id).ended_as("cancelled", 9.0))
+        store.pause_run("ada", paused(run, clock))
+        kept = store.finish_run("ada", store.get_run(run.id).ended_as("cancelled", 9.0))
         assert kept is not None
         assert (kept.status, contents(store)) == ("cancelled", ["1", "be"])
 
     def test_a_paused_run_holds_a_conversation_that_would_expire(self, store: Store, clock: Clock) -> None:
-        store.create("ada", 10.0, {})
+        store.create_conversation("ada", 10.0, {})
         run = begun(store, Run("1")).run
-        store.pause("ada", paused(run, clock))
+        store.pause_run("ada", paused(run, clock))
         clock.now += 500
         store.sweep()
-        assert store.conversation("ada") is not None
+        assert store.get_conversation("ada") is not None
 
     def test_clearing_forgets_a_paused_run_and_tells_of_it(self, store: Store, clock: Clock) -> None:
         run = begun(store, Run("1")).run
-        store.pause("ada", paused(run, clock))
-        assert list(store.clear("ada")) == [run.id]
-        assert not store.resume("ada", resumed(run))
+        store.pause_run("ada", paused(run, clock))
+        assert list(store.clear_conversation("ada")) == [run.id]
+        assert not store.resume_run("ada", resumed(run))
         with pytest.raises(NotFound):
-            store.run(run.id)
+            store.get_run(run.id)
 
     def test_a_message_has_a_place(self, store: Store) -> None:
-        store.create("ada", None, {})
+        store.create_conversation("ada", None, {})
         messages = [said(str(n)) for n in range(300)]
-        store.add("ada", messages)
-        assert [store.place("ada", messages[n].id) for n in (0, 7, 299)] == [0, 7, 299]
+        store.add_messages("ada", messages)
+        assert [store.message_index("ada", messages[n].id) for n in (0, 7, 299)] == [0, 7, 299]
         with pytest.raises(NotFound):
-            store.place("ada", "msg_nobody")
+            store.message_index("ada", "msg_nobody")
 
     def test_a_messages_metadata_is_replaced(self, store: Store) -> None:
-        store.create("ada", None, {})
+        store.create_conversation("ada", None, {})
         one, other = said("1", metadata={"a": "1"}), said("2")
-        store.add("ada", [one, other])
-        changed = store.change_message("ada", one.id, {"b": "2"})
+        store.add_messages("ada", [one, other])
+        changed = store.set_message_metadata("ada", one.id, {"b": "2"})
         assert changed == replace(one, metadata={"b": "2"})
-        assert list(store.messages("ada", 0, 9)) == [changed, other]
+        assert list(store.list_messages("ada", 0, 9)) == [changed, other]
         with pytest.raises(NotFound):
-            store.change_message("ada", "msg_nobody", {})
+            store.set_message_metadata("ada", "msg_nobody", {})
 
     def test_those_after_a_message_that_is_taken_out_move_up(self, store: Store) -> None:
-        store.create("ada", None, {})
+        store.create_conversation("ada", None, {})
         messages = [said(str(n)) for n in range(4)]
-        store.add("ada", messages)
+        store.add_messages("ada", messages)
         store.delete_message("ada", messages[1].id)
         assert contents(store) == ["0", "2", "3"]
-        assert store.place("ada", messages[3].id) == 2
-        kept = store.conversation("ada")
+        assert store.message_index("ada", messages[3].id) == 2
+        kept = store.get_conversation("ada")
         assert kept is not None
         assert kept.message_count == 3
-        store.add("ada", [said("4")])
+        store.add_messages("ada", [said("4")])
         assert contents(store) == ["0", "2", "3", "4"]
-        assert [each.content for each in store.messages("ada", 1, 3)] == ["2", "3"]
+        assert [each.content for each in store.list_messages("ada", 1, 3)] == ["2", "3"]
         with pytest.raises(NotFound):
             store.delete_message("ada", messages[1].id)
 
@@ -310,9 +312,9 @@ class DoorTests:
     def test_the_place_of_the_replay_moves_with_its_message(self, store: Store, taken: int, place: int) -> None:
         for question in ("1", "2"):
             run = begun(store, Run(question)).run
-            store.finish("ada", run.ended_as("completed", 9.0, text="ok"), {"m": 2})
-        store.delete_message("ada", store.messages("ada", taken, taken + 1)[0].id)
-        kept = store.conversation("ada")
+            store.finish_run("ada", run.ended_as("completed", 9.0, text="ok"), {"m": 2})
+        store.delete_message("ada", store.list_messages("ada", taken, taken + 1)[0].id)
+        kept = store.get_conversation("ada")
         assert kept is not None
         assert kept.context_starts == {"m": place}
 
@@ -321,19 +323,19 @@ class DoorTests:
         store.put_record("assistant", "asst_2", b"{}")
         store.put_record("key", "asst_1", b'{"other":1}')
         store.put_record("assistant", "asst_2", b'{"new":1}')
-        assert store.record("assistant", "asst_1") == b'{"name":"\xec\x99\x9c"}'
-        assert sorted(store.records("assistant")) == [b'{"name":"\xec\x99\x9c"}', b'{"new":1}']
-        assert list(store.records("nothing")) == []
+        assert store.get_record("assistant", "asst_1") == b'{"name":"\xec\x99\x9c"}'
+        assert sorted(store.list_records("assistant")) == [b'{"name":"\xec\x99\x9c"}', b'{"new":1}']
+        assert list(store.list_records("nothing")) == []
 
     def test_a_record_that_was_deleted_is_not_found(self, store: Store) -> None:
         store.put_record("assistant", "asst_1", b"{}")
         store.put_record("key", "asst_1", b"{}")
         store.delete_record("assistant", "asst_1")
         with pytest.raises(NotFound):
-            store.record("assistant", "asst_1")
+            store.get_record("assistant", "asst_1")
         with pytest.raises(NotFound):
             store.delete_record("assistant", "asst_1")
-        assert store.record("key", "asst_1") == b"{}"
+        assert store.get_record("key", "asst_1") == b"{}"
 
 
 class TestMemoryStore(DoorTests):

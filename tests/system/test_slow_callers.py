@@ -103,7 +103,7 @@ class TestLongHistory:
     @pytest.fixture
     def store(self) -> MemoryStore:
         store = MemoryStore(10)
-        store.create("ada", None, {}, [message(n, 10_000) for n in range(1_000)])
+        store.create_conversation("ada", None, {}, [message(n, 10_000) for n in range(1_000)])
         return store
 
     @pytest.fixture
@@ -114,7 +114,7 @@ class TestLongHistory:
 
     def test_it_is_a_stream_that_reads_on_when_more_is_taken(self, store: MemoryStore, answer: Any) -> None:
         assert answer.is_streamed
-        store.clear("ada")
+        store.clear_conversation("ada")
         assert len(json.loads(answer.data)) == FIRST_MESSAGES
 
     def test_a_store_that_fails_midway_breaks_the_stream(
@@ -128,15 +128,15 @@ class TestLongHistory:
             answer.get_data()
 
     def test_a_message_deleted_midway_is_all_that_lacks(self, store: MemoryStore, answer: Any) -> None:
-        first = store.messages("ada", 0, 1)[0]
+        first = store.list_messages("ada", 0, 1)[0]
         store.delete_message("ada", first.id)
         assert [int(each["content"].strip("x ")) for each in json.loads(answer.data)] == list(range(1_000))
 
     def test_the_last_message_told_so_far_may_be_gone(self, store: MemoryStore, answer: Any) -> None:
-        store.delete_message("ada", store.messages("ada", FIRST_MESSAGES - 1, FIRST_MESSAGES)[0].id)
+        store.delete_message("ada", store.list_messages("ada", FIRST_MESSAGES - 1, FIRST_MESSAGES)[0].id)
         assert len(json.loads(answer.data)) == FIRST_MESSAGES
         with pytest.raises(NotFound):
-            store.place("ada", "msg_none")
+            store.message_index("ada", "msg_none")
 
 
 def connect(served: Served, most_received: int = 0) -> socket.socket:

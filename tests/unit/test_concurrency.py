@@ -26,7 +26,7 @@ def test_calls_are_made_beside_each_other_however_many() -> None:
     threads = ThreadPool("test", Work.do)
     works = [Work() for _ in range(100)]
     for work in works:
-        threads.begin(work)
+        threads.submit(work)
     assert all(work.begun.wait(10) for work in works)
     assert len({work.thread for work in works}) == 100
     for work in works:
@@ -45,7 +45,7 @@ def test_a_thread_whose_call_has_ended_makes_the_next_and_holds_nothing_of_the_l
     for _ in range(3):
         work = Work()
         held = weakref.ref(work)
-        threads.begin(work)
+        threads.submit(work)
         assert called.acquire(timeout=10)
         del work
         idle_again(threads)

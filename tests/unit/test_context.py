@@ -31,7 +31,7 @@ def said(*roles_and_contents: tuple[Role, str]) -> Transcript:
 
 
 def test_the_system_prompt_comes_first_then_the_history_then_the_question() -> None:
-    sent = orjson.loads(context.messages("be brief", history(2), "why?"))
+    sent = orjson.loads(context.build_messages("be brief", history(2), "why?"))
     assert [(each["role"], each["content"]) for each in sent] == [
         ("system", "be brief"),
         ("user", "m0"),
@@ -41,22 +41,22 @@ def test_the_system_prompt_comes_first_then_the_history_then_the_question() -> N
 
 
 def test_without_a_system_prompt_nothing_stands_before_the_history() -> None:
-    assert orjson.loads(context.messages("", EMPTY, "why?")) == [{"role": "user", "content": "why?"}]
+    assert orjson.loads(context.build_messages("", EMPTY, "why?")) == [{"role": "user", "content": "why?"}]
 
 
 def test_a_longer_history_begins_with_the_very_bytes_of_the_shorter_one() -> None:
-    shorter = context.messages("be brief", history(4), "")
-    longer = context.messages("be brief", history(6), "")
+    shorter = context.build_messages("be brief", history(4), "")
+    longer = context.build_messages("be brief", history(6), "")
     assert longer.startswith(shorter.removesuffix(b"]"))
 
 
 def test_without_a_question_the_history_is_all_that_is_sent() -> None:
-    assert [each["role"] for each in orjson.loads(context.messages("", history(2), ""))] == ["user", "assistant"]
+    assert [each["role"] for each in orjson.loads(context.build_messages("", history(2), ""))] == ["user", "assistant"]
 
 
 def test_the_outputs_of_tools_follow_the_question_with_the_calls_that_they_belong_to() -> None:
     calls = (ToolCall("c1", "weather", '{"city":"서울"}', "맑음"), ToolCall("c2", "time", "{}", "noon"))
-    sent = orjson.loads(context.messages("", EMPTY, "why?", [Step(calls, 1.0, "Let me see.", 2.0)]))
+    sent = orjson.loads(context.build_messages("", EMPTY, "why?", [Step(calls, 1.0, "Let me see.", 2.0)]))
     assert [each["role"] for each in sent] == ["user", "assistant", "tool", "tool"]
     assert sent[1]["content"] == "Let me see."
     assert [each["function"]["arguments"] for each in sent[1]["tool_calls"]] == ['{"city":"서울"}', "{}"]
@@ -71,13 +71,13 @@ def test_replies_whose_questions_were_left_out_are_left_out_too() -> None:
 
 @given(st.text())
 def test_any_text_comes_through_as_it_is(text: str) -> None:
-    sent = orjson.loads(context.messages(text, said(("assistant", text)), text))
+    sent = orjson.loads(context.build_messages(text, said(("assistant", text)), text))
     assert {each["content"] for each in sent} == {text}
 
 
 def test_consecutive_messages_of_one_role_are_joined_with_a_blank_line() -> None:
     given = said(("user", "a"), ("user", "b"), ("assistant", "c"), ("assistant", "d"), ("user", "e"))
-    sent = orjson.loads(context.messages("be brief", given, "f"))
+    sent = orjson.loads(context.build_messages("be brief", given, "f"))
     assert [(each["role"], each["content"]) for each in sent] == [
         ("system", "be brief"),
         ("user", "a\n\nb"),
@@ -90,15 +90,15 @@ def test_consecutive_messages_of_one_role_are_joined_with_a_blank_line() -> None
 def test_a_transcript_is_the_same_however_it_grew(roles: list[Role], cut: int) -> None:
     said = [Message.of(role, f"m{n}", None, 0.0) for n, role in enumerate(roles)]
     grown = transcript(said[:cut]).extended(each.fragment for each in said[cut:])
-    assert context.messages("", grown, "") == context.messages("", transcript(said), "")
-    sent = orjson.loads(context.messages("", grown, ""))
+    assert context.build_messages("", grown, "") == context.build_messages("", transcript(said), "")
+    sent = orjson.loads(context.build_messages("", grown, ""))
     assert all(one["role"] != other["role"] for one, other in itertools.pairwise(sent))
     assert "\n\n".join(each["content"] for each in sent) == "\n\n".join(each.content for each in said)
 
 
 def test_calls_after_an_assistants_message_are_of_the_same_message() -> None:
     step = Step((ToolCall("c1", "time", "{}", "noon"),), 1.0, "Let me see.", 2.0)
-    sent = orjson.loads(context.messages("", said(("user", "why?"), ("assistant", "Well.")), "", [step, step]))
+    sent = orjson.loads(context.build_messages("", said(("user", "why?"), ("assistant", "Well.")), "", [step, step]))
     assert [each["role"] for each in sent] == ["user", "assistant", "tool", "assistant", "tool"]
     assert [each["content"] for each in sent[1::2]] == ["Well.\n\nLet me see.", "Let me see."]
     assert all(each["tool_calls"] for each in sent[1::2])
@@ -108,7 +108,7 @@ def test_what_came_with_a_call_is_sent_back_with_its_output() -> None:
     signature = {"google": {"thought_signature": "c2ln", "n": [1, 2.5, None]}}
     call = ToolCall("c1", "time", "{}", "noon", {"extra_content": signature})
     step = Step((call,), 1.0, "", 2.0, {"reasoning_content": "It is\nlate.", "reasoning_details": [{"data": "x"}]})
-    _, assistant, tool = orjson.loads(context.messages("", EMPTY, "why?", [step]))
+    _, assistant, tool = orjson.loads(context.build_messages("", EMPTY, "why?", [step]))
     assert assistant["reasoning_content"] == "It is\nlate."
     assert assistant["reasoning_details"] == [{"data": "x"}]
     assert assistant["tool_calls"][0]["extra_content"] == signature

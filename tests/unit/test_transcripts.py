@@ -18,7 +18,7 @@ class Counted(MemoryStore):
     read = 0
 
     def messages(self, name: str, start: int, stop: int) -> Sequence[Message]:
-        found = super().messages(name, start, stop)
+        found = super().list_messages(name, start, stop)
         self.read += len(found)
         return found
 
@@ -35,20 +35,20 @@ def transcripts(store: Counted, clock: Clock) -> Transcripts:
 
 def grow(store: Counted, count: int, name: str = "ada", text: str = "m") -> None:
     """Add so many messages, of either role in turn."""
-    there = store.create(name, None, {}).message_count
+    there = store.create_conversation(name, None, {}).message_count
     roles = ["assistant" if n % 2 else "user" for n in range(there, there + count)]
-    store.add(name, [Message.of(role, f"{text}{there + n}", None, 0.0) for n, role in enumerate(roles)])
+    store.add_messages(name, [Message.of(role, f"{text}{there + n}", None, 0.0) for n, role in enumerate(roles)])
 
 
 def row(store: Counted, name: str = "ada") -> Conversation:
-    found = store.conversation(name)
+    found = store.get_conversation(name)
     assert found is not None
     return found
 
 
 def contents(transcripts: Transcripts, conversation: Conversation, start: int = 0, **more: bool) -> list[str]:
     found = transcripts.get(conversation, start, **more)
-    return [each["content"] for each in orjson.loads(context.messages("", found.transcript, ""))]
+    return [each["content"] for each in orjson.loads(context.build_messages("", found.transcript, ""))]
 
 
 def test_only_what_is_new_is_read_of_a_long_history(store: Counted, transcripts: Transcripts) -> None:
@@ -82,7 +82,7 @@ def test_a_history_that_was_cleared_or_deleted_and_has_grown_again_is_read_anew(
 ) -> None:
     grow(store, 40)
     transcripts.get(row(store), 0)
-    for forget in (store.clear, store.delete):
+    for forget in (store.clear_conversation, store.delete_conversation):
         forget("ada")
         grow(store, 50, text="new ")
         assert contents(transcripts, row(store)) == [f"new {n}" for n in range(50)]
@@ -171,5 +171,5 @@ def test_the_runs_own_question_is_no_part_of_what_is_kept(store: Counted, transc
     grow(store, 30)
     run = Run("why?")
     kept = transcripts.get(row(store), 0)
-    assert b"why?" in context.messages("", kept.transcript, run.question)
-    assert b"why?" not in context.messages("", transcripts.get(row(store), 0).transcript, "")
+    assert b"why?" in context.build_messages("", kept.transcript, run.question)
+    assert b"why?" not in context.build_messages("", transcripts.get(row(store), 0).transcript, "")

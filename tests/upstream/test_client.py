@@ -235,7 +235,7 @@ def call(*, streamed: bool = False, seconds: float = PATIENCE_SECONDS) -> Comple
 
 def asked(upstream: OpenAIUpstream, *, streamed: bool = False) -> str:
     """The whole text of one reply."""
-    *pieces, reply = upstream.open(call(streamed=streamed))
+    *pieces, reply = upstream.open_stream(call(streamed=streamed))
     assert isinstance(reply, Completion)
     return "".join(map(str, pieces))
 
@@ -243,7 +243,7 @@ def asked(upstream: OpenAIUpstream, *, streamed: bool = False) -> str:
 def failure(upstream: OpenAIUpstream, *, streamed: bool = False) -> type[errors.AppError]:
     """What one call fails with: ours, and in our words alone."""
     with pytest.raises(errors.AppError) as caught:
-        list(upstream.open(call(streamed=streamed)))
+        list(upstream.open_stream(call(streamed=streamed)))
     assert str(caught.value) == caught.value.sentence
     return type(caught.value)
 
@@ -256,9 +256,9 @@ def asked_all(upstream: OpenAIUpstream) -> None:
     """A plain reply, a streamed one, and the list of models, whatever comes of them."""
     for streamed in (False, True):
         with suppress(errors.UpstreamFailed):
-            list(upstream.open(call(streamed=streamed)))
+            list(upstream.open_stream(call(streamed=streamed)))
     with suppress(errors.UpstreamFailed):
-        upstream.models()
+        upstream.list_models()
 
 
 # Who we are.
@@ -369,7 +369,7 @@ def test_a_redirect_keeps_the_method(server: Misbehaving, recorder: Recorder) ->
 
 def test_the_list_of_models_is_redirected_too(server: Misbehaving, other: Misbehaving) -> None:
     server.follow(redirects(f"{other.url}/models"))
-    assert opened(server.url).models() == [{"id": "a"}]
+    assert opened(server.url).list_models() == [{"id": "a"}]
 
 
 def test_a_redirect_to_the_same_server_takes_the_key_along(server: Misbehaving) -> None:
@@ -402,7 +402,7 @@ def test_redirects_without_an_end_are_unreachable(server: Misbehaving, streamed:
 def test_redirects_of_the_list_of_models_without_an_end_are_unreachable(server: Misbehaving) -> None:
     server.follow(redirects(f"{server.url}/models"))
     with pytest.raises(errors.UpstreamUnreachable):
-        opened(server.url).models()
+        opened(server.url).list_models()
 
 
 @pytest.mark.parametrize("to", ["ftp://127.0.0.1/v1", "http://127.0.0.1:99999/", "http://a..b/", "mailto:someone"])
@@ -436,7 +436,7 @@ def test_plain_http_is_asked_of_the_proxy(
 
 def test_the_list_of_models_is_asked_of_the_proxy_too(server: Misbehaving, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{server.port}")
-    assert opened(f"{ELSEWHERE}?a=b").models() == [{"id": "a"}]
+    assert opened(f"{ELSEWHERE}?a=b").list_models() == [{"id": "a"}]
     assert server.heard[0].path == "http://models.example:8080/v1/models?a=b"
 
 
@@ -470,7 +470,7 @@ def test_a_reply_comes_through_a_socks_proxy(
     proxy = relay(Socks, server.port)
     monkeypatch.setenv("ALL_PROXY", f"socks5://{proxy.address}")
     upstream = opened(ELSEWHERE)
-    assert [asked(upstream, streamed=streamed), upstream.models()] == ["Hello", [{"id": "a"}]]
+    assert [asked(upstream, streamed=streamed), upstream.list_models()] == ["Hello", [{"id": "a"}]]
     assert proxy.heads == ["models.example:8080"] * 2
     assert [each.path for each in server.heard] == ["/v1/chat/completions", "/v1/models"]
 
@@ -535,7 +535,7 @@ def test_a_proxy_that_wants_a_login_is_no_way_to_the_list_of_models(
     monkeypatch.setenv("ALL_PROXY", f"http://127.0.0.1:{server.port}")
     for url in (ELSEWHERE, "https://models.example/v1"):
         with pytest.raises(errors.UpstreamUnreachable):
-            opened(url).models()
+            opened(url).list_models()
 
 
 @pytest.mark.parametrize(
@@ -604,10 +604,10 @@ def test_a_cut_ends_the_wait_for_an_answer_through_a_proxy(
 ) -> None:
     behind.follow(silent, answers)
     upstream = opened(behind.url)
-    writing = upstream.open(call(streamed=streamed))
+    writing = upstream.open_stream(call(streamed=streamed))
     reading = at_once(list, writing)
     behind.await_heard(1)
-    ends_cut(writing.cut, reading)
+    ends_cut(writing.abort, reading)
     behind.await_left(0)
     assert asked(upstream, streamed=streamed) == "Hello"
 
@@ -615,10 +615,10 @@ def test_a_cut_ends_the_wait_for_an_answer_through_a_proxy(
 def test_a_cut_ends_a_stream_midway_through_a_proxy(behind: Misbehaving, at_once: AtOnce) -> None:
     behind.follow(streams_and_waits(piece("Hel")), answers)
     upstream = opened(behind.url)
-    writing = upstream.open(call(streamed=True))
+    writing = upstream.open_stream(call(streamed=True))
     pieces = iter(writing)
     assert next(pieces) == "Hel"
-    ends_cut(writing.cut, at_once(list, pieces))
+    ends_cut(writing.abort, at_once(list, pieces))
     behind.await_left(0)
     assert asked(upstream, streamed=True) == "Hello"
 
@@ -627,15 +627,15 @@ def test_a_cut_of_the_second_call_through_a_proxy_ends_it_too(behind: Misbehavin
     behind.follow(good, silent)
     upstream = opened(behind.url)
     assert asked(upstream) == "Hello"
-    writing = upstream.open(call())
+    writing = upstream.open_stream(call())
     reading = at_once(list, writing)
     behind.await_heard(2)
-    ends_cut(writing.cut, reading)
+    ends_cut(writing.abort, reading)
 
 
 def test_a_cut_before_a_call_through_a_proxy_sends_nothing(behind: Misbehaving) -> None:
-    writing = opened(behind.url).open(call())
-    writing.cut()
+    writing = opened(behind.url).open_stream(call())
+    writing.abort()
     with pytest.raises(errors.UpstreamCut):
         list(writing)
     assert behind.heard == []
@@ -646,10 +646,10 @@ def test_a_cut_ends_the_wait_for_a_tunnel(
 ) -> None:
     server.follow(silent)
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{server.port}")
-    writing = opened("https://models.example/v1").open(call())
+    writing = opened("https://models.example/v1").open_stream(call())
     reading = at_once(list, writing)
     server.await_heard(1)
-    ends_cut(writing.cut, reading)
+    ends_cut(writing.abort, reading)
 
 
 @pytest.mark.usefixtures("trusting")
@@ -661,11 +661,11 @@ def test_a_cut_ends_a_tls_handshake_that_stalls_in_a_tunnel(
 ) -> None:
     tls_server.may_shake_hands.clear()
     monkeypatch.setenv("HTTPS_PROXY", f"http://{relay(Tunnel, tls_server.port).address}")
-    writing = opened(tls_server.url).open(call(seconds=4.0))
+    writing = opened(tls_server.url).open_stream(call(seconds=4.0))
     reading = at_once(list, writing)
     tls_server.await_connections(1)
     time.sleep(0.1)  # Nobody tells when the handshake begins.
-    ends_cut(writing.cut, reading)
+    ends_cut(writing.abort, reading)
     assert tls_server.heard == []
 
 
@@ -680,7 +680,7 @@ def test_a_certificate_is_trusted_by_its_file(
     monkeypatch.delenv("SSL_CERT_DIR")
     tls_server.follow(answers_all)
     upstream = opened(tls_server.url)
-    assert [asked(upstream, streamed=streamed), upstream.models()] == ["Hello", [{"id": "a"}]]
+    assert [asked(upstream, streamed=streamed), upstream.list_models()] == ["Hello", [{"id": "a"}]]
 
 
 @either
@@ -697,7 +697,7 @@ def test_a_certificate_is_trusted_by_its_folder(
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
     tls_server.follow(answers_all)
     upstream = opened(tls_server.url)
-    assert [asked(upstream, streamed=streamed), upstream.models()] == ["Hello", [{"id": "a"}]]
+    assert [asked(upstream, streamed=streamed), upstream.list_models()] == ["Hello", [{"id": "a"}]]
 
 
 @either
@@ -708,7 +708,7 @@ def test_a_certificate_that_nobody_trusts_is_unreachable_and_gets_no_request(
     upstream = opened(tls_server.url)
     assert failure(upstream, streamed=streamed) is errors.UpstreamUnreachable
     with pytest.raises(errors.UpstreamUnreachable):
-        upstream.models()
+        upstream.list_models()
     assert tls_server.heard == []
 
 
@@ -787,7 +787,7 @@ def test_each_piece_of_a_compressed_stream_is_there_before_the_next_is_written(s
         exchange.end_stream()
 
     server.follow(script)
-    pieces = iter(opened(server.url).open(call(streamed=True)))
+    pieces = iter(opened(server.url).open_stream(call(streamed=True)))
     assert next(pieces) == "Hel"
     was_read.set()
     assert next(pieces) == "lo"
@@ -803,7 +803,7 @@ def test_a_compressed_refusal_is_understood(server: Misbehaving, encoding: str, 
 
 def test_a_compressed_list_of_models_is_understood(server: Misbehaving) -> None:
     server.follow(says(gzip.compress(MODELS), Content_Encoding="gzip"))
-    assert opened(server.url).models() == [{"id": "a"}]
+    assert opened(server.url).list_models() == [{"id": "a"}]
 
 
 @either
@@ -840,7 +840,7 @@ def test_a_broken_compression_in_the_middle_of_a_stream_is_a_bad_reply(server: M
         exchange.end_stream()
 
     server.follow(script)
-    pieces = iter(opened(server.url).open(call(streamed=True)))
+    pieces = iter(opened(server.url).open_stream(call(streamed=True)))
     assert next(pieces) == "Hel"
     with pytest.raises(errors.UpstreamBadReply):
         next(pieces)
@@ -849,7 +849,7 @@ def test_a_broken_compression_in_the_middle_of_a_stream_is_a_bad_reply(server: M
 def test_broken_compression_of_the_list_of_models_is_a_bad_reply(server: Misbehaving) -> None:
     server.follow(says(b"no gzip", Content_Encoding="gzip"))
     with pytest.raises(errors.UpstreamBadReply):
-        opened(server.url).models()
+        opened(server.url).list_models()
 
 
 def test_compression_is_asked_for_only_where_it_holds_nothing_back(server: Misbehaving) -> None:
@@ -900,7 +900,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Client]:
 
 def test_an_upstream_opens_nothing_before_its_first_use(server: Misbehaving, made: list[Client]) -> None:
     upstream = opened(server.url)
-    upstream.open(call())
+    upstream.open_stream(call())
     upstream.close_idle()
     assert (made, server.connections) == ([], 0)
 

@@ -137,7 +137,7 @@ def call(
 
 def asked(upstream: OpenAIUpstream, model: str, **changes: Any) -> tuple[str, Completion]:
     """The whole text of one reply, and what is known about it."""
-    *pieces, reply = upstream.open(call(model, **changes))
+    *pieces, reply = upstream.open_stream(call(model, **changes))
     assert isinstance(reply, Completion)
     return "".join(map(str, pieces)), reply
 
@@ -153,7 +153,7 @@ def broken(upstream: OpenAIUpstream, model: str, **changes: Any) -> tuple[str, t
     """The text that a call gives before it fails, and what it fails with: ours, and in our words alone."""
     heard: list[str | Completion] = []
     with pytest.raises(errors.AppError) as caught:
-        heard.extend(upstream.open(call(model, **changes)))
+        heard.extend(upstream.open_stream(call(model, **changes)))
     assert str(caught.value) == caught.value.sentence
     assert not any(word in str(caught.value) for word in GATEWAYS_WORDS)
     return "".join(map(str, heard)), type(caught.value)
@@ -204,13 +204,13 @@ def told_error(message: str, code: Any = None) -> bytes:
 
 class TestReplies:
     def test_a_plain_reply_is_its_text_and_then_what_is_known_about_it(self, upstream: OpenAIUpstream) -> None:
-        assert list(upstream.open(call("says", streamed=False))) == [
+        assert list(upstream.open_stream(call("says", streamed=False))) == [
             MOCKED,
             Completion("says", Usage(10, 20, 30), "stop"),
         ]
 
     def test_a_streamed_reply_comes_in_pieces_and_its_counts_last(self, upstream: OpenAIUpstream) -> None:
-        *pieces, reply = upstream.open(call("says", streamed=True))
+        *pieces, reply = upstream.open_stream(call("says", streamed=True))
         assert isinstance(reply, Completion)
         assert len(pieces) > 3
         assert "".join(map(str, pieces)) == MOCKED
@@ -237,7 +237,7 @@ class TestReplies:
             exchange.end_stream()
 
         stub.follow(script)
-        pieces = iter(upstream.open(call("stub", streamed=True)))
+        pieces = iter(upstream.open_stream(call("stub", streamed=True)))
         assert next(pieces) == "Hel"
         was_read.set()
         assert next(pieces) == "lo"
@@ -247,10 +247,10 @@ class TestReplies:
         self, upstream: OpenAIUpstream, stub: Misbehaving
     ) -> None:
         stub.follow(streams_and_waits(piece("Hel")))
-        writing = upstream.open(call("stub", streamed=True))
+        writing = upstream.open_stream(call("stub", streamed=True))
         pieces = iter(writing)
         assert next(pieces) == "Hel"
-        writing.cut()
+        writing.abort()
         with pytest.raises(errors.UpstreamCut):
             next(pieces)
         stub.await_left(stub.heard[0].connection)
@@ -287,11 +287,11 @@ class TestReplies:
 class TestOffers:
     def test_its_models_are_listed_and_the_first_is_the_default(self, upstream: OpenAIUpstream) -> None:
         names = re.findall(r"model_name: (\w+)", CONFIG.read_text())
-        assert [each["id"] for each in upstream.models()] == names
+        assert [each["id"] for each in upstream.list_models()] == names
         assert upstream.default_model() == names[0]
 
     def test_it_is_healthy_before_anything_was_asked(self, upstream: OpenAIUpstream) -> None:
-        assert upstream.health() == "connected"
+        assert upstream.check_health() == "connected"
 
 
 class TestFunctions:
@@ -440,9 +440,9 @@ class TestRefusals:
     def test_with_a_key_that_the_gateway_does_not_know_there_is_neither_a_list_nor_health(
         self, stranger: OpenAIUpstream
     ) -> None:
-        assert stranger.health() == "unreachable"
+        assert stranger.check_health() == "unreachable"
         with pytest.raises(errors.UpstreamRefusedKey):
-            stranger.models()
+            stranger.list_models()
 
 
 class TestBrokenStreams:
@@ -478,7 +478,7 @@ class TestBrokenStreams:
             assert was_read.wait(PATIENCE_SECONDS)  # The gateway may lose what comes together with the break.
 
         stub.follow(script)
-        pieces = iter(upstream.open(call("stub", streamed=True)))
+        pieces = iter(upstream.open_stream(call("stub", streamed=True)))
         assert [next(pieces), next(pieces)] == ["Hel", "lo"]
         was_read.set()
         with pytest.raises(errors.UpstreamFailed) as caught:

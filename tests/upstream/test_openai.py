@@ -108,7 +108,7 @@ def call(
 
 def asked(upstream: OpenAIUpstream, model: str = "gpt-test", **changes: Any) -> str:
     """The whole text of one reply."""
-    *pieces, reply = upstream.open(call(model, **changes))
+    *pieces, reply = upstream.open_stream(call(model, **changes))
     assert isinstance(reply, Completion)
     return "".join(map(str, pieces))
 
@@ -116,7 +116,7 @@ def asked(upstream: OpenAIUpstream, model: str = "gpt-test", **changes: Any) -> 
 def failure(upstream: OpenAIUpstream, **changes: Any) -> errors.AppError:
     """What one call fails with: ours, and in our words alone."""
     with pytest.raises(errors.AppError) as caught:
-        list(upstream.open(call(**changes)))
+        list(upstream.open_stream(call(**changes)))
     assert str(caught.value) == caught.value.sentence
     return caught.value
 
@@ -128,12 +128,12 @@ def test_a_plain_reply_is_its_text_and_then_what_is_known_about_it(
     server: Misbehaving, upstream: OpenAIUpstream
 ) -> None:
     server.follow(good)
-    assert list(upstream.open(call())) == ["Hello", Completion(MODEL, Usage(7, 5, 12), "stop")]
+    assert list(upstream.open_stream(call())) == ["Hello", Completion(MODEL, Usage(7, 5, 12), "stop")]
 
 
 def test_a_streamed_reply_comes_in_pieces_and_its_counts_last(server: Misbehaving, upstream: OpenAIUpstream) -> None:
     server.follow(streams(piece(""), piece("Hel"), piece("lo"), piece(None), END))
-    assert list(upstream.open(call(streamed=True))) == ["Hel", "lo", Completion(MODEL, Usage(7, 5, 12), "stop")]
+    assert list(upstream.open_stream(call(streamed=True))) == ["Hel", "lo", Completion(MODEL, Usage(7, 5, 12), "stop")]
 
 
 def test_each_piece_is_there_before_the_next_is_written(server: Misbehaving, upstream: OpenAIUpstream) -> None:
@@ -147,7 +147,7 @@ def test_each_piece_is_there_before_the_next_is_written(server: Misbehaving, ups
         exchange.end_stream()
 
     server.follow(script)
-    pieces = iter(upstream.open(call(streamed=True)))
+    pieces = iter(upstream.open_stream(call(streamed=True)))
     assert next(pieces) == "Hel"
     was_read.set()
     assert next(pieces) == "lo"
@@ -169,7 +169,7 @@ def test_a_stream_may_be_split_anywhere(
     sent = b"".join([piece(text), b": a comment\n\n", b"event: message\nid: 7\n", piece("!"), END])
     sent = sent.replace(b"\n", line_end)
     server.follow(streams(*(sent[at : at + size] for at in range(0, len(sent), size))))
-    assert list(upstream.open(call(streamed=True))) == [text, "!", Completion(MODEL, Usage(7, 5, 12), "stop")]
+    assert list(upstream.open_stream(call(streamed=True))) == [text, "!", Completion(MODEL, Usage(7, 5, 12), "stop")]
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_a_stream_is_whole_with_a_reason_to_finish_or_the_last_word(
     server: Misbehaving, upstream: OpenAIUpstream, ended_as: bytes, usage: Usage | None
 ) -> None:
     server.follow(streams(piece("Hi"), ended_as))
-    text, reply = upstream.open(call(streamed=True))
+    text, reply = upstream.open_stream(call(streamed=True))
     assert isinstance(reply, Completion)
     assert (text, reply.model, reply.usage) == ("Hi", MODEL, usage)
 
@@ -213,7 +213,7 @@ def test_counts_that_make_no_sense_lose_no_reply(
 ) -> None:
     last = event({"choices": []} | odd)
     server.follow(streams(piece("Hello"), FINISH, last, DONE) if streamed else says(completion(**odd)))
-    text, reply = upstream.open(call(streamed=streamed))
+    text, reply = upstream.open_stream(call(streamed=streamed))
     assert isinstance(reply, Completion)
     assert (text, reply.usage) == ("Hello", None)
     assert reply.model in (MODEL, None)
@@ -265,7 +265,7 @@ def test_only_openai_is_told_who_asks(base_url: str, is_openai: bool) -> None:
 def test_a_key_goes_with_every_request(server: Misbehaving, upstream: OpenAIUpstream) -> None:
     server.follow(good, says(b'{"data": []}'))
     asked(upstream)
-    upstream.models()
+    upstream.list_models()
     assert [heard.headers["authorization"] for heard in server.heard] == [f"Bearer {KEY}"] * 2
 
 
@@ -527,7 +527,7 @@ def drips(exchange: Exchange) -> None:
 def test_a_plain_reply_that_drips_ends_with_the_time_of_the_call(server: Misbehaving, clock: Clock) -> None:
     server.follow(drips)
     upstream = OpenAIUpstream(KEY, server.url, clock=clock)
-    writing = upstream.open(call(seconds=60))
+    writing = upstream.open_stream(call(seconds=60))
 
     def hour_passes() -> None:
         clock.now += 3600 if server.heard else 0
@@ -546,7 +546,7 @@ def test_a_stream_without_an_end_is_cut_when_the_time_of_its_run_is_over(
 ) -> None:
     server.follow(script, answers)
     runner = Runner(MemoryStore(10, clock), OpenAIUpstream(KEY, server.url, default_model="m"), RunConfig(), clock)
-    run = runner.begin(Run("why?", conversation="ada"))
+    run = runner.create(Run("why?", conversation="ada"))
     reading = runner.read(run.id, 0, lambda: True)
     server.await_heard(1)
     if text:
@@ -554,13 +554,13 @@ def test_a_stream_without_an_end_is_cut_when_the_time_of_its_run_is_over(
     clock.now += 601
     runner.tick()
     last = runner.wait(run.id, PATIENCE_SECONDS, lambda: True)
-    assert (last.status, last.text, last.failure.code) == ("failed", text, "run_timed_out")
+    assert (last.status, last.text, last.error.code) == ("failed", text, "run_timed_out")
     server.await_left(0)
     runner.shut_down(0)
 
 
 def test_a_call_without_time_left_costs_nothing(server: Misbehaving, clock: Clock) -> None:
-    writing = OpenAIUpstream(KEY, server.url, clock=clock).open(call(seconds=5))
+    writing = OpenAIUpstream(KEY, server.url, clock=clock).open_stream(call(seconds=5))
     clock.now += 6
     with pytest.raises(errors.UpstreamTimedOut):
         list(writing)
@@ -707,8 +707,8 @@ def test_a_wish_to_wait_that_makes_no_sense_is_none(server: Misbehaving, upstrea
 def test_a_call_that_is_cut_before_it_begins_sends_nothing(
     server: Misbehaving, upstream: OpenAIUpstream, streamed: bool
 ) -> None:
-    writing = upstream.open(call(streamed=streamed))
-    writing.cut()
+    writing = upstream.open_stream(call(streamed=streamed))
+    writing.abort()
     with pytest.raises(errors.UpstreamCut):
         list(writing)
     assert server.connections == 0
@@ -728,10 +728,10 @@ def test_a_cut_ends_the_wait_for_an_answer(
     server: Misbehaving, upstream: OpenAIUpstream, at_once: Callable[..., Any], streamed: bool
 ) -> None:
     server.follow(silent, answers)
-    writing = upstream.open(call(streamed=streamed))
+    writing = upstream.open_stream(call(streamed=streamed))
     reading = at_once(list, writing)
     server.await_heard(1)
-    ends_cut(writing.cut, reading)
+    ends_cut(writing.abort, reading)
     server.await_left(0)
     assert len(server.heard) == 1
     assert asked(upstream, streamed=streamed) == "Hello"
@@ -739,10 +739,10 @@ def test_a_cut_ends_the_wait_for_an_answer(
 
 def test_a_cut_ends_a_stream_midway(server: Misbehaving, upstream: OpenAIUpstream, at_once: Callable[..., Any]) -> None:
     server.follow(streams_and_waits(piece("Hel")), answers)
-    writing = upstream.open(call(streamed=True))
+    writing = upstream.open_stream(call(streamed=True))
     pieces = iter(writing)
     assert next(pieces) == "Hel"
-    ends_cut(writing.cut, at_once(list, pieces))
+    ends_cut(writing.abort, at_once(list, pieces))
     server.await_left(0)
     assert asked(upstream, streamed=True) == "Hello"
 
@@ -755,19 +755,19 @@ def test_a_cut_ends_a_plain_body_midway(
         exchange.await_close()
 
     server.follow(begins)
-    writing = upstream.open(call())
+    writing = upstream.open_stream(call())
     reading = at_once(list, writing)
     server.await_heard(1)
-    ends_cut(writing.cut, reading)
+    ends_cut(writing.abort, reading)
     server.await_left(0)
 
 
 def test_after_a_cut_not_even_text_that_has_arrived_is_given_out(server: Misbehaving, upstream: OpenAIUpstream) -> None:
     server.follow(streams(piece("Hel") + piece("lo") + END))
-    writing = upstream.open(call(streamed=True))
+    writing = upstream.open_stream(call(streamed=True))
     pieces = iter(writing)
     assert next(pieces) == "Hel"
-    writing.cut()
+    writing.abort()
     with pytest.raises(errors.UpstreamCut):
         next(pieces)
 
@@ -776,11 +776,11 @@ def test_a_cut_ends_the_pause_before_a_further_try(
     server: Misbehaving, upstream: OpenAIUpstream, at_once: Callable[..., Any]
 ) -> None:
     server.follow(refuses(429, Retry_After="9"), good)
-    writing = upstream.open(call(seconds=60))
+    writing = upstream.open_stream(call(seconds=60))
     reading = at_once(list, writing)
     server.await_heard(1)
     time.sleep(0.1)  # Nobody tells when the pause begins.
-    ends_cut(writing.cut, reading)
+    ends_cut(writing.abort, reading)
     assert len(server.heard) == 1
 
 
@@ -792,8 +792,8 @@ def test_a_cut_while_the_request_is_on_its_way_out_sends_nothing(
     upstream = OpenAIUpstream(KEY, server.url, clock=clock)
     if is_warm:
         asked(upstream)
-    writing = upstream.open(call())
-    clock.on_look = writing.cut  # The clock is looked at last before the request is sent.
+    writing = upstream.open_stream(call())
+    clock.on_look = writing.abort  # The clock is looked at last before the request is sent.
     began = time.monotonic()
     with pytest.raises(errors.UpstreamCut):
         list(writing)
@@ -813,20 +813,20 @@ def test_a_cut_after_the_end_hurts_no_later_call(server: Misbehaving, upstream: 
         exchange.end_stream()
 
     server.follow(answers, answers, goes_on_after_the_cut)
-    ended = upstream.open(call(streamed=streamed))
+    ended = upstream.open_stream(call(streamed=streamed))
     list(ended)
-    ended.cut()
+    ended.abort()
     assert asked(upstream) == "Hello"
-    later = iter(upstream.open(call(streamed=True)))
+    later = iter(upstream.open_stream(call(streamed=True)))
     assert next(later) == "Hel"
-    ended.cut()
+    ended.abort()
     was_cut.set()
     assert next(later) == "lo"
 
 
 def test_a_stream_that_is_left_midway_is_closed(server: Misbehaving, upstream: OpenAIUpstream) -> None:
     server.follow(streams_and_waits(piece("Hel")), answers)
-    pieces = iter(upstream.open(call(streamed=True)))
+    pieces = iter(upstream.open_stream(call(streamed=True)))
     next(pieces)
     pieces.close()
     server.await_left(0)
@@ -838,7 +838,7 @@ def test_plain_calls_one_after_another_share_a_connection(server: Misbehaving, u
     asked(upstream)
     failure(upstream)
     asked(upstream)
-    upstream.models()
+    upstream.list_models()
     assert [heard.connection for heard in server.heard] == [0, 0, 0, 0]
 
 
@@ -885,31 +885,31 @@ def listing(*entries: Any) -> Script:
 def test_models_are_as_the_upstream_describes_them(server: Misbehaving, upstream: OpenAIUpstream) -> None:
     described = {"id": "a", "object": "model", "shutdown_date": "2027-01-14", "extra": [1]}
     server.follow(listing(described, {"id": 7}, {"name": "b"}, "c", None, {"id": None}, {"id": "d"}))
-    assert upstream.models() == [described, {"id": "c"}, {"id": "d"}]
+    assert upstream.list_models() == [described, {"id": "c"}, {"id": "d"}]
     assert server.heard[0].path == "/v1/models"
 
 
 def test_models_are_kept_for_their_time(server: Misbehaving, clock: Clock) -> None:
     upstream = OpenAIUpstream(KEY, server.url, models_ttl_seconds=300, clock=clock)
     server.follow(listing({"id": "a"}), listing({"id": "b"}))
-    assert upstream.models() == [{"id": "a"}]
+    assert upstream.list_models() == [{"id": "a"}]
     clock.now += 299
-    assert upstream.models() == [{"id": "a"}]
+    assert upstream.list_models() == [{"id": "a"}]
     assert len(server.heard) == 1
     clock.now += 2
-    assert upstream.models() == [{"id": "b"}]
+    assert upstream.list_models() == [{"id": "b"}]
 
 
 def test_models_are_served_stale_while_the_upstream_fails(server: Misbehaving, clock: Clock) -> None:
     upstream = OpenAIUpstream(KEY, server.url, models_ttl_seconds=300, clock=clock)
     server.follow(listing({"id": "a"}), refuses(500))
-    upstream.models()
+    upstream.list_models()
     clock.now += 301
-    assert upstream.models() == [{"id": "a"}]
+    assert upstream.list_models() == [{"id": "a"}]
     assert len(server.heard) == 2
     server.follow(listing({"id": "b"}))
     clock.now += 301
-    assert upstream.models() == [{"id": "b"}]
+    assert upstream.list_models() == [{"id": "b"}]
 
 
 def test_models_that_are_known_are_served_while_another_caller_asks_anew(
@@ -923,11 +923,11 @@ def test_models_that_are_known_are_served_while_another_caller_asks_anew(
 
     upstream = OpenAIUpstream(KEY, server.url, models_ttl_seconds=300, clock=clock)
     server.follow(listing({"id": "a"}), answers_late)
-    upstream.models()
+    upstream.list_models()
     clock.now += 301
-    asking = at_once(upstream.models)
+    asking = at_once(upstream.list_models)
     server.await_heard(2)
-    assert upstream.models() == [{"id": "a"}]
+    assert upstream.list_models() == [{"id": "a"}]
     may_answer.set()
     assert asking.result(PATIENCE_SECONDS) == [{"id": "b"}]
 
@@ -948,10 +948,10 @@ def test_models_that_were_never_had_fail_as_the_upstream_does_and_are_asked_for_
 ) -> None:
     server.follow(script, listing({"id": "a"}))
     with pytest.raises(errors.UpstreamFailed) as caught:
-        upstream.models()
+        upstream.list_models()
     assert type(caught.value) is expected
     assert str(caught.value) == expected.sentence
-    assert upstream.models() == [{"id": "a"}]
+    assert upstream.list_models() == [{"id": "a"}]
 
 
 def test_who_waits_for_models_that_another_asks_for_shares_the_failure(
@@ -964,9 +964,9 @@ def test_who_waits_for_models_that_another_asks_for_shares_the_failure(
         refuses(401)(exchange)
 
     server.follow(fails_late)
-    first = at_once(upstream.models)
+    first = at_once(upstream.list_models)
     server.await_heard(1)
-    waiting = [at_once(upstream.models) for _ in range(5)]
+    waiting = [at_once(upstream.list_models) for _ in range(5)]
     while sum(frame.f_code is ModelList.get.__code__ for frame in sys._current_frames().values()) < 5:
         time.sleep(0.001)  # Who waits for a lock gives no other sign of it.
     may_answer.set()
@@ -998,12 +998,12 @@ def test_another_server_has_its_first_model_by_default(server: Misbehaving, upst
 def test_health_is_looked_up_without_a_completion_and_kept_for_a_while(server: Misbehaving, clock: Clock) -> None:
     upstream = OpenAIUpstream(KEY, server.url, clock=clock)
     server.follow(listing(), refuses(500), listing())
-    assert [upstream.health() for _ in range(3)] == ["connected"] * 3
+    assert [upstream.check_health() for _ in range(3)] == ["connected"] * 3
     assert len(server.heard) == 1
     clock.now += 60
-    assert [upstream.health() for _ in range(3)] == ["unreachable"] * 3
+    assert [upstream.check_health() for _ in range(3)] == ["unreachable"] * 3
     clock.now += 60
-    assert upstream.health() == "connected"
+    assert upstream.check_health() == "connected"
     assert {heard.path for heard in server.heard} == {"/v1/models"}
 
 
@@ -1022,7 +1022,7 @@ def test_health_is_told_within_two_seconds_even_of_a_server_that_never_answers(
 
     def timed() -> tuple[str, float]:
         began = time.monotonic()
-        return upstream.health(), time.monotonic() - began
+        return upstream.check_health(), time.monotonic() - began
 
     server.follow(never_ends if drips else silent)
     told = [each.result(PATIENCE_SECONDS) for each in [at_once(timed) for _ in range(3)]]
@@ -1034,23 +1034,23 @@ def test_health_is_told_within_two_seconds_even_of_a_server_that_never_answers(
 
 def test_health_of_a_server_that_is_not_there_is_unreachable(server: Misbehaving, upstream: OpenAIUpstream) -> None:
     server.close()
-    assert upstream.health() == "unreachable"
+    assert upstream.check_health() == "unreachable"
 
 
 def test_without_key_and_base_url_nothing_is_sent(server: Misbehaving) -> None:
     server.follow(good)
     upstream = OpenAIUpstream("", "")
-    writing = upstream.open(call())
+    writing = upstream.open_stream(call())
     with pytest.raises(errors.NotConfigured):
         list(writing)
     with pytest.raises(errors.NotConfigured):
-        upstream.models()
-    assert upstream.health() == "not_configured"
+        upstream.list_models()
+    assert upstream.check_health() == "not_configured"
     assert server.connections == 0
 
 
 def test_nothing_is_connected_before_the_iteration(server: Misbehaving, upstream: OpenAIUpstream) -> None:
-    upstream.open(call())
+    upstream.open_stream(call())
     assert server.connections == 0
 
 
@@ -1071,10 +1071,10 @@ def test_a_certificate_that_nobody_trusts_gets_no_key(tls_server: Misbehaving) -
 @pytest.mark.usefixtures("trusting")
 def test_a_cut_ends_a_stream_over_tls(tls_server: Misbehaving, at_once: Callable[..., Any]) -> None:
     tls_server.follow(streams_and_waits(piece("Hel")))
-    writing = OpenAIUpstream(KEY, tls_server.url).open(call(streamed=True))
+    writing = OpenAIUpstream(KEY, tls_server.url).open_stream(call(streamed=True))
     pieces = iter(writing)
     assert next(pieces) == "Hel"
-    ends_cut(writing.cut, at_once(list, pieces))
+    ends_cut(writing.abort, at_once(list, pieces))
     tls_server.await_left(0)
 
 
@@ -1082,12 +1082,12 @@ def test_a_cut_ends_a_stream_over_tls(tls_server: Misbehaving, at_once: Callable
 def test_a_cut_during_the_tls_handshake_sends_nothing(tls_server: Misbehaving, at_once: Callable[..., Any]) -> None:
     tls_server.may_shake_hands.clear()
     tls_server.follow(silent)
-    writing = OpenAIUpstream(KEY, tls_server.url).open(call())
+    writing = OpenAIUpstream(KEY, tls_server.url).open_stream(call())
     reading = at_once(list, writing)
     tls_server.await_connections(1)
 
     def cut_and_go_on() -> None:
-        writing.cut()
+        writing.abort()
         tls_server.may_shake_hands.set()
 
     ends_cut(cut_and_go_on, reading)

@@ -441,7 +441,11 @@ def test_nothing_that_a_caller_writes_changes_what_others_get(
     parameters = {"max_completion_tokens": 50, "temperature": 0.5}
     for _ in range(2):
         with pytest.raises(errors.UpstreamFailed):
-            list(upstream.open(CompletionRequest("gpt-test", messages, PATIENCE_SECONDS, True, parameters, "evil")))
+            list(
+                upstream.open_stream(
+                    CompletionRequest("gpt-test", messages, PATIENCE_SECONDS, True, parameters, "evil")
+                )
+            )
     assert asked(upstream, streamed=True, **parameters) == "Hello"
     assert {*OWN, LIMIT, "temperature"} <= server.heard[-1].body.keys()
     assert OLD_LIMIT not in server.heard[-1].body

@@ -62,7 +62,7 @@ def upstream(server: Misbehaving) -> OpenAIUpstream:  # type: ignore[override]
 
 def heard(upstream: OpenAIUpstream, *, streamed: bool) -> tuple[str, Completion]:
     """The whole text of a reply, and what is known of it, which any store must be able to keep."""
-    *pieces, reply = upstream.open(call(streamed=streamed))
+    *pieces, reply = upstream.open_stream(call(streamed=streamed))
     assert isinstance(reply, Completion)
     assert all(pieces)
     text = "".join(map(str, pieces))
@@ -274,7 +274,7 @@ def test_a_stream_that_is_reset_after_its_reason_to_finish_is_whole(
         exchange.reset()
 
     server.follow(resets_late)
-    pieces = iter(upstream.open(call(streamed=True)))
+    pieces = iter(upstream.open_stream(call(streamed=True)))
     assert next(pieces) == "Hello"
     was_read.set()
     assert list(pieces) == [Completion(MODEL, None, "stop")]
@@ -472,7 +472,7 @@ def test_an_error_in_the_middle_of_a_stream_fails(
     said = frame % orjson.dumps(kind)
     server.follow(*(streams(piece("Hel"), said + after) for after in AFTERWARDS.values()))
     for _ in AFTERWARDS:
-        pieces = iter(upstream.open(call(streamed=True)))
+        pieces = iter(upstream.open_stream(call(streamed=True)))
         assert next(pieces) == "Hel"
         with pytest.raises(errors.UpstreamFailed):
             assert not [each for each in pieces if isinstance(each, Completion)]
@@ -598,12 +598,12 @@ def test_a_run_whose_stream_fails_midway_fails_and_leaves_no_history(server: Mis
     store = MemoryStore(10, clock)
     runner = Runner(store, OpenAIUpstream(KEY, server.url, default_model="m"), RunConfig(), clock)
     server.follow(kind)
-    run = runner.begin(Run("why?", conversation="ada"))
+    run = runner.create(Run("why?", conversation="ada"))
     last = runner.wait(run.id, PATIENCE_SECONDS, lambda: True)
     assert (last.status, last.text) == ("failed", "Hel")
-    assert list(store.messages("ada", 0, 10)) == []
-    assert last.failure is not None
-    assert THEIRS not in last.failure.sentence
+    assert list(store.list_messages("ada", 0, 10)) == []
+    assert last.error is not None
+    assert THEIRS not in last.error.sentence
     assert len(server.heard) == 1
     runner.shut_down(0)
 

@@ -483,7 +483,7 @@ def test_a_conversation_that_overflows_is_answered_without_its_older_half(
     sent = [[each["content"] for each in heard.body["messages"]] for heard in server.heard]
     assert sent == [[*(f"m{n}" for n in range(8)), "why?"], ["m4", "m5", "m6", "m7", "why?"]]
     asking(Run("and?", conversation="ada"))
-    assert [each.content for each in store.messages("ada", 8, 10)] == ["why?", "Hello"]
+    assert [each.content for each in store.list_messages("ada", 8, 10)] == ["why?", "Hello"]
     assert server.heard[2].body["messages"][0]["content"] == "m4"
     runner.shut_down(0)
 
@@ -492,10 +492,10 @@ def test_a_question_that_is_too_long_alone_is_the_callers_fault(server: Misbehav
     server.follow(told(OVERFLOWS["llama.cpp"]))
     clock = Clock()
     runner = Runner(MemoryStore(10, clock), OpenAIUpstream(KEY, server.url, default_model="m"), RunConfig(), clock)
-    run = runner.begin(Run("why?", conversation="ada"))
+    run = runner.create(Run("why?", conversation="ada"))
     last = runner.wait(run.id, PATIENCE_SECONDS, lambda: True)
-    assert last.failure is not None
-    assert (last.status, last.failure.code) == ("failed", "context_length_exceeded")
+    assert last.error is not None
+    assert (last.status, last.error.code) == ("failed", "context_length_exceeded")
     runner.shut_down(0)
 
 
@@ -863,7 +863,7 @@ def test_the_words_of_a_refusal_are_struck_out_quickly(
     with caplog.at_level(logging.DEBUG, "server"):
         began = time.thread_time()
         with pytest.raises(errors.AppError):
-            list(upstream.open(CompletionRequest("m", messages, PATIENCE_SECONDS)))
+            list(upstream.open_stream(CompletionRequest("m", messages, PATIENCE_SECONDS)))
         assert time.thread_time() - began < 1.5
 
 
@@ -957,7 +957,7 @@ def test_at_debug_alone_the_operator_is_told_the_upstreams_words_without_what_wa
     server.follow(told((400, error(f"Strange plumbing: {echo}"))))
     with caplog.at_level(logging.DEBUG, "server"), pytest.raises(errors.UpstreamRefused) as caught:
         list(
-            upstream.open(
+            upstream.open_stream(
                 CompletionRequest("gpt-test", json.dumps(messages).encode(), 9.0, streamed, {"tools": [TOOL]})
             )
         )
@@ -974,7 +974,7 @@ def test_what_was_asked_unescaped_is_struck_out_too(
     server.follow(told((400, error("Strange plumbing: Lovelace 안녕 Zwingenberg"))))
     messages = '[{"role": "user", "content": "Lo\\u0076elace, 안녕 \\u005awingenberg"}]'.encode()
     with caplog.at_level(logging.DEBUG, "server"), pytest.raises(errors.UpstreamRefused):
-        list(upstream.open(CompletionRequest("gpt-test", messages, 9.0)))
+        list(upstream.open_stream(CompletionRequest("gpt-test", messages, 9.0)))
     assert "plumbing" in lines(caplog)
     assert not [secret for secret in ("Lovelace", "안녕", "Zwingenberg") if secret in lines(caplog)]
 
@@ -996,7 +996,7 @@ def test_a_question_that_is_too_long_to_be_compared_shows_none_of_the_upstreams_
     server.follow(told((400, error("Strange Lovelace"))))
     messages = json.dumps([{"role": "user", "content": "x" * 300_000 + " Lovelace"}]).encode()
     with caplog.at_level(logging.DEBUG, "server"), pytest.raises(errors.UpstreamRefused):
-        list(upstream.open(CompletionRequest("gpt-test", messages, 9.0)))
+        list(upstream.open_stream(CompletionRequest("gpt-test", messages, 9.0)))
     assert "Lovelace" not in lines(caplog)
 
 
@@ -1060,7 +1060,7 @@ def test_a_list_of_models_may_have_many_shapes(
 ) -> None:
     script, expected = kind
     server.follow(script)
-    assert upstream.models() == expected
+    assert upstream.list_models() == expected
 
 
 NO_LISTS: dict[str, Script] = {
@@ -1076,7 +1076,7 @@ def test_a_server_without_a_list_says_which_setting_is_missing(
 ) -> None:
     server.follow(kind)
     with pytest.raises(errors.UpstreamRefused) as caught:
-        upstream.models()
+        upstream.list_models()
     assert "DEFAULT_MODEL" in str(caught.value)
 
 
@@ -1085,7 +1085,7 @@ def test_a_server_with_an_odd_list_or_none_is_connected(
     server: Misbehaving, upstream: OpenAIUpstream, kind: Script
 ) -> None:
     server.follow(kind)
-    assert upstream.health() == "connected"
+    assert upstream.check_health() == "connected"
 
 
 def by_path(chat: Script, models: Script) -> Script:
@@ -1108,7 +1108,7 @@ def test_a_server_that_has_answered_a_question_is_connected_whatever_its_list_sa
 ) -> None:
     server.follow(by_path(answers, kind))
     asked(upstream, streamed=streamed)
-    assert upstream.health() == "connected"
+    assert upstream.check_health() == "connected"
 
 
 @either
@@ -1121,10 +1121,10 @@ def test_a_server_that_has_failed_to_answer_and_has_no_list_is_unreachable(
 ) -> None:
     server.follow(by_path(chat, kind))
     failure(upstream, streamed=streamed)
-    assert upstream.health() == "unreachable"
+    assert upstream.check_health() == "unreachable"
     server.follow(by_path(answers, kind))
     asked(upstream, streamed=streamed)
-    assert upstream.health() == "connected"
+    assert upstream.check_health() == "connected"
 
 
 @table({"400": refuses(400), "429": refuses(429, X_Should_Retry="false"), "overflow": told(OVERFLOWS["OpenAI"])})
@@ -1133,7 +1133,7 @@ def test_a_refusal_of_one_question_says_nothing_of_health(
 ) -> None:
     server.follow(by_path(kind, NO_LISTS["404"]))
     failure(upstream)
-    assert upstream.health() == "connected"
+    assert upstream.check_health() == "connected"
 
 
 @pytest.fixture

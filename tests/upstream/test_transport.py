@@ -237,7 +237,7 @@ def awaited(is_so: Callable[[], bool]) -> None:
 
 
 def reply(upstream: OpenAIUpstream, *, is_streamed: bool = False) -> str:
-    *pieces, _ = upstream.open(CompletionRequest("gpt-test", b"[]", PATIENCE_SECONDS, is_streamed))
+    *pieces, _ = upstream.open_stream(CompletionRequest("gpt-test", b"[]", PATIENCE_SECONDS, is_streamed))
     return "".join(map(str, pieces))
 
 
@@ -248,7 +248,7 @@ def test_a_request_comes_with_its_key_and_its_body_as_it_is(server: Misbehaving)
     messages = '[ {"content": "\u2028"}]'.encode()
     server.follow(good)
     list(
-        OpenAIUpstream("sk-the-operators-own", server.url).open(
+        OpenAIUpstream("sk-the-operators-own", server.url).open_stream(
             CompletionRequest("gpt-test", messages, PATIENCE_SECONDS)
         )
     )

@@ -25,7 +25,7 @@ def error_body(problem: AppError) -> dict[str, Any]:
 
 
 @contextmanager
-def named(what: str) -> Iterator[None]:
+def not_found_as(what: str) -> Iterator[None]:
     """Tell what it was that is not found: an address has several ids."""
     try:
         yield

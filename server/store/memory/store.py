@@ -35,12 +35,12 @@ class MemoryStore:
         # Under gevent, this lets others go on.
         self._rest: Callable[[], None] = lambda: time.sleep(0)
 
-    def conversation(self, name: str) -> Conversation | None:
+    def get_conversation(self, name: str) -> Conversation | None:
         with self._lock:
             kept = self._places.find(name)
             return None if kept is None else kept.snapshot()
 
-    def create(
+    def create_conversation(
         self,
         name: str,
         seconds: float | None,
@@ -78,30 +78,34 @@ class MemoryStore:
             kept.conversation = replace(kept.conversation, metadata=metadata)
             return kept.snapshot()
 
-    def begin(
+    def create_run(
         self, name: str, run: Run, options: CreateOptions = DEFAULT_OPTIONS, *, waiting: int, start: bool
     ) -> CreatedRun:
         with self._lock:
             now = self._clock()
-            kept = (self._places.find(name) or self._places.new(name)) if options.create else self._places.found(name)
+            kept = (
+                (self._places.find(name) or self._places.new(name))
+                if options.create_conversation
+                else self._places.found(name)
+            )
             self._places.expire(name, kept)
             if run.id in kept.runs:
-                return CreatedRun(kept.runs[run.id], kept.snapshot(), fresh=True)
+                return CreatedRun(kept.runs[run.id], kept.snapshot(), is_new=True)
             known = kept.answering(run, now)
             if known is not None:
-                return CreatedRun(known, kept.snapshot(), fresh=False)
+                return CreatedRun(known, kept.snapshot(), is_new=False)
             status: Status = "running" if start and not kept.open else "queued"
             queued = sum(each.status == "queued" for each in kept.open.values())
-            if (options.alone and kept.open) or (status == "queued" and queued >= waiting):
+            if (options.reject_if_busy and kept.open) or (status == "queued" and queued >= waiting):
                 raise ConversationBusy
             run = replace(run, status=status, conversation=name)
             kept.add(run, now)
             kept.messages.extend(options.messages)
             self._places.keep(name, kept)
             self._places.keep_run(run.id, name)
-            return CreatedRun(run, kept.snapshot(), fresh=True)
+            return CreatedRun(run, kept.snapshot(), is_new=True)
 
-    def start(self, name: str, run_id: str) -> Conversation | None:
+    def start_run(self, name: str, run_id: str) -> Conversation | None:
         with self._lock:
             kept = self._places.find(name)
             if kept is not None:
@@ -111,7 +115,7 @@ class MemoryStore:
             kept.change(replace(kept.open[run_id], status="running"))
             return kept.snapshot()
 
-    def append(self, name: str, run_id: str, at: int, text: str) -> bool:
+    def append_text(self, name: str, run_id: str, at: int, text: str) -> bool:
         with self._lock:
             kept = self._places.find(name)
             run = None if kept is None else kept.open.get(run_id)
@@ -120,7 +124,7 @@ class MemoryStore:
             kept.change(replace(run, text=run.text.encode()[:at].decode() + text))
             return True
 
-    def finish(self, name: str, ended: Run, context_starts: Mapping[str, int] = NOTHING) -> Run | None:
+    def finish_run(self, name: str, ended: Run, context_starts: Mapping[str, int] = NOTHING) -> Run | None:
         with self._lock:
             kept = self._places.find(name)
             if kept is None or ended.id not in kept.runs:
@@ -135,10 +139,10 @@ class MemoryStore:
                 kept.conversation = replace(kept.conversation, context_starts=starts)
             return ended
 
-    def pause(self, name: str, run: Run) -> bool:
+    def pause_run(self, name: str, run: Run) -> bool:
         return self._change(name, run, "running")
 
-    def resume(self, name: str, run: Run) -> bool:
+    def resume_run(self, name: str, run: Run) -> bool:
         return self._change(name, run, "requires_action")
 
     def _change(self, name: str, run: Run, earlier: Status) -> bool:
@@ -152,7 +156,7 @@ class MemoryStore:
             # Else it may be the same call made again.
             return told.status == earlier or told == run
 
-    def note(self, name: str, run_id: str, details: Mapping[str, Any]) -> Run:
+    def set_run_details(self, name: str, run_id: str, details: Mapping[str, Any]) -> Run:
         with self._lock:
             kept = self._places.found(name)
             if run_id not in kept.runs:
@@ -164,17 +168,17 @@ class MemoryStore:
                 kept.open[run_id] = run
             return run
 
-    def collect(self, name: str, run_id: str) -> None:
+    def mark_delivered(self, name: str, run_id: str) -> None:
         with self._lock:
             kept = self._places.find(name)
             if kept is not None and run_id in kept.runs and run_id not in kept.open:
                 kept.runs[run_id] = replace(kept.runs[run_id], delivered=True)
 
-    def run(self, run_id: str) -> Run:
+    def get_run(self, run_id: str) -> Run:
         with self._lock:
             return self._places.of_run(run_id).told(run_id, self._clock())
 
-    def runs(self, name: str, status: Status | None, most: int) -> Sequence[Run]:
+    def list_runs(self, name: str, status: Status | None, most: int) -> Sequence[Run]:
         with self._lock:
             kept = self._places.find(name)
             if kept is None:
@@ -182,16 +186,16 @@ class MemoryStore:
             newest_first = (kept.told(run_id, self._clock()) for run_id in reversed(kept.runs))
             return tuple(islice((run for run in newest_first if status in (None, run.status)), most))
 
-    def messages(self, name: str, start: int, stop: int) -> Sequence[Message]:
+    def list_messages(self, name: str, start: int, stop: int) -> Sequence[Message]:
         with self._lock:
             kept = self._places.find(name)
             return () if kept is None else kept.messages[start:stop]
 
-    def place(self, name: str, message_id: str) -> int:
+    def message_index(self, name: str, message_id: str) -> int:
         with self._lock:
             return self._places.found(name).place(message_id)
 
-    def add(self, name: str, messages: Sequence[Message]) -> None:
+    def add_messages(self, name: str, messages: Sequence[Message]) -> None:
         with self._lock:
             kept = self._places.found(name)
             if kept.has_added(messages):
@@ -202,7 +206,7 @@ class MemoryStore:
             kept.messages.extend(messages)
             self._places.use(name, kept)
 
-    def change_message(self, name: str, message_id: str, metadata: Mapping[str, Any]) -> Message:
+    def set_message_metadata(self, name: str, message_id: str, metadata: Mapping[str, Any]) -> Message:
         with self._lock:
             kept = self._places.found(name)
             place = kept.place(message_id)
@@ -220,7 +224,7 @@ class MemoryStore:
                 kept.conversation, context_starts=moved, history_id=self._places.next_history_id()
             )
 
-    def clear(self, name: str) -> Sequence[str]:
+    def clear_conversation(self, name: str) -> Sequence[str]:
         with self._lock:
             kept = self._places.find(name)
             if kept is None:
@@ -229,11 +233,11 @@ class MemoryStore:
             self._places.keep(name, kept.emptied(self._places.next_history_id(), self._clock()))
             return open_runs
 
-    def delete(self, name: str) -> Sequence[str]:
+    def delete_conversation(self, name: str) -> Sequence[str]:
         with self._lock:
             return self._places.drop(name)
 
-    def renew(self, held: Mapping[str, str]) -> Collection[str]:
+    def renew_leases(self, held: Mapping[str, str]) -> Collection[str]:
         with self._lock:
             return [run_id for run_id, name in held.items() if not self._places.is_open(name, run_id)]
 
@@ -254,11 +258,11 @@ class MemoryStore:
         with self._lock:
             self._records.put(kind, record_id, record)
 
-    def record(self, kind: str, record_id: str) -> bytes:
+    def get_record(self, kind: str, record_id: str) -> bytes:
         with self._lock:
             return self._records.get(kind, record_id)
 
-    def records(self, kind: str) -> Sequence[bytes]:
+    def list_records(self, kind: str) -> Sequence[bytes]:
         with self._lock:
             return self._records.all(kind)
 

@@ -35,7 +35,7 @@ def load_conversation(name: str, snapshot: list[Any]) -> Conversation:
 def load_run(record: list[Any]) -> Run:
     """A run from what the scripts' `record` gives."""
     kept, delivered, details, *so_far = record
-    run = Run.unpacked(kept)
+    run = Run.load(kept)
     if details is not None:
         run = replace(run, options=replace(run.options, details=orjson.loads(details)))
     if len(so_far) == 1:

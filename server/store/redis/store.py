@@ -71,11 +71,11 @@ class RedisStore:
         self._unanswered: dict[str, str] = {}
         """The mark of each `start` whose answer was lost, by the run's id."""
 
-    def conversation(self, name: str) -> Conversation | None:
+    def get_conversation(self, name: str) -> Conversation | None:
         snapshot = self._ask("conversation", name)
         return None if snapshot is None else load_conversation(name, snapshot)
 
-    def create(
+    def create_conversation(
         self,
         name: str,
         seconds: float | None,
@@ -99,7 +99,7 @@ class RedisStore:
     def set_metadata(self, name: str, metadata: Mapping[str, Any]) -> Conversation:
         return load_conversation(name, _there(self._ask("set_metadata", name, orjson.dumps(metadata))))
 
-    def begin(
+    def create_run(
         self, name: str, run: Run, options: CreateOptions = DEFAULT_OPTIONS, *, waiting: int, start: bool
     ) -> CreatedRun:
         self._listener.open(self._writer)
@@ -111,14 +111,14 @@ class RedisStore:
             REQUEST_ID_SECONDS,
             REDELIVERY_SECONDS,
             question_hash(run),
-            int(options.alone),
-            int(options.create),
+            int(options.reject_if_busy),
+            int(options.create_conversation),
         )
         script = self._script(
             "begin",
             name,
             run.id,
-            run.packed(),
+            run.dump(),
             question,
             request,
             int(start),
@@ -140,7 +140,7 @@ class RedisStore:
         begun = replace(run, status=found.decode()) if is_new else load_run(found)
         return CreatedRun(begun, load_conversation(name, snapshot), is_fresh)
 
-    def start(self, name: str, run_id: str) -> Conversation | None:
+    def start_run(self, name: str, run_id: str) -> Conversation | None:
         mark = self._unanswered.pop(run_id, None) or secrets.token_hex(8)
         try:
             snapshot = self._ask("start", name, run_id, mark)
@@ -149,13 +149,13 @@ class RedisStore:
             raise
         return None if snapshot is None else load_conversation(name, snapshot)
 
-    def append(self, name: str, run_id: str, at: int, text: str) -> bool:
+    def append_text(self, name: str, run_id: str, at: int, text: str) -> bool:
         return bool(self._ask("append", name, run_id, at, text))
 
-    def finish(self, name: str, ended: Run, context_starts: Mapping[str, int] = NOTHING) -> Run | None:
+    def finish_run(self, name: str, ended: Run, context_starts: Mapping[str, int] = NOTHING) -> Run | None:
         history_messages = ended.history_messages()
         kept = replace(ended, text="") if history_messages else ended  # The text is in the history.
-        known = (ended.id, kept.packed(), ended.status, ended.ended or 0.0, int(ended.delivered))
+        known = (ended.id, kept.dump(), ended.status, ended.ended or 0.0, int(ended.delivered))
         starts, head = orjson.dumps(dict(context_starts)), message_head(ended.reply_id)
         answer = self._ask("finish", name, *known, starts, head, *map(dump_message, history_messages))
         if answer is None:
@@ -165,30 +165,30 @@ class RedisStore:
             return None
         return ended if answer == b"ended" else load_run(answer)
 
-    def pause(self, name: str, run: Run) -> bool:
-        return bool(self._ask("pause", name, run.id, run.packed(), run.text, run.expires or 0.0))
+    def pause_run(self, name: str, run: Run) -> bool:
+        return bool(self._ask("pause", name, run.id, run.dump(), run.text, run.expires or 0.0))
 
-    def resume(self, name: str, run: Run) -> bool:
+    def resume_run(self, name: str, run: Run) -> bool:
         self._listener.open(self._writer)
-        return bool(self._ask("resume", name, run.id, run.packed(), run.text))
+        return bool(self._ask("resume", name, run.id, run.dump(), run.text))
 
-    def note(self, name: str, run_id: str, details: Mapping[str, Any]) -> Run:
+    def set_run_details(self, name: str, run_id: str, details: Mapping[str, Any]) -> Run:
         return load_run(_there(self._ask("note", name, run_id, orjson.dumps(details))))
 
-    def collect(self, name: str, run_id: str) -> None:
+    def mark_delivered(self, name: str, run_id: str) -> None:
         self._ask("collect", name, run_id)
 
-    def run(self, run_id: str) -> Run:
+    def get_run(self, run_id: str) -> Run:
         (tag,) = self._redis.ask(("GET", f"run:{run_id}"))
         record = None if tag is None else self._redis.ask(self._tagged("run", tag.decode(), run_id))[0]
         if record is None:
             raise NotFound
         return load_run(record)
 
-    def runs(self, name: str, status: Status | None, most: int) -> Sequence[Run]:
+    def list_runs(self, name: str, status: Status | None, most: int) -> Sequence[Run]:
         return [load_run(record) for record in self._ask("runs", name, status or "", most)]
 
-    def messages(self, name: str, start: int, stop: int) -> Sequence[Message]:
+    def list_messages(self, name: str, start: int, stop: int) -> Sequence[Message]:
         if stop <= start:
             return ()
         # The list is not read by a script, which would copy it twice while all others wait.
@@ -197,18 +197,18 @@ class RedisStore:
         )
         return () if there is None else [load_message(each) for each in kept]
 
-    def place(self, name: str, message_id: str) -> int:
+    def message_index(self, name: str, message_id: str) -> int:
         place: int = _there(self._ask("place", name, message_head(message_id)))
         return place
 
-    def add(self, name: str, messages: Sequence[Message]) -> None:
+    def add_messages(self, name: str, messages: Sequence[Message]) -> None:
         answer = self._ask("add", name, NEWEST, *map(dump_message, messages))
         if answer == b"busy":
             raise ConversationBusy
         if answer == b"missing":
             raise NotFound
 
-    def change_message(self, name: str, message_id: str, metadata: Mapping[str, Any]) -> Message:
+    def set_message_metadata(self, name: str, message_id: str, metadata: Mapping[str, Any]) -> Message:
         changed = self._ask("change_message", name, message_head(message_id), orjson.dumps(metadata))
         return load_message(_there(changed))
 
@@ -220,11 +220,11 @@ class RedisStore:
         if not self._redis.ask(evalsha("put_record", f"records:{kind}", record_id, record, self._max_records))[0]:
             raise TooManyRecords
 
-    def record(self, kind: str, record_id: str) -> bytes:
+    def get_record(self, kind: str, record_id: str) -> bytes:
         record: bytes = _there(self._redis.ask(("HGET", f"records:{kind}", record_id))[0])
         return record
 
-    def records(self, kind: str) -> Sequence[bytes]:
+    def list_records(self, kind: str) -> Sequence[bytes]:
         records: list[bytes] = self._redis.ask(("HVALS", f"records:{kind}"))[0]
         return records
 
@@ -232,13 +232,13 @@ class RedisStore:
         if not self._redis.ask(evalsha("delete_record", f"records:{kind}", record_id, secrets.token_hex(8)))[0]:
             raise NotFound
 
-    def clear(self, name: str) -> Sequence[str]:
+    def clear_conversation(self, name: str) -> Sequence[str]:
         return self._forgetting.clear(_tag(name))
 
-    def delete(self, name: str) -> Sequence[str]:
+    def delete_conversation(self, name: str) -> Sequence[str]:
         return self._forgetting.delete(_tag(name))
 
-    def renew(self, held: Mapping[str, str]) -> Collection[str]:
+    def renew_leases(self, held: Mapping[str, str]) -> Collection[str]:
         by_name: dict[str, list[str]] = {}
         for run_id, name in held.items():
             by_name.setdefault(name, []).append(run_id)

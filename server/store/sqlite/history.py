@@ -20,7 +20,7 @@ MOVE_UP = "UPDATE messages SET place = place - 1 WHERE place > ? AND place <= ?"
 MOVE_REPLIES = "UPDATE runs SET reply = reply - 1 WHERE place BETWEEN ? AND ? AND reply > ?"
 
 
-def places(conversation: int) -> tuple[int, int]:
+def row_key_range(conversation: int) -> tuple[int, int]:
     """The first and the last place of what belongs to a conversation."""
     first = conversation << 32
     return first, first + 0xFFFFFFFF
@@ -31,7 +31,7 @@ class History:
 
     def __init__(self, db: sqlite3.Connection, conversation: int) -> None:
         self._db = db
-        self._first, self._last = places(conversation)
+        self._first, self._last = row_key_range(conversation)
 
     def read(self, start: int, stop: int) -> list[Message]:
         return self._read(self._first + start, min(self._first + stop - 1, self._last))
@@ -49,7 +49,7 @@ class History:
         newest = self._first + max(0, count - len(messages) - NEWEST), self._first + count
         return any(self._db.execute(PLACE, (*newest, first.id)).fetchone() is not None for first in messages[:1])
 
-    def place(self, message_id: str) -> int:
+    def index_of(self, message_id: str) -> int:
         """Raises NotFound."""
         row = self._db.execute(PLACE, (self._first, self._last, message_id)).fetchone()
         if row is None:
@@ -58,7 +58,7 @@ class History:
 
     def change(self, message_id: str, metadata: Mapping[str, Any]) -> Message:
         """Raises NotFound."""
-        place = self.place(message_id)
+        place = self.index_of(message_id)
         self._db.execute(METADATA, (_packed(metadata), self._first + place))
         return self.read(place, place + 1)[0]
 

@@ -9,7 +9,7 @@ import orjson
 from server.domain import Conversation, Message, Run, Status
 from server.errors import ConversationBusy, NotFound
 from server.store.protocol import CreatedRun, CreateOptions
-from server.store.sqlite.history import History, places
+from server.store.sqlite.history import History, row_key_range
 from server.store.sqlite.transaction import ConversationRow, Transaction
 
 START = "UPDATE open_runs SET status = 'running', lease = ? WHERE place = ?"
@@ -19,31 +19,31 @@ UPDATE open_runs SET text = CAST(ifnull(CAST(substr(text, 1, ?) AS TEXT), '') ||
 NOTE = "UPDATE runs SET details = ? WHERE place = ?"
 
 
-def begin(
+def create_run(
     tx: Transaction, name: str, run: Run, options: CreateOptions, *, waiting: int, start: bool, lease: float
 ) -> CreatedRun:
     """As `Store.begin`; the lease passes at `lease`, in Unix seconds."""
     found = tx.find(name)
-    if found is None and not options.create:
+    if found is None and not options.create_conversation:
         raise NotFound
     still = tx.settle(found.id) if found is not None and found.has_open else []
     if found is not None:
-        same = tx.run(run.id, name)
+        same = tx.get_run(run.id, name)
         if same is not None:
-            return CreatedRun(same.run, found.conversation, fresh=True)
+            return CreatedRun(same.run, found.conversation, is_new=True)
         known = tx.answering(found.id, run, still)
         if known is not None:
-            return CreatedRun(known, found.conversation, fresh=False)
+            return CreatedRun(known, found.conversation, is_new=False)
     status: Status = "running" if start and not still else "queued"
     queued = sum(each.run.status == "queued" for each in still)
-    if (options.alone and still) or (status == "queued" and queued >= waiting):
+    if (options.reject_if_busy and still) or (status == "queued" and queued >= waiting):
         raise ConversationBusy
     begun = replace(run, status=status, conversation=name)
     found = found or tx.make(name, None, {})
     tx.add(found.id, begun, lease)
     if found.is_made:
         tx.touch(found.id)
-    return CreatedRun(begun, add_messages(tx, found, options.messages), fresh=True)
+    return CreatedRun(begun, add_messages(tx, found, options.messages), is_new=True)
 
 
 def add_messages(tx: Transaction, found: ConversationRow, messages: Sequence[Message]) -> Conversation:
@@ -61,7 +61,7 @@ def is_due(tx: Transaction, name: str, run_id: str) -> bool:
     return any(not each.run.is_open for each in open_runs) or any(each.run.id == run_id for each in open_runs[:1])
 
 
-def start(tx: Transaction, name: str, run_id: str, lease: float) -> Conversation | None:
+def start_run(tx: Transaction, name: str, run_id: str, lease: float) -> Conversation | None:
     found = tx.find(name)
     oldest = [] if found is None else tx.settle(found.id)[:1]
     if found is None or not any(each.run.id == run_id and each.run.status == "queued" for each in oldest):
@@ -70,7 +70,7 @@ def start(tx: Transaction, name: str, run_id: str, lease: float) -> Conversation
     return found.conversation
 
 
-def append(tx: Transaction, name: str, run_id: str, at: int, text: str, lease: float) -> bool:
+def append_text(tx: Transaction, name: str, run_id: str, at: int, text: str, lease: float) -> bool:
     still = tx.open_run(run_id, name)
     if still is None or still.status != "running":
         return False
@@ -78,13 +78,13 @@ def append(tx: Transaction, name: str, run_id: str, at: int, text: str, lease: f
     return True
 
 
-def finish(tx: Transaction, name: str, ended: Run, context_starts: Mapping[str, int]) -> Run | None:
+def finish_run(tx: Transaction, name: str, ended: Run, context_starts: Mapping[str, int]) -> Run | None:
     still = tx.open_run(ended.id, name)
     if still is None:
-        known = tx.run(ended.id, name)
+        known = tx.get_run(ended.id, name)
         return None if known is None else known.run
     history_messages = ended.history_messages()
-    reply = places(still.conversation)[0] + still.message_count + len(history_messages) - 1
+    reply = row_key_range(still.conversation)[0] + still.message_count + len(history_messages) - 1
     tx.end(still.place, ended, reply if history_messages else None)
     History(tx.db, still.conversation).add(still.message_count, history_messages)
     if context_starts:
@@ -100,20 +100,20 @@ def finish(tx: Transaction, name: str, ended: Run, context_starts: Mapping[str, 
     return ended
 
 
-def change(tx: Transaction, name: str, run: Run, earlier: Status, *, writer: str, lease: float) -> bool:
+def replace_run(tx: Transaction, name: str, run: Run, earlier: Status, *, writer: str, lease: float) -> bool:
     """Replace an open run that has the status `earlier`; `writer` is empty where nobody writes it from now on."""
     still = tx.open_run(run.id, name)
     if still is None:
         return False
     if still.status != earlier:  # It may be the same call made again.
-        placed = tx.run(run.id, name)
+        placed = tx.get_run(run.id, name)
         return still.writer == writer and placed is not None and placed.run == run
     tx.change(still.place, run, writer, lease)
     return True
 
 
-def note(tx: Transaction, name: str, run_id: str, details: Mapping[str, Any]) -> Run:
-    placed = tx.run(run_id, name)
+def set_run_details(tx: Transaction, name: str, run_id: str, details: Mapping[str, Any]) -> Run:
+    placed = tx.get_run(run_id, name)
     if placed is None:
         raise NotFound
     tx.db.execute(NOTE, (orjson.dumps(details), placed.place))
@@ -125,10 +125,10 @@ def delete_message(tx: Transaction, name: str, message_id: str) -> None:
     if found is None:
         raise NotFound
     history = History(tx.db, found.id)
-    place = history.place(message_id)
+    place = history.index_of(message_id)
     for message in history.read(place, place + 1):
-        placed = None if message.run_id is None else tx.run(message.run_id, name)
-        if placed is not None and placed.reply == places(found.id)[0] + place:
+        placed = None if message.run_id is None else tx.get_run(message.run_id, name)
+        if placed is not None and placed.reply == row_key_range(found.id)[0] + place:
             tx.replace(placed.place, placed.run)  # The run takes its text back.
     history.take_out(place)
     starts = found.conversation.context_starts

@@ -60,11 +60,11 @@ class SqliteStore:
         self._ear = SqliteListener(file, self._writer, self._writers, clock)
         self._rest: Callable[[], None] = lambda: time.sleep(REST_SECONDS)
 
-    def conversation(self, name: str) -> Conversation | None:
+    def get_conversation(self, name: str) -> Conversation | None:
         found = self._read(lambda tx: tx.find(name))
         return None if found is None else found.conversation
 
-    def create(
+    def create_conversation(
         self,
         name: str,
         seconds: float | None,
@@ -106,72 +106,72 @@ class SqliteStore:
 
         return self._write(set_metadata)
 
-    def begin(
+    def create_run(
         self, name: str, run: Run, options: CreateOptions = DEFAULT_OPTIONS, *, waiting: int, start: bool
     ) -> CreatedRun:
         def begin(tx: Transaction) -> CreatedRun:
             lease = tx.now + self._lease_seconds
-            return runs.begin(tx, name, run, options, waiting=waiting, start=start, lease=lease)
+            return runs.create_run(tx, name, run, options, waiting=waiting, start=start, lease=lease)
 
         return self._write(begin)
 
-    def start(self, name: str, run_id: str) -> Conversation | None:
+    def start_run(self, name: str, run_id: str) -> Conversation | None:
         if not self._read(lambda tx: runs.is_due(tx, name, run_id)):
             return None
-        return self._write(lambda tx: runs.start(tx, name, run_id, tx.now + self._lease_seconds))
+        return self._write(lambda tx: runs.start_run(tx, name, run_id, tx.now + self._lease_seconds))
 
-    def append(self, name: str, run_id: str, at: int, text: str) -> bool:
-        return self._write(lambda tx: runs.append(tx, name, run_id, at, text, tx.now + self._lease_seconds))
+    def append_text(self, name: str, run_id: str, at: int, text: str) -> bool:
+        return self._write(lambda tx: runs.append_text(tx, name, run_id, at, text, tx.now + self._lease_seconds))
 
-    def finish(self, name: str, ended: Run, context_starts: Mapping[str, int] = NOTHING) -> Run | None:
-        return self._write(lambda tx: runs.finish(tx, name, ended, context_starts))
+    def finish_run(self, name: str, ended: Run, context_starts: Mapping[str, int] = NOTHING) -> Run | None:
+        return self._write(lambda tx: runs.finish_run(tx, name, ended, context_starts))
 
-    def pause(self, name: str, run: Run) -> bool:
+    def pause_run(self, name: str, run: Run) -> bool:
         until = run.expires or 0.0
-        return self._write(lambda tx: runs.change(tx, name, run, "running", writer="", lease=until))
+        return self._write(lambda tx: runs.replace_run(tx, name, run, "running", writer="", lease=until))
 
-    def resume(self, name: str, run: Run) -> bool:
+    def resume_run(self, name: str, run: Run) -> bool:
         def resume(tx: Transaction) -> bool:
             lease = tx.now + self._lease_seconds
-            return runs.change(tx, name, run, "requires_action", writer=self._writers.me(), lease=lease)
+            return runs.replace_run(tx, name, run, "requires_action", writer=self._writers.me(), lease=lease)
 
         return self._write(resume)
 
-    def note(self, name: str, run_id: str, details: Mapping[str, Any]) -> Run:
-        return self._write(lambda tx: runs.note(tx, name, run_id, details))
+    def set_run_details(self, name: str, run_id: str, details: Mapping[str, Any]) -> Run:
+        return self._write(lambda tx: runs.set_run_details(tx, name, run_id, details))
 
-    def collect(self, name: str, run_id: str) -> None:
+    def mark_delivered(self, name: str, run_id: str) -> None:
         def collect(tx: Transaction) -> None:
-            placed = tx.run(run_id, name)
+            placed = tx.get_run(run_id, name)
             if placed is not None and placed.writer is None:
                 tx.replace(placed.place, replace(placed.run, delivered=True), placed.reply)
 
         self._write(collect)
 
-    def run(self, run_id: str) -> Run:
-        placed = self._read(lambda tx: tx.run(run_id))
+    def get_run(self, run_id: str) -> Run:
+        placed = self._read(lambda tx: tx.get_run(run_id))
         if placed is None:
             raise NotFound
         return placed.run
 
-    def runs(self, name: str, status: Status | None, most: int) -> Sequence[Run]:
+    def list_runs(self, name: str, status: Status | None, most: int) -> Sequence[Run]:
         def newest(tx: Transaction) -> Sequence[Run]:
             found = tx.find_id(name)
-            return () if found is None else tx.runs(found, status, most)
+            return () if found is None else tx.list_runs(found, status, most)
 
         return self._read(newest)
 
-    def messages(self, name: str, start: int, stop: int) -> Sequence[Message]:
+    def list_messages(self, name: str, start: int, stop: int) -> Sequence[Message]:
         def messages(tx: Transaction) -> Sequence[Message]:
             found = tx.find_id(name)
             return () if found is None else History(tx.db, found).read(start, stop)
 
         return self._read(messages)
 
-    def place(self, name: str, message_id: str) -> int:
-        return self._read(lambda tx: _history(tx, name).place(message_id))
+    def message_index(self, name: str, message_id: str) -> int:
+        return self._read(lambda tx: _history(tx, name).index_of(message_id))
 
-    def add(self, name: str, messages: Sequence[Message]) -> None:
+    def add_messages(self, name: str, messages: Sequence[Message]) -> None:
         def add(tx: Transaction) -> None:
             found = _there(tx.find(name))
             if History(tx.db, found.id).has_added(found.conversation.message_count, messages):
@@ -183,7 +183,7 @@ class SqliteStore:
 
         self._write(add)
 
-    def change_message(self, name: str, message_id: str, metadata: Mapping[str, Any]) -> Message:
+    def set_message_metadata(self, name: str, message_id: str, metadata: Mapping[str, Any]) -> Message:
         return self._write(lambda tx: _history(tx, name).change(message_id, metadata))
 
     def delete_message(self, name: str, message_id: str) -> None:
@@ -199,14 +199,14 @@ class SqliteStore:
 
         self._write(put_record)
 
-    def record(self, kind: str, record_id: str) -> bytes:
+    def get_record(self, kind: str, record_id: str) -> bytes:
         rows = self._read(lambda tx: tx.db.execute(RECORD, (kind, record_id)).fetchall())
         if not rows:
             raise NotFound
         record: bytes = rows[0][0]
         return record
 
-    def records(self, kind: str) -> Sequence[bytes]:
+    def list_records(self, kind: str) -> Sequence[bytes]:
         rows = self._read(lambda tx: tx.db.execute("SELECT record FROM records WHERE kind = ?", (kind,)).fetchall())
         return [record for (record,) in rows]
 
@@ -217,7 +217,7 @@ class SqliteStore:
 
         self._write(delete_record)
 
-    def clear(self, name: str) -> Sequence[str]:
+    def clear_conversation(self, name: str) -> Sequence[str]:
         def clear(tx: Transaction) -> Sequence[str]:
             found = tx.find(name)
             if found is None:
@@ -229,10 +229,10 @@ class SqliteStore:
 
         return self._write(clear, is_long=True)
 
-    def delete(self, name: str) -> Sequence[str]:
+    def delete_conversation(self, name: str) -> Sequence[str]:
         return self._write(lambda tx: tx.delete(name), is_long=True)
 
-    def renew(self, held: Mapping[str, str]) -> Collection[str]:
+    def renew_leases(self, held: Mapping[str, str]) -> Collection[str]:
         def renew(tx: Transaction) -> Collection[str]:
             still = dict(tx.db.execute(HELD, (orjson.dumps(list(held)).decode(),)).fetchall())
             lease = tx.now + self._lease_seconds

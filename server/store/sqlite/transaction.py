@@ -13,7 +13,7 @@ import orjson
 from server.domain import Conversation, Run, Status
 from server.errors import RequestIdConflict
 from server.store.protocol import REQUEST_ID_SECONDS, RETRIED, abandoned, is_same, is_undelivered
-from server.store.sqlite.history import places
+from server.store.sqlite.history import row_key_range
 from server.store.sqlite.workers import WorkerLocks
 
 FIND = """
@@ -141,22 +141,24 @@ class Transaction:
         found = None if row is None else OpenRun(*row)
         return found if found is not None and self.is_held(found.writer, found.lease) else None
 
-    def run(self, run_id: str, name: str | None = None) -> RunRow | None:
+    def get_run(self, run_id: str, name: str | None = None) -> RunRow | None:
         """None also where the run is none of the conversation `name`."""
         row = self.db.execute(RUN, (run_id,)).fetchone()
         if row is None or name not in (None, row[-2]) or self._has_expired(row[0] >> 32, row[-1]):
             return None
         return self._run_row(row[:-2])
 
-    def runs(self, conversation: int, status: Status | None, most: int) -> list[Run]:
+    def list_runs(self, conversation: int, status: Status | None, most: int) -> list[Run]:
         """Newest first."""
-        with closing(self.db.execute(RUNS, (*places(conversation), status, status))) as rows:
+        with closing(self.db.execute(RUNS, (*row_key_range(conversation), status, status))) as rows:
             runs = (self._run_row(row).run for row in rows)
             return list(islice((run for run in runs if status in (None, run.status)), most))
 
     def open_runs(self, conversation: int, most: int = -1) -> list[RunRow]:
         """Those whose end is not written, oldest first."""
-        return [self._run_row(row) for row in self.db.execute(OPEN_RUNS, (*places(conversation), most)).fetchall()]
+        return [
+            self._run_row(row) for row in self.db.execute(OPEN_RUNS, (*row_key_range(conversation), most)).fetchall()
+        ]
 
     def settle(self, conversation: int) -> list[RunRow]:
         """The open runs, oldest first, once the ends of abandoned ones are written."""
@@ -184,7 +186,7 @@ class Transaction:
         for each in still:
             if is_same(each.run, run):
                 return each.run
-        row = self.db.execute(NEWEST_UNCOLLECTED, places(conversation)).fetchone()
+        row = self.db.execute(NEWEST_UNCOLLECTED, row_key_range(conversation)).fetchone()
         newest = None if row is None else self._run_row(row).run
         return newest if newest is not None and is_undelivered(newest, run, self.now) else None
 
@@ -202,8 +204,8 @@ class Transaction:
 
     def add(self, conversation: int, run: Run, lease: float) -> None:
         """Write down a run as the newest."""
-        first, last = places(conversation)
-        place = self.db.execute(ADD_RUN, (first, run.id, run.status, run.packed(), first, last)).lastrowid
+        first, last = row_key_range(conversation)
+        place = self.db.execute(ADD_RUN, (first, run.id, run.status, run.dump(), first, last)).lastrowid
         self.db.execute(ADD_OPEN_RUN, (place, self._writers.me(), lease, run.status))
         if run.request_id is not None:
             self.db.execute(ADD_REQUEST_ID, (conversation, run.request_id, place, self.now))
@@ -221,7 +223,7 @@ class Transaction:
     def replace(self, place: int, run: Run, reply: int | None = None) -> None:
         """`reply` is where the message lies that has the run's text, which is then kept there alone."""
         kept = run if reply is None else replace(run, text="")
-        self.db.execute(REPLACE_RUN, (run.status, run.delivered, kept.packed(), reply, place))
+        self.db.execute(REPLACE_RUN, (run.status, run.delivered, kept.dump(), reply, place))
 
     def add_context_starts(self, conversation: int, starts: Mapping[str, int]) -> None:
         (known,) = self.db.execute("SELECT context_starts FROM conversations WHERE id = ?", (conversation,)).fetchone()
@@ -240,7 +242,7 @@ class Transaction:
             if not self._writers.is_me(each.writer):
                 self.tell(each.writer, each.run.id)
         for table in ("messages", "runs", "open_runs"):
-            self.db.execute(f"DELETE FROM {table} WHERE place BETWEEN ? AND ?", places(conversation))
+            self.db.execute(f"DELETE FROM {table} WHERE place BETWEEN ? AND ?", row_key_range(conversation))
         self.db.execute("DELETE FROM request_ids WHERE conversation = ?", (conversation,))
         return [each.run.id for each in before if each.run.is_open]
 
@@ -264,7 +266,7 @@ class Transaction:
 
     def _run_row(self, row: Row) -> RunRow:
         place, packed, details, reply, fragment, writer, lease, status, text = row
-        run = Run.unpacked(packed)
+        run = Run.load(packed)
         if fragment is not None:
             run = replace(run, text=orjson.loads(fragment)["content"])
         if details is not None:

@@ -429,7 +429,7 @@ class TestHowRunsEnd:
 
     def test_one_that_was_cut_off_by_the_servers_end_has_failed(self) -> None:
         run = Run("", conversation="ada", options=RunOptions(details={"assistant_id": "asst_1"}))
-        shape = objects.run(run.ended_as("interrupted", 5.0, failure=RunError("run_interrupted", "It stopped.")))
+        shape = objects.run(run.ended_as("interrupted", 5.0, error=RunError("run_interrupted", "It stopped.")))
         assert (shape["status"], shape["last_error"]) == ("failed", {"code": "server_error", "message": "It stopped."})
 
     def test_one_cancelled_before_a_word_leaves_no_message(self, client: FlaskClient, told: Told) -> None:
@@ -631,7 +631,7 @@ class TestOtherDoors:
             post(client, "/threads/eve", metadata={}),
         ):
             assert (answer.status_code, answer.json["error"]["message"]) == (404, "No thread found with that id.")
-        assert store.conversation("eve") is None
+        assert store.get_conversation("eve") is None
 
     def test_a_run_belongs_to_its_thread(self, client: FlaskClient) -> None:
         run = ran(client, thread(client, "Hi"))

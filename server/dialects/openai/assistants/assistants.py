@@ -10,7 +10,7 @@ from flask import Blueprint
 from server.core.conversations import Conversations
 from server.dialects.openai import pagination
 from server.dialects.openai.assistants import objects, requests
-from server.dialects.openai.errors import named, require_offered
+from server.dialects.openai.errors import not_found_as, require_offered
 from server.domain import Run, new_id
 from server.errors import InvalidRequest
 from server.http.contract import Contract
@@ -42,7 +42,7 @@ class Assistants:
         """The assistant with that id; the default one for none. Raises NotFound."""
         if assistant_id in (None, self._default["id"]):
             return self._default
-        with named("assistant"):
+        with not_found_as("assistant"):
             return self._conversations.kept(KIND, assistant_id)
 
     def of(self, run: Run) -> Run:

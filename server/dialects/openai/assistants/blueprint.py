@@ -8,7 +8,7 @@ from flask import Blueprint, Response, request
 from server.core.conversations import Conversations
 from server.dialects.openai.assistants import assistants as made
 from server.dialects.openai.assistants import runs, threads
-from server.dialects.openai.errors import error_body, named
+from server.dialects.openai.errors import error_body, not_found_as
 from server.domain import id_from, rfc3339
 from server.errors import ActionRequired, NotFound
 from server.http import connection
@@ -52,7 +52,7 @@ def blueprint(
         # Nobody knows when the outputs come, and until then nothing could be said here.
         if thread_id is not None and conversations.runs(thread_id, "requires_action", 1):
             raise ActionRequired
-        with named("thread"):
+        with not_found_as("thread"):
             run = conversations.answer(draft, connection.connection_probe(), create=thread_id is None)
         return {"message": run.text, "thread_id": run.conversation, "role": "assistant", "created_at": int(run.created)}
 

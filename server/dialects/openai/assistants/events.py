@@ -21,7 +21,7 @@ def begun(run: Run, reading: Reading, thread: Conversation | None = None) -> Ite
     if thread is not None:
         yield _frame("thread.created", objects.thread(thread))
     # An earlier request may have begun it, and it may be far along; it is read from its beginning all the same.
-    queued = replace(run, status="queued", text="", failure=None, ended=None)
+    queued = replace(run, status="queued", text="", error=None, ended=None)
     yield _run("created", queued)
     yield from _written(queued, run.status == "running", reading)
 

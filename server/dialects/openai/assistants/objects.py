@@ -129,10 +129,10 @@ def status_of(run: Run) -> str:
 
 
 def _last_error(run: Run) -> dict[str, Any] | None:
-    if run.failure is None or run.status == "expired":
+    if run.error is None or run.status == "expired":
         return None
-    code = "rate_limit_exceeded" if run.failure.code in LIMITED else "server_error"
-    return {"code": code, "message": run.failure.sentence}
+    code = "rate_limit_exceeded" if run.error.code in LIMITED else "server_error"
+    return {"code": code, "message": run.error.sentence}
 
 
 def _required_action(run: Run) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from server.dialects.openai import pagination
 from server.dialects.openai.assistants import events, objects, requests
 from server.dialects.openai.assistants.assistants import Assistants
 from server.dialects.openai.assistants.threads import made
-from server.dialects.openai.errors import named, refused_while_a_run_is_open
+from server.dialects.openai.errors import not_found_as, refused_while_a_run_is_open
 from server.domain import Conversation, Run, id_from
 from server.errors import InvalidRequest, NoActionRequired, NotFound
 from server.http import connection, sse
@@ -46,7 +46,7 @@ def blueprint(
     def begun(
         draft: Run, body: dict[str, Any], messages: list[dict[str, Any]], thread: Conversation | None = None
     ) -> dict[str, Any] | Response:
-        with named("thread"), refused_while_a_run_is_open("run it again"):
+        with not_found_as("thread"), refused_while_a_run_is_open("run it again"):
             # Streamed from the upstream in any case: nobody waits for it here, and others can see it grow.
             run = conversations.begin(draft, messages=messages, alone=True, create=False)
         if not body.get("stream"):
@@ -57,7 +57,7 @@ def blueprint(
 
     @contract.serves(bp, "listRuns")
     def list_runs(thread_id: str, **bounds: Any) -> dict[str, Any]:
-        with named("thread"):
+        with not_found_as("thread"):
             conversations.find(thread_id)
         is_newest = bounds["order"] != "asc" and bounds["after"] is None and bounds["before"] is None
         most = (bounds["limit"] or pagination.PAGE) + 1 if is_newest else EVERY
@@ -108,7 +108,7 @@ def blueprint(
         raise NotFound("No run step found with that id.")
 
     def found(thread_id: str, run_id: str) -> Run:
-        with named("run"):
+        with not_found_as("run"):
             run = conversations.run(run_id)
             if run.conversation != thread_id:
                 raise NotFound

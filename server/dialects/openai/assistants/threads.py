@@ -8,7 +8,7 @@ from flask import Blueprint
 from server.core.conversations import Conversations
 from server.dialects.openai import pagination
 from server.dialects.openai.assistants import objects, requests
-from server.dialects.openai.errors import named, refused_while_a_run_is_open, require_offered
+from server.dialects.openai.errors import not_found_as, refused_while_a_run_is_open, require_offered
 from server.domain import Conversation, Message, new_id
 from server.errors import NotFound
 from server.http.contract import Contract
@@ -24,20 +24,20 @@ def blueprint(contract: Contract, conversations: Conversations, most_characters:
 
     @contract.serves(bp, "getThread")
     def show(thread_id: str) -> dict[str, Any]:
-        with named("thread"):
+        with not_found_as("thread"):
             return objects.thread(conversations.find(thread_id))
 
     @contract.serves(bp, "updateThread")
     def update(thread_id: str, body: dict[str, Any]) -> dict[str, Any]:
         require_offered(body)
-        with named("thread"):
+        with not_found_as("thread"):
             if "metadata" in body:
                 conversations.describe(thread_id, body["metadata"] or {})
             return objects.thread(conversations.find(thread_id))
 
     @contract.serves(bp, "deleteThread")
     def delete(thread_id: str) -> dict[str, Any]:
-        with named("thread"):
+        with not_found_as("thread"):
             conversations.find(thread_id)
         conversations.delete(thread_id)
         return objects.deleted("thread", thread_id)
@@ -45,13 +45,13 @@ def blueprint(contract: Contract, conversations: Conversations, most_characters:
     @contract.serves(bp, "createMessage")
     def create_message(thread_id: str, body: dict[str, Any]) -> dict[str, Any]:
         said = requests.message(body, most_characters)
-        with named("thread"), refused_while_a_run_is_open("add messages"):
+        with not_found_as("thread"), refused_while_a_run_is_open("add messages"):
             (added,) = conversations.add(thread_id, [said])
         return shape(thread_id, added)
 
     @contract.serves(bp, "listMessages")
     def list_messages(thread_id: str, run_id: str | None, **bounds: Any) -> dict[str, Any]:
-        with named("thread"):
+        with not_found_as("thread"):
             count = conversations.find(thread_id).message_count
         if run_id is not None:
             return pagination.cut([shape(thread_id, each) for each in written_by(run_id, thread_id)], **bounds)
@@ -63,21 +63,21 @@ def blueprint(contract: Contract, conversations: Conversations, most_characters:
 
     @contract.serves(bp, "getMessage")
     def show_message(thread_id: str, message_id: str) -> dict[str, Any]:
-        with named("thread"):
+        with not_found_as("thread"):
             conversations.find(thread_id)
-        with named("message"):
+        with not_found_as("message"):
             return shape(thread_id, message(thread_id, message_id))
 
     @contract.serves(bp, "updateMessage")
     def update_message(thread_id: str, message_id: str, body: dict[str, Any]) -> dict[str, Any]:
-        with named("message"):
+        with not_found_as("message"):
             if "metadata" in body:
                 conversations.describe_message(thread_id, message_id, body["metadata"] or {})
             return shape(thread_id, message(thread_id, message_id))
 
     @contract.serves(bp, "deleteMessage")
     def delete_message(thread_id: str, message_id: str) -> dict[str, Any]:
-        with named("message"):
+        with not_found_as("message"):
             conversations.delete_message(thread_id, message_id)
         return objects.deleted("thread.message", message_id)
 
