@@ -408,7 +408,7 @@ class TestNothingIsPaidTwice:
         assert contents(store) == ["slow", "once"]
         assert told.calls == ["slow"]
 
-    @pytest.mark.parametrize("is_there", [True, False])
+    @pytest.mark.parametrize("is_connected", [True, False])
     def test_only_a_caller_who_is_still_there_has_collected_the_reply(
         self, runner: Runner, told: Told, at_once: AtOnce, is_connected: bool
     ) -> None:

@@ -91,9 +91,9 @@ class DoorTests:
             ),
         ],
     )
-    @pytest.mark.parametrize("is_there", [False, True])
+    @pytest.mark.parametrize("has_expired", [False, True])
     def test_what_is_not_there_is_not_found(
-        self, store: Store, call: Callable[[Store], object], is_connected: bool, clock: Clock
+        self, store: Store, call: Callable[[Store], object], has_expired: bool, clock: Clock
     ) -> None:
         store.create_conversation("eve", None, {})
         store.create_conversation("ada", 10.0, {})

@@ -178,9 +178,9 @@ def test_a_stream_may_be_split_anywhere(
     ids=["reason", "word", "counts after", "counts before"],
 )
 def test_a_stream_is_whole_with_a_reason_to_finish_or_the_last_word(
-    server: Misbehaving, upstream: OpenAIUpstream, ended_as: bytes, usage: Usage | None
+    server: Misbehaving, upstream: OpenAIUpstream, ending: bytes, usage: Usage | None
 ) -> None:
-    server.follow(streams(piece("Hi"), ended_as))
+    server.follow(streams(piece("Hi"), ending))
     text, reply = upstream.open_stream(call(streamed=True))
     assert isinstance(reply, Completion)
     assert (text, reply.model, reply.usage) == ("Hi", MODEL, usage)
