@@ -20,7 +20,7 @@ from server.http.caching import forbid_storing
 from server.http.contract import Contract
 from server.http.errors import Body, body_beneath, detailed_body, register_error_handlers
 from server.http.hosts import Hosts, answer_only_to
-from server.runs.executor import RunConfig
+from server.runs.config import RunConfig
 from server.runs.runner import Runner
 from server.settings import Settings
 from server.store import open_store

@@ -14,7 +14,7 @@ from server import errors
 from server.core.health import Health, check_health
 from server.core.history import Page, newest, page
 from server.domain import Conversation, Message, Run, Status
-from server.runs.live import RunEvents, error_of
+from server.runs.events import RunEvents, error_of
 from server.runs.runner import Runner
 from server.store.protocol import CreateOptions, Store
 from server.upstream.protocol import Upstream
@@ -125,7 +125,7 @@ class Conversations:
 
         Raises what `ask` raises, and RunTimedOut.
         """
-        run = self.ask(draft, self._runner.longest_seconds, is_connected, create=create)
+        run = self.ask(draft, self._runner.max_wait_seconds, is_connected, create=create)
         if run.is_open:
             raise errors.RunTimedOut
         return run

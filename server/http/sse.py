@@ -9,7 +9,7 @@ from flask import Response, request
 
 from server.domain import Run
 from server.errors import AppError, InvalidPosition
-from server.runs.live import RunEvents, TextDelta, error_of
+from server.runs.events import RunEvents, TextDelta, error_of
 
 COMMENT = b": the reply is still being written\n\n"
 

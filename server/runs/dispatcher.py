@@ -1,4 +1,4 @@
-"""Whose turn it is: one run at a time in each conversation, and as many at once as the process has places."""
+"""Decides which queued run starts next: one run at a time in each conversation, and at most `slots` in the process."""
 
 import threading
 from collections.abc import Callable
@@ -8,47 +8,50 @@ from server.runs.live import LiveRun
 
 
 class Dispatcher:
-    """The turns of the runs of one process. The store has the last word, since other processes have runs too."""
+    """The queue of one process. The store has the last word, since other processes have runs of the same conversations.
+
+    Safe from any thread.
+    """
 
     def __init__(
         self,
-        places: int,
+        slots: int,
         start: Callable[[LiveRun], Conversation | None],
-        write: Callable[[LiveRun, Conversation], None],
+        execute: Callable[[LiveRun, Conversation], None],
     ) -> None:
-        """`start` asks the store: the conversation as it is when the run has its turn, None while it has not.
+        """`start` asks the store: it returns the conversation if the run starts, None if its turn has not come.
 
-        It is then written with `write`.
+        A run that starts is given to `execute`, which must not block.
         """
         self._start = start
-        self._write = write
+        self._execute = execute
         self._lock = threading.Lock()
-        self._free = places
+        self._free_slots = slots
         self._queued: dict[str, LiveRun] = {}
-        """The runs whose turn has not come, oldest first, by id."""
-        self._held: dict[str, LiveRun] = {}
-        """The run that has its conversation's turn in this process, by the conversation's name."""
-        self._looks = 0
-        """How often `advance` was called since the thread that looks for queued runs began to; 0 where none does."""
+        """The runs whose turn has not come, by id, oldest first."""
+        self._running: dict[str, LiveRun] = {}
+        """The run that this process executes in each conversation, by the conversation's name."""
+        self._requests = 0
+        """How often `dispatch` was called since the thread that dispatches began; 0 if none does."""
         self._stopped = False
 
     def acquire_slot(self) -> bool:
-        """Whether there was a place left; it is the caller's then."""
+        """Take a slot if one is free. The caller must give it back, or hand it to a run that is executed."""
         with self._lock:
-            has_place = self._free > 0
-            self._free -= has_place
-            return has_place
+            has_slot = self._free_slots > 0
+            self._free_slots -= has_slot
+            return has_slot
 
     def release_slot(self) -> None:
         with self._lock:
-            self._free += 1
+            self._free_slots += 1
         self.dispatch()
 
     def mark_running(self, live: LiveRun) -> None:
-        """It was begun as running."""
+        """Record a run that was created as running."""
         with self._lock:
-            if live.run.is_open:  # else it was cleared away in this instant
-                self._held[live.name] = live
+            if live.run.is_open:  # Else it was cleared in this instant.
+                self._running[live.name] = live
 
     def enqueue(self, live: LiveRun) -> None:
         with self._lock:
@@ -57,68 +60,65 @@ class Dispatcher:
         self.dispatch()
 
     def remove(self, live: LiveRun) -> None:
-        """It has ended, whether it had its turn or not; the run may go on as another LiveRun, with outputs of tools."""
+        """Remove a run that has ended, queued or running. Another LiveRun of the same run is left in place."""
         with self._lock:
-            self._forget(live)
+            if self._queued.get(live.run.id) is live:
+                del self._queued[live.run.id]
+            self._remove_running(live)
         self.dispatch()
 
     def stop(self) -> None:
-        """No queued run is started from now on."""
+        """Start no queued run from now on."""
         self._stopped = True
 
     def dispatch(self) -> None:
-        """Start each queued run whose turn has come, as far as there are free places.
+        """Start each queued run whose turn has come, as long as slots are free.
 
-        One thread at a time looks, and looks again for each that would have: an attempt that fails held a turn and a
-        place meanwhile, and who found them taken must not have looked in vain.
+        One thread at a time dispatches. It goes through the queue again for each call that came meanwhile, since an
+        attempt that failed held a turn and a slot for a moment, and that call may have missed them.
         """
         with self._lock:
             if not self._queued:
                 return
-            self._looks += 1
-            if self._looks > 1:
+            self._requests += 1
+            if self._requests > 1:
                 return
-        seen = 0
+        served = 0
         while True:
             with self._lock:
-                if self._looks == seen:
-                    self._looks = 0
+                if self._requests == served:
+                    self._requests = 0
                     return
-                seen = self._looks
+                served = self._requests
             try:
                 self._start_queued()
             except BaseException:
                 with self._lock:
-                    self._looks = 0
+                    self._requests = 0
                 raise
 
     def _start_queued(self) -> None:
         for live in list(self._queued.values()):
             with self._lock:
-                if not self._free or self._stopped:
+                if not self._free_slots or self._stopped:
                     return
-                if live.name in self._held or self._queued.get(live.run.id) is not live:
+                if live.name in self._running or self._queued.get(live.run.id) is not live:
                     continue
-                self._free -= 1
-                self._held[live.name] = live
+                self._free_slots -= 1
+                self._running[live.name] = live
             conversation = None
             try:
                 conversation = self._start(live)
             finally:
                 with self._lock:
                     if conversation is None:
-                        self._free += 1
-                        self._let_go(live)
+                        self._free_slots += 1
+                        self._remove_running(live)
                     elif self._queued.get(live.run.id) is live:
                         del self._queued[live.run.id]
             if conversation is not None:
-                self._write(live, conversation)
+                self._execute(live, conversation)
 
-    def _forget(self, live: LiveRun) -> None:
-        if self._queued.get(live.run.id) is live:
-            del self._queued[live.run.id]
-        self._let_go(live)
-
-    def _let_go(self, live: LiveRun) -> None:
-        if self._held.get(live.name) is live:
-            del self._held[live.name]
+    def _remove_running(self, live: LiveRun) -> None:
+        if self._running.get(live.name) is live:
+            del self._running[live.name]

@@ -1,39 +1,51 @@
-"""The open runs of this process: told to the store while they are written, and ended there once."""
+"""The runs that this process owns: every change of their state, also while the store is unreachable."""
 
+import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from server import errors
-from server.domain import Conversation, Run, RunError, Status
+from server.concurrency import ThreadPool
+from server.domain import Conversation, Run, Status, Step
+from server.runs.config import RunConfig
+from server.runs.dispatcher import Dispatcher
+from server.runs.events import run_error
+from server.runs.executor import Executor
 from server.runs.live import LiveRun
 from server.runs.remote import refreshed
-from server.store.protocol import NOTHING, Store
+from server.store.protocol import NOTHING, CreatedRun, CreateOptions, Store
 
-FLUSHES_AT_ONCE = 16
-"""A store that commits what comes at the same time together takes many texts for the price of a few."""
+log = logging.getLogger("server.runs")
+
+ACTION_SECONDS = 600.0
+"""How long a run waits for the outputs of tools."""
 
 
 class LocalRuns:
-    """The open runs that this process writes, or will: in the store, its lease is on them."""
+    """The open runs that this process executes, or will execute. In the store, it holds their lease.
 
-    def __init__(self, store: Store, clock: Callable[[], float]) -> None:
+    Every state change of a run is here: it is created, starts, ends, pauses, resumes. If the store is unreachable, the
+    end is kept and written later; until then waiters get StoreUnavailable. Safe from any thread.
+    """
+
+    def __init__(self, store: Store, executor: Executor, config: RunConfig, clock: Callable[[], float]) -> None:
         self._store = store
+        self._executor = executor
+        self._config = config
         self._clock = clock
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._open: dict[str, LiveRun] = {}
-        self._flushers = ThreadPoolExecutor(FLUSHES_AT_ONCE, "flusher")
+        self._threads = ThreadPool("run", self._execute)
+        self._dispatcher = Dispatcher(config.max_concurrent_runs, self._start, self._submit)
         self.store_available = True
-        """False from a failure of the store until `try_store` finds it well."""
-
-    def add(self, live: LiveRun) -> None:
-        with self._lock:
-            self._open[live.run.id] = live
+        """False from a failure of the store until `probe_store` succeeds."""
+        self.is_closing = False
+        """Whether new runs are refused because the process is shutting down."""
 
     def get(self, run_id: str) -> LiveRun | None:
         return self._open.get(run_id)
@@ -42,31 +54,153 @@ class LocalRuns:
         with self._lock:
             return list(self._open.values())
 
-    def forget(self, live: LiveRun) -> None:
-        with self._lock:
-            if self._open.get(live.run.id) is live:  # else it goes on, with outputs of tools, as another
-                del self._open[live.run.id]
-            if not self._open:
-                self._idle.notify_all()
-
     def wait_until_none(self, seconds: float) -> float:
-        """Wait at most `seconds`; gives how many of them are left."""
+        """Block until no run is open, for at most `seconds`. Returns the seconds that are left."""
         until = time.monotonic() + seconds
         with self._idle:
             self._idle.wait_for(lambda: not self._open, seconds)
         return until - time.monotonic()
 
-    def end(self, live: LiveRun, status: Status, context_starts: Mapping[str, int] = NOTHING, **known: Any) -> None:
-        """Write the run's end, and tell all who wait. The first end stands."""
+    def create(self, live: LiveRun, options: CreateOptions) -> Run:
+        """Create the run of `live` in the store, or find the run that answers it. A new one starts or is queued.
+
+        Raises what `Store.create_run` raises, and ShuttingDown.
+        """
+        # Before the store knows the run: a request that joins it a moment later must find it, and so must a shutdown.
+        self._add(live)
+        try:
+            self._require_open()
+        except errors.Unavailable:
+            self._discard(live)
+            raise
+        has_slot = self._dispatcher.acquire_slot()
+        try:
+            created = self._write_new(live, options, has_slot)
+        except BaseException:
+            if has_slot:
+                self._dispatcher.release_slot()
+            raise
+        if created.is_new and created.run.status == "running":
+            self._dispatcher.mark_running(live)
+            self._submit(live, created.conversation)
+            return created.run
+        if has_slot:
+            self._dispatcher.release_slot()
+        if created.is_new:
+            self._dispatcher.enqueue(live)
+        return created.run
+
+    def resume(self, live: LiveRun) -> None:
+        """Queue a run that required action. Raises NoActionRequired, ShuttingDown, StoreUnavailable."""
+        self._require_open()
+        try:
+            if not self._store.resume_run(live.name, live.run):
+                raise errors.NoActionRequired
+        except errors.StoreUnavailable:
+            self._fail_unconfirmed(live)
+            raise
+        live.is_created = True
+        self._add(live)
+        self._dispatcher.enqueue(live)
+
+    def end(self, live: LiveRun, status: Status, context_starts: Mapping[str, int] = NOTHING, **fields: Any) -> None:
+        """Write the run's end, wake its waiters, and let the next run start. The first end stands."""
         with live.changed:
             if live.run.is_open and live.pending_end is None:
-                ended = live.run.ended_as(
-                    status, self._clock(), text=live.text(), delivered=live.has_waiters(), **known
-                )
+                delivered = live.has_waiters()
+                ended = live.run.ended_as(status, self._clock(), text=live.text(), delivered=delivered, **fields)
                 self._write_end(live, ended, context_starts)
+        self.release_if_ended(live)
 
-    def start(self, live: LiveRun) -> Conversation | None:
-        """As `Store.start`; None also where the store cannot be reached, so that it is tried again later."""
+    def abort(self, live: LiveRun, status: Status, error: errors.AppError | None = None) -> None:
+        """End a run, and close its upstream connection."""
+        self.end(live, status, error=None if error is None else run_error(error))
+        live.abort()
+
+    def retry_pending_end(self, live: LiveRun) -> None:
+        """Write the end that the store could not take when it came, if there is one.
+
+        A run that requires action in the store, or did so since, is not ended: the lost answer was that to `pause_run`
+        or `resume_run`.
+        """
+        with live.changed:
+            if live.pending_end is None or not self.store_available:
+                return
+            try:
+                stored = refreshed(self._store, live.run)
+            except errors.StoreUnavailable:
+                self.store_available = False
+                return
+            if stored.status == "requires_action" or (stored.is_open and len(stored.steps) > len(live.run.steps)):
+                live.pause(replace(stored, status="requires_action"))
+            else:
+                self._write_end(live, *live.pending_end)
+
+    def refresh(self, live: LiveRun) -> None:
+        """End a run here if another process has ended it."""
+        run = refreshed(self._store, live.run)
+        if not run.is_open:
+            with live.changed:
+                if live.run.is_open:
+                    live.end(run)
+            live.abort()
+
+    def release_if_ended(self, live: LiveRun) -> None:
+        """Drop a run that is not active any more, and let the next run of its conversation start."""
+        if not live.run.is_active:
+            self._release(live)
+
+    def release_ended(self) -> None:
+        """Drop all runs that other processes have ended, and start those whose turn has come."""
+        for live in self.all():
+            self.release_if_ended(live)
+        self._dispatcher.dispatch()
+
+    def probe_store(self) -> None:
+        """Check whether a store that has failed is available again."""
+        if not self.store_available:
+            with suppress(errors.StoreUnavailable):
+                self._store.ping()
+                self.store_available = True
+
+    def shut_down(self) -> None:
+        """Start no more runs, and end the open ones as interrupted, with their text."""
+        self._dispatcher.stop()
+        self.probe_store()
+        for live in self.all():
+            self.retry_pending_end(live)
+            if live.run.is_active:
+                self.abort(live, "interrupted", errors.RunInterrupted())
+
+    def _require_open(self) -> None:
+        """Raises ShuttingDown and StoreUnavailable."""
+        if self.is_closing:
+            raise errors.ShuttingDown
+        if not self.store_available:
+            raise errors.StoreUnavailable
+
+    def _write_new(self, live: LiveRun, options: CreateOptions, has_slot: bool) -> CreatedRun:
+        """What the store decided. The run stays here if it is new, or if nobody knows."""
+        try:
+            max_waiting = self._config.max_waiting_runs
+            created = self._store.create_run(live.name, live.run, options, waiting=max_waiting, start=has_slot)
+            if not created.is_new:
+                self._release(live)
+                return created
+            with live.changed:
+                live.is_created = True
+                if not live.run.is_open:  # It ended before the store had it.
+                    self._store.finish_run(live.name, live.run)
+        except (errors.Refused, errors.StoreFull):
+            self._release(live)
+            raise
+        except BaseException:
+            self._fail_unconfirmed(live)
+            raise
+        return created
+
+    def _start(self, live: LiveRun) -> Conversation | None:
+        """As `Store.start_run`. None also if the store is unreachable: the dispatcher tries again."""
         if not self.store_available:
             return None
         try:
@@ -79,113 +213,83 @@ class LocalRuns:
             return None
         return conversation
 
-    def resume(self, live: LiveRun) -> None:
-        """Hold a run that required action from now on. Raises NoActionRequired, and StoreUnavailable."""
+    def _submit(self, live: LiveRun, conversation: Conversation) -> None:
         try:
-            if not self._store.resume_run(live.name, live.run):
-                raise errors.NoActionRequired
-        except errors.StoreUnavailable:
-            self.fail_unconfirmed(live)
-            raise
-        live.is_created = True
-        self.add(live)
+            self._threads.submit(live, conversation)
+        except RuntimeError as error:  # The system has no thread left.
+            self._fail_unexpectedly(live, error)
+            self._dispatcher.release_slot()
 
-    def pause(self, live: LiveRun, run: Run) -> None:
-        """Write down that the run requires action. From then on nobody holds it."""
+    def _execute(self, live: LiveRun, conversation: Conversation) -> None:
+        """Execute a run on this thread and write what came out. Raises nothing."""
+        try:
+            outcome = self._executor.execute(live, conversation)
+            if outcome.step is None:
+                self.end(live, "completed", outcome.context_starts, **outcome.fields)
+            else:
+                self._pause(live, outcome.step, outcome.fields)
+        except errors.AppError as error:
+            self.end(live, "failed", error=run_error(error))
+        except Exception as error:  # noqa: BLE001 - It is logged, and the run ends with it.
+            self._fail_unexpectedly(live, error)
+        finally:
+            self._dispatcher.release_slot()
+
+    def _fail_unexpectedly(self, live: LiveRun, error: Exception) -> None:
+        log.error("unhandled exception in run %s", live.run.id, exc_info=error)
+        self.end(live, "failed", error=run_error(errors.InternalError()))
+
+    def _pause(self, live: LiveRun, step: Step, fields: Mapping[str, Any]) -> None:
+        """Have the run wait for the outputs of tools. Until they come, no process owns it."""
+        expires = self._clock() + ACTION_SECONDS
+        steps = (*live.run.steps, step)
+        paused = replace(live.run, status="requires_action", text=live.text(), steps=steps, expires=expires, **fields)
         try:
             with live.changed:
-                if not live.run.is_open:
-                    return
-                if self._store.pause_run(live.name, run):
-                    live.pause(run)
-                    return
-            self.refresh(live)
-        except errors.StoreUnavailable as problem:
+                is_refused = live.run.is_open and not self._store.pause_run(live.name, paused)
+                if live.run.is_open and not is_refused:
+                    live.pause(paused)
+            if is_refused:
+                self.refresh(live)
+        except errors.StoreUnavailable as error:
             self.store_available = False
-            self.end(live, "failed", error=run_error(problem))
+            self.end(live, "failed", error=run_error(error))
+        self.release_if_ended(live)
 
-    def retry_pending_end(self, live: LiveRun) -> None:
-        """Write the end that the store could not be told when it came, if there is one.
-
-        A run that requires action there, or did so since, is not ended: what was lost was the answer to its pause, or
-        the question whether it goes on.
-        """
-        with live.changed:
-            if live.pending_end is None or not self.store_available:
-                return
-            try:
-                kept = refreshed(self._store, live.run)
-            except errors.StoreUnavailable:
-                self.store_available = False
-                return
-            if kept.status == "requires_action" or (kept.is_open and len(kept.steps) > len(live.run.steps)):
-                live.pause(replace(kept, status="requires_action"))
-            else:
-                self._write_end(live, *live.pending_end)
-
-    def fail_unconfirmed(self, live: LiveRun) -> None:
-        """The store failed, and may have taken the run or not: should it have, it is told that nobody writes it."""
+    def _fail_unconfirmed(self, live: LiveRun) -> None:
+        """Fail a run that the store did not confirm. If it has it, the failure is written once it is reachable."""
         with live.changed:
             ended = live.run
             if ended.is_open:
                 ended = ended.ended_as("failed", self._clock(), error=run_error(errors.StoreUnavailable()))
             live.defer_end(ended, NOTHING)
         self.store_available = False
-        self.add(live)
-
-    def refresh(self, live: LiveRun) -> None:
-        """End a run as another process has, if one has."""
-        run = refreshed(self._store, live.run)
-        if not run.is_open:
-            with live.changed:
-                if live.run.is_open:
-                    live.end(run)
-            live.abort()
-
-    def flush(self) -> None:
-        """Tell a store that will remember what was written since the last time."""
-        if self._store.is_durable:
-            list(self._flushers.map(self._flush, [live for live in self.all() if live.is_unflushed()]))
-
-    def renew(self) -> None:
-        """Renew the lease on all of the runs."""
-        begun = {live.run.id: live for live in self.all() if live.is_created}
-        for run_id in self._store.renew_leases({run_id: live.name for run_id, live in begun.items()}):
-            self.refresh(begun[run_id])
-
-    def listen(self, followed: Collection[str], seconds: float) -> Collection[str]:
-        """As `Store.listen`."""
-        try:
-            return self._store.listen(followed, seconds)
-        except errors.StoreUnavailable:
-            self.store_available = False
-            raise
-
-    def probe_store(self) -> None:
-        """Ask a store that has failed whether it is well again."""
-        if not self.store_available:
-            with suppress(errors.StoreUnavailable):
-                self._store.ping()
-                self.store_available = True
+        self._add(live)
 
     def _write_end(self, live: LiveRun, ended: Run, context_starts: Mapping[str, int]) -> None:
-        """To be called with `live.changed` held. What the store cannot be told now is kept until it can."""
+        """Write an end to the store, or keep it until that is possible. The caller holds `live.changed`."""
         try:
             if not self.store_available:
                 raise errors.StoreUnavailable
-            # A run that is gone was cleared away, and clearing cancels.
-            live.end(self._store.finish_run(live.name, ended, context_starts) or replace(ended, status="cancelled"))
+            # A run that is gone was cleared, and clearing cancels.
+            stored = self._store.finish_run(live.name, ended, context_starts)
+            live.end(stored or replace(ended, status="cancelled"))
         except errors.StoreUnavailable:
             self.store_available = False
             live.defer_end(ended, context_starts)
 
-    def _flush(self, live: LiveRun) -> None:
-        try:
-            if self.store_available and live.pending_end is None and not live.flush(self._store):
-                self.refresh(live)
-        except errors.StoreUnavailable:
-            self.store_available = False
+    def _add(self, live: LiveRun) -> None:
+        with self._lock:
+            self._open[live.run.id] = live
 
+    def _discard(self, live: LiveRun) -> None:
+        with self._lock:
+            # A run that continues with the outputs of tools is another LiveRun with the same id.
+            if self._open.get(live.run.id) is live:
+                del self._open[live.run.id]
+            if not self._open:
+                self._idle.notify_all()
 
-def run_error(problem: errors.AppError) -> RunError:
-    return RunError(problem.code, str(problem))
+    def _release(self, live: LiveRun) -> None:
+        self._discard(live)
+        self._dispatcher.remove(live)

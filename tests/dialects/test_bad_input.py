@@ -86,12 +86,12 @@ class WatchedStore(MemoryStore):
         self.written.append("set_model")
         super().set_model(name, model)
 
-    def begin(self, name: str, run: Run, *terms: Any, **limits: Any) -> CreatedRun:
-        self.written.append("begin")
+    def create_run(self, name: str, run: Run, *terms: Any, **limits: Any) -> CreatedRun:
+        self.written.append("create_run")
         return super().create_run(name, run, *terms, **limits)
 
-    def clear(self, name: str) -> Any:
-        self.written.append("clear")
+    def clear_conversation(self, name: str) -> Any:
+        self.written.append("clear_conversation")
         return super().clear_conversation(name)
 
 

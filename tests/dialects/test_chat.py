@@ -136,7 +136,7 @@ class TestAnswer:
 
 class TestSettingsOfOneQuestion:
     def test_they_are_sent_and_not_kept(self, client: FlaskClient, upstream: Any) -> None:
-        upstream.models = lambda: [{"id": "m1"}]
+        upstream.list_models = lambda: [{"id": "m1"}]
         chat(client, "hi", client_name="ada", model="m1", system_prompt="Be brief.", temperature=0.5, max_tokens=5)
         call = upstream.heard[-1]
         assert (call.model, call.parameters) == ("m1", {"temperature": 0.5, "max_completion_tokens": 5})
@@ -148,7 +148,7 @@ class TestSettingsOfOneQuestion:
         assert client.get("/model", query_string={"client_name": "ada"}).json == {"model": "scripted-demo"}
 
     def test_a_clients_model_answers_where_none_is_named(self, client: FlaskClient, upstream: Any) -> None:
-        upstream.models = lambda: [{"id": "m1"}]
+        upstream.list_models = lambda: [{"id": "m1"}]
         client.post("/model", json={"client_name": "ada", "model": "m1"})
         assert chat(client, client_name="ada").json["model"] == "m1"
 
@@ -218,7 +218,7 @@ class TestSettingsOfOneQuestion:
         def models() -> Any:
             raise errors.UpstreamUnreachable
 
-        upstream.models = models
+        upstream.list_models = models
         assert ask(model="any").status_code == 200
 
 
@@ -305,7 +305,7 @@ def test_a_chat_without_a_name_that_is_gone_before_its_question_is_not_made_to_l
         store.delete_conversation(name)
         return made
 
-    monkeypatch.setattr(store, "create", make_and_forget)
+    monkeypatch.setattr(store, "create_conversation", make_and_forget)
     answer = ask()
     assert (answer.status_code, answer.json["code"]) == (503, "store_full")
     assert not store._kept
@@ -394,7 +394,7 @@ class TestFailures:
         def fail(*_: object, **__: object) -> None:
             raise errors.StoreUnavailable
 
-        monkeypatch.setattr(store, "begin", fail)
+        monkeypatch.setattr(store, "create_run", fail)
         answer = ask(client_name="ada")
         assert (answer.status_code, answer.json["code"]) == (503, "store_unavailable")
 
@@ -410,9 +410,9 @@ class TestFailures:
 
     def test_a_busy_conversation_refuses_one_more(self, ask: Any, app: Flask, told: Told) -> None:
         runner = app.extensions["runner"]
-        runner.begin(Run("slow", conversation="ada"))
+        runner.create(Run("slow", conversation="ada"))
         for n in range(32):
-            runner.begin(Run(f"q{n}", conversation="ada"))
+            runner.create(Run(f"q{n}", conversation="ada"))
         answer = ask("one more", client_name="ada")
         assert (answer.status_code, answer.json["code"]) == (429, "conversation_busy")
         told.end("slow", "ok")
@@ -423,14 +423,14 @@ class TestFailures:
         waiting = at_once(chat, client, "slow")
         told.await_call("slow")
         runner = app.extensions["runner"]
-        monkeypatch.setattr(runner, "_clock", lambda: time.time() + 601)
-        runner.tick()
+        monkeypatch.setattr(runner.ticker, "_clock", lambda: time.time() + 601)
+        runner.ticker.tick()
         assert (waiting.result().status_code, waiting.result().json["code"]) == (504, "run_timed_out")
 
     def test_it_waits_no_longer_than_a_reply_may_take(
         self, client: FlaskClient, told: Told, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(Runner, "longest_seconds", 0.0)
+        monkeypatch.setattr(Runner, "max_wait_seconds", 0.0)
         answer = chat(client, "slow", client_name="ada")
         assert (answer.status_code, answer.json["code"]) == (504, "run_timed_out")
         monkeypatch.undo()
@@ -439,7 +439,7 @@ class TestFailures:
         assert told.calls == ["slow"]
 
     def test_a_run_may_take_as_long_as_the_operator_says(self, app: Flask) -> None:
-        assert 600 < app.extensions["runner"].longest_seconds < 610
+        assert 600 < app.extensions["runner"].max_wait_seconds < 610
 
 
 BAD = {
@@ -564,11 +564,11 @@ class TestARunThatWaitsForTools:
 
     @pytest.fixture
     def run(self, app: Flask, told: Told, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-        monkeypatch.setattr(live, "SILENCE_SECONDS", 3600.0)  # Nobody may wait for silence to be told.
+        monkeypatch.setattr(live, "KEEPALIVE_SECONDS", 3600.0)  # Nobody may wait for silence to be told.
         tools = [{"type": "function", "function": {"name": "weather"}}]
         runner = app.extensions["runner"]
         options = RunOptions(parameters={"tools": tools})
-        run = runner.begin(Run("slow", conversation="ada", options=options))
+        run = runner.create(Run("slow", conversation="ada", options=options))
         told.await_call("slow")
         yield run
 

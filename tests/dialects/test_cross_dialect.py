@@ -138,7 +138,7 @@ def test_a_message_has_the_same_id_and_every_reply_the_same_run_at_each_door(cli
 def test_a_model_that_is_chosen_at_one_door_answers_at_the_others(
     client: FlaskClient, upstream: Any, name: str
 ) -> None:
-    upstream.models = lambda: [{"id": "m1"}]
+    upstream.list_models = lambda: [{"id": "m1"}]
     client.post("/model", json={"client_name": name, "model": "m1"})
     for ask in (query, chat, session_chat):
         ask(client, name, ask.__name__)

@@ -273,7 +273,7 @@ def given_examples(document: dict[str, Any]) -> Iterator[tuple[Any, dict[str, An
 class Offering(SteeredUpstream):
     """The demonstration, with the models that the documents speak of."""
 
-    def models(self) -> list[dict[str, Any]]:
+    def list_models(self) -> list[dict[str, Any]]:
         return [
             *super().list_models(),
             {"id": "gpt-6-luna", "object": "model", "created": 0, "owned_by": "this server"},

@@ -86,7 +86,7 @@ class TestProbes:
         self, client: FlaskClient, store: MemoryStore, upstream: SteeredUpstream, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(store, "ping", failing)
-        monkeypatch.setattr(upstream, "health", failing)
+        monkeypatch.setattr(upstream, "check_health", failing)
         answer = client.get("/healthz")
         assert (answer.status_code, answer.get_json()) == (200, {"status": "alive"})
 

@@ -47,7 +47,7 @@ class TestModels:
         assert "parent" not in model
 
     def test_the_upstreams_own_description_comes_through(self, client: FlaskClient, upstream: Any) -> None:
-        upstream.models = lambda: [
+        upstream.list_models = lambda: [
             {"id": "m", "created": 7, "owned_by": "o", "root": "r", "parent": "p", "shutdown_date": "2027-01-14"},
             {"id": "n", "created": "yesterday", "object": None, "permission": None, "parent": None},
         ]
@@ -97,7 +97,7 @@ class TestModels:
         def models() -> Any:
             raise errors.UpstreamUnreachable
 
-        upstream.models = models
+        upstream.list_models = models
         assert client.post("/model", json={"client_name": "ada", "model": "any"}).status_code == 200
         answer = client.get("/models")
         assert (answer.status_code, answer.json["code"]) == (500, "upstream_unreachable")
@@ -144,8 +144,8 @@ class TestQuery:
     def test_a_busy_conversation_refuses_one_more(self, app: Any, told: Told, at_once: AtOnce) -> None:
         client = app.test_client()
         runner = app.extensions["runner"]
-        runner.begin(Run("slow", conversation="ada"))
-        waiting = [runner.begin(Run(f"q{n}", conversation="ada")) for n in range(32)]
+        runner.create(Run("slow", conversation="ada"))
+        waiting = [runner.create(Run(f"q{n}", conversation="ada")) for n in range(32)]
         answer = query(client, "one more")
         assert (answer.status_code, answer.json["code"]) == (429, "conversation_busy")
         told.end("slow", "ok")
@@ -352,9 +352,9 @@ def test_the_demonstration_says_what_it_is_and_shows_that_history_was_replayed()
         Message.of("assistant", "reply", None, 0.0).fragment,
         Message.of("user", "안녕", None, 0.0).fragment,
     ]
-    alone = "".join(map(str, list(upstream.open(CompletionRequest("m", b"[" + parts[2] + b"]", 1.0)))[:-1]))
+    alone = "".join(map(str, list(upstream.open_stream(CompletionRequest("m", b"[" + parts[2] + b"]", 1.0)))[:-1]))
     assert "demo" in alone
     assert "안녕" in alone
-    later = "".join(map(str, list(upstream.open(CompletionRequest("m", b"[" + b",".join(parts) + b"]", 1.0)))[:-1]))
+    later = "".join(map(str, list(upstream.open_stream(CompletionRequest("m", b"[" + b",".join(parts) + b"]", 1.0)))[:-1]))
     assert "2 earlier messages" in later
     assert "first" in later

@@ -351,7 +351,7 @@ class TestChat:
         def fail(*_: object, **__: object) -> None:
             raise errors.StoreUnavailable
 
-        for call in ("begin", "conversation", "create"):
+        for call in ("create_run", "get_conversation", "create_conversation"):
             monkeypatch.setattr(store, call, fail)
         answers = [*unknown(client, session_id), client.post("/api/sessions")]
         assert {(answer.status_code, answer.json["code"]) for answer in answers} == {(503, "store_unavailable")}
@@ -447,7 +447,7 @@ class TestStream:
     def test_silence_is_broken_by_a_comment(
         self, client: FlaskClient, session_id: str, told: Told, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(live, "SILENCE_SECONDS", 0.0)
+        monkeypatch.setattr(live, "KEEPALIVE_SECONDS", 0.0)
         told_frames = stream(client, session_id, "slow").iter_encoded()
         next(told_frames)
         assert next(told_frames) == sse.COMMENT
@@ -477,7 +477,7 @@ class TestHealth:
 
     @pytest.mark.parametrize("found", ["unreachable", "not_configured"])
     def test_it_is_degraded_without_a_model(self, client: FlaskClient, upstream: Any, found: str) -> None:
-        upstream.health = lambda: found
+        upstream.check_health = lambda: found
         told = client.get("/api/health").json
         assert (told["status"], told["llm_server"], told["database"]) == ("degraded", found, "available")
 
@@ -501,7 +501,7 @@ class TestHealth:
     ) -> None:
         both = threading.Barrier(2, timeout=PATIENCE_SECONDS)
         monkeypatch.setattr(store, "ping", lambda: both.wait())
-        upstream.health = lambda: (both.wait(), "connected")[1]
+        upstream.check_health = lambda: (both.wait(), "connected")[1]
         assert client.get("/api/health").json["status"] == "healthy"
 
 

@@ -9,8 +9,8 @@ import pytest
 from server import errors
 from server.core.conversations import Conversations
 from server.domain import Run
-from server.runs.executor import RunConfig
-from server.runs.live import TextDelta
+from server.runs.config import RunConfig
+from server.runs.events import TextDelta
 from server.runs.runner import Runner
 from server.store.protocol import Store
 from server.store.redis import RedisStore
@@ -47,15 +47,15 @@ class Process:
 
     def fall_asleep(self) -> None:
         """As a whole machine does: leases are renewed no more, and nobody is told."""
-        ticker = self.runner._ticker
+        ticker = self.runner.ticker
         ticker.stop()
         assert ticker._thread is not None
         ticker._thread.join(PATIENCE_SECONDS)
 
     def die(self, clock: Clock) -> None:
         """As after `kill -9`: nothing is said to anybody, the locks are gone, and leases are renewed no more."""
-        self.runner._ticker.stop()
-        self.runner._turns.stop()
+        self.runner.ticker.stop()
+        self.runner._local._dispatcher.stop()
         self.store.close()
         clock.now += 31
 
@@ -137,7 +137,7 @@ def test_a_run_is_cancelled_from_another_process_with_what_the_store_was_told(
     reading = here.runner.read(run.id, 0, lambda: True)
     told.say("slow", "be")
     assert next(reading) == TextDelta("be", 2)
-    here.runner.tick()
+    here.runner.ticker.tick()
     cancelled = there.conversations.cancel(run.id)
     assert (cancelled.status, cancelled.text) == ("cancelled", "be")
     told.say("slow", "cause")  # The cut is seen with the next piece, as in a real connection.
@@ -218,7 +218,7 @@ def test_a_writer_that_renews_its_lease_is_not_given_up(
     told.await_call("slow")
     for _ in range(10):
         clock.now += 11
-        here.runner.tick()
+        here.runner.ticker.tick()
     assert there.store.get_run(run.id).is_open
     told.end("slow", "at last")
     assert there.ended(run).text == "at last"
@@ -297,7 +297,7 @@ def test_a_process_that_stops_lets_nobody_wait_for_a_run_of_another(
     told.await_call("slow")
     waiting = at_once(there.ended, run)
     reading = at_once(next, there.runner.read(run.id, 0, lambda: True))
-    assert eventually(lambda: there.runner._followed.ids())
+    assert eventually(lambda: there.runner._remote.ids())
     there.runner.shut_down(0)
     for each in (waiting, reading):
         with pytest.raises(errors.StoreUnavailable):
@@ -312,7 +312,7 @@ def test_a_process_that_stops_still_gives_those_who_wait_the_reply_of_another(
     run = here.begun("slow")
     told.await_call("slow")
     waiting = at_once(there.ended, run)
-    assert eventually(lambda: there.runner._followed.ids())
+    assert eventually(lambda: there.runner._remote.ids())
     stopped = at_once(there.runner.shut_down, PATIENCE_SECONDS)
     assert eventually(lambda: there.runner.is_closing)
     told.end("slow", "ok")

@@ -11,8 +11,9 @@ import pytest
 from server import errors
 from server.domain import Conversation, Run, RunOptions, ToolCall
 from server.runs import live
-from server.runs.executor import RunConfig
-from server.runs.live import SILENCE_SECONDS, RunEvents, TextDelta
+from server.runs.config import RunConfig
+from server.runs.events import RunEvents, TextDelta
+from server.runs.live import KEEPALIVE_SECONDS
 from server.runs.runner import Runner
 from server.store.memory import MemoryStore
 from server.store.protocol import DEFAULT_OPTIONS, CreatedRun, CreateOptions
@@ -119,7 +120,7 @@ class Staged(MemoryStore):
         self.after_begin: dict[str, Callable[[], object]] = {}
         self.before_start: dict[str, Callable[[], object]] = {}
 
-    def begin(
+    def create_run(
         self, name: str, run: Run, options: CreateOptions = DEFAULT_OPTIONS, *, waiting: int, start: bool
     ) -> CreatedRun:
         self.before_begin.pop(run.question, lambda: None)()
@@ -127,7 +128,7 @@ class Staged(MemoryStore):
         self.after_begin.pop(run.question, lambda: None)()
         return begun
 
-    def start(self, name: str, run_id: str) -> Conversation | None:
+    def start_run(self, name: str, run_id: str) -> Conversation | None:
         self.before_start.pop(self.get_run(run_id).question, lambda: None)()
         return super().start_run(name, run_id)
 
@@ -165,7 +166,7 @@ class TestWhatComesInBetween:
         begun(runner, "slow", "eve")
         store.after_begin["gone"] = lambda: runner.clear("ada")
         begun(runner, "gone")
-        assert not runner._turns._queued
+        assert not runner._local._dispatcher._queued
         told.end("slow", "ok")
         assert asked(runner, "next").status == "completed"
         assert "gone" not in told.calls
@@ -325,7 +326,7 @@ class TestReading:
         run = begun(runner, "slow")
         told.say("slow", "abc")
         next(reading(runner, run))
-        monkeypatch.setattr(live, "SILENCE_SECONDS", 0.0)
+        monkeypatch.setattr(live, "KEEPALIVE_SECONDS", 0.0)
         beyond = reading(runner, run, 5)
         assert next(beyond) is None
         told.end("slow", "defg")
@@ -359,15 +360,15 @@ class TestReading:
         run = begun(runner, "slow")
         reader = reading(runner, run)
         first = at_once(next, reader)
-        runner.tick()
-        clock.now += SILENCE_SECONDS - 1
-        runner.tick()
+        runner.ticker.tick()
+        clock.now += KEEPALIVE_SECONDS - 1
+        runner.ticker.tick()
         told.say("slow", "half")
         assert first.result() == TextDelta("half", 4)
         for _ in range(2):
-            runner.tick()
-            clock.now += SILENCE_SECONDS
-            runner.tick()
+            runner.ticker.tick()
+            clock.now += KEEPALIVE_SECONDS
+            runner.ticker.tick()
             assert next(reader) is None
         told.end("slow", " whole")
         assert [each for each in reader if isinstance(each, TextDelta)] == [TextDelta(" whole", 10)]
@@ -383,12 +384,12 @@ class TestReading:
         run = begun(runner, "slow")
         told.say("slow", "abc")
         next(reading(runner, run))
-        runner.tick()
+        runner.ticker.tick()
         assert store.get_run(run.id).text == "abc"
         told.say("slow", "def")
         next(reading(runner, run, 3))
-        runner.tick()
-        runner.tick()
+        runner.ticker.tick()
+        runner.ticker.tick()
         assert store.get_run(run.id).text == "abcdef"
         told.end("slow")
         assert ended(runner, run).text == store.get_run(run.id).text == "abcdef"
@@ -419,7 +420,7 @@ class TestNothingIsPaidTwice:
             looked.set()
             return is_connected
 
-        live = runner._held.get(run.id)
+        live = runner._local.get(run.id)
         caller = at_once(runner.wait, run.id, PATIENCE_SECONDS, connection_probe)
         while not looked.is_set():
             with live.changed:
@@ -588,10 +589,10 @@ class TestLimits:
         told.say("slow", "half")
         next(reading(runner, run))
         clock.now += 600
-        runner.tick()
+        runner.ticker.tick()
         assert runner.wait(run.id, 0, lambda: True).is_open
         clock.now += 1
-        runner.tick()
+        runner.ticker.tick()
         failed = ended(runner, run)
         assert failed.error is not None
         assert (failed.status, failed.text, failed.error.code) == ("failed", "half", "run_timed_out")
@@ -603,7 +604,7 @@ class TestLimits:
         begun(runner, "slow")
         queued = begun(runner, "slower")
         clock.now += 601
-        runner.tick()
+        runner.ticker.tick()
         assert ended(runner, queued).status == "failed"
         assert "slower" not in told.calls
 
@@ -626,7 +627,7 @@ class Interrupting(MemoryStore):
         super().__init__(1000, clock)
         self.between: Callable[[Run], None] = lambda _: None
 
-    def pause(self, name: str, run: Run) -> bool:
+    def pause_run(self, name: str, run: Run) -> bool:
         was_paused = super().pause_run(name, run)
         self.between(run)
         return was_paused

@@ -15,7 +15,8 @@ from server import errors
 from server.domain import Run
 from server.http import sse
 from server.runs import live
-from server.runs.live import LiveRun, TextDelta
+from server.runs.events import TextDelta
+from server.runs.live import LiveRun
 from server.store.memory import MemoryStore
 from tests.support.process import Served, serve
 from tests.support.replies import PATIENCE_SECONDS, Told
@@ -184,7 +185,7 @@ def test_the_same_open_question_is_joined_as_json_and_as_a_stream(
 
 
 def test_silence_is_broken_by_a_comment(client: FlaskClient, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "SILENCE_SECONDS", 0.0)
+    monkeypatch.setattr(live, "KEEPALIVE_SECONDS", 0.0)
     frames = stream(client, "slow").iter_encoded()
     next(frames)
     assert next(frames) == next(frames) == sse.COMMENT
@@ -278,7 +279,7 @@ def test_a_stream_that_is_written_here_can_be_read_while_the_store_fails(
         raise errors.StoreUnavailable
 
     stream_id = stream(client, "slow").headers["X-Stream-ID"]
-    monkeypatch.setattr(store, "run", fail)
+    monkeypatch.setattr(store, "get_run", fail)
     here = events(resume(client, stream_id))
     told.end("slow", "ok")
     assert [data["type"] for _, data in here] == ["START", "CHUNK", "END"]

@@ -8,8 +8,8 @@ import pytest
 
 from server import errors
 from server.domain import Run, RunOptions, ToolCall
-from server.runs.executor import RunConfig
-from server.runs.live import TextDelta
+from server.runs.config import RunConfig
+from server.runs.events import TextDelta
 from server.runs.runner import Runner
 from server.store.memory import MemoryStore
 from server.upstream.protocol import Completion
@@ -17,8 +17,18 @@ from tests.support.clock import Clock
 from tests.support.replies import PATIENCE_SECONDS, SteeredUpstream, Told
 
 CALLS = (
-    *("conversation", "begin", "start", "append", "finish", "pause", "resume", "run", "messages"),
-    *("renew", "listen", "sweep", "ping"),
+    *(
+        "get_conversation",
+        "create_run",
+        "start_run",
+        "append_text",
+        "finish_run",
+        "pause_run",
+        "resume_run",
+        "get_run",
+        "list_messages",
+    ),
+    *("renew_leases", "listen", "sweep", "ping"),
 )
 LOOK = Completion(None, None, "tool_calls", (ToolCall("call_1", "look", "{}"),))
 
@@ -123,11 +133,11 @@ def test_questions_are_taken_again_once_a_tick_finds_the_store_well(runner: Runn
     store.is_down = True
     with pytest.raises(errors.StoreUnavailable):
         begun(runner, "why?")
-    runner.tick()
+    runner.ticker.tick()
     with pytest.raises(errors.StoreUnavailable):
         begun(runner, "why?")
     store.is_down = False
-    runner.tick()
+    runner.ticker.tick()
     assert ended(runner, begun(runner, "why?")).text == "re: why?"
     assert contents(store) == ["why?", "re: why?"]
 
@@ -140,10 +150,10 @@ def test_a_reply_that_cannot_be_written_down_is_when_the_store_is_back(
     store.is_down = True
     told.end("slow", "paid ", "for")
     assert pending_end(runner, run)
-    runner.tick()
+    runner.ticker.tick()
     store.is_down = False
     assert contents(store) == []
-    runner.tick()
+    runner.ticker.tick()
     assert contents(store) == ["slow", "paid for"]
     kept = begun(runner, "slow")
     assert (kept.id, kept.text) == (run.id, "paid for")  # Nobody had it, so whoever asks the same collects it.
@@ -155,10 +165,10 @@ def test_a_reply_whose_end_was_written_though_the_answer_was_lost_stands_once(
 ) -> None:
     run = begun(runner, "slow")
     told.await_call("slow")
-    store.fails_after = {"finish"}
+    store.fails_after = {"finish_run"}
     told.end("slow", "paid for")
     assert pending_end(runner, run)
-    runner.tick()
+    runner.ticker.tick()
     assert contents(store) == ["slow", "paid for"]
     assert ended(runner, run).status == "completed"
 
@@ -174,7 +184,7 @@ def test_a_reader_gets_all_the_text_and_then_the_failure(runner: Runner, store: 
     with pytest.raises(errors.StoreUnavailable):
         next(reading)
     store.is_down = False
-    runner.tick()
+    runner.ticker.tick()
     *_, last = runner.read(run.id, 5, lambda: True)
     assert isinstance(last, Run)
     assert last.text == "paid for"
@@ -188,10 +198,10 @@ def test_the_next_question_waits_until_the_reply_before_it_is_written_down(
     store.is_down = True
     told.end("slow", "ok")
     assert pending_end(runner, first)
-    runner.tick()
+    runner.ticker.tick()
     assert told.calls == ["slow"]
     store.is_down = False
-    runner.tick()
+    runner.ticker.tick()
     assert ended(runner, second).text == "re: next"
     assert contents(store) == ["slow", "ok", "next", "re: next"]
 
@@ -199,21 +209,21 @@ def test_the_next_question_waits_until_the_reply_before_it_is_written_down(
 def test_a_run_that_was_begun_though_its_caller_was_told_of_a_failure_is_not_left_open(
     runner: Runner, store: Failing, told: Told
 ) -> None:
-    store.fails_after = {"begin"}
+    store.fails_after = {"create_run"}
     with pytest.raises(errors.StoreUnavailable):
         begun(runner, "why?")
     assert [run.status for run in store.list_runs("ada", None, 9)] == ["running"]
-    runner.tick()
+    runner.ticker.tick()
     assert [run.status for run in store.list_runs("ada", None, 9)] == ["failed"]
     assert ended(runner, begun(runner, "why?")).text == "re: why?"
     assert told.calls == ["why?"]
 
 
 def test_a_failed_question_may_be_asked_again_with_its_request_id(runner: Runner, store: Failing, told: Told) -> None:
-    store.fails_after = {"begin"}
+    store.fails_after = {"create_run"}
     with pytest.raises(errors.StoreUnavailable):
         begun(runner, "why?", "id")
-    runner.tick()
+    runner.ticker.tick()
     assert ended(runner, begun(runner, "why?", "id")).text == "re: why?"
     assert told.calls == ["why?"]
 
@@ -225,12 +235,12 @@ def test_text_is_kept_once_though_the_store_failed_after_it_was_told(
     reading = runner.read(run.id, 0, lambda: True)
     told.say("slow", "왜 ")
     next(reading)
-    store.fails_after = {"append"}
-    runner.tick()
+    store.fails_after = {"append_text"}
+    runner.ticker.tick()
     told.say("slow", "👩‍👩‍👧")
     next(reading)
-    runner.tick()
-    runner.tick()
+    runner.ticker.tick()
+    runner.ticker.tick()
     assert store.get_run(run.id).text == "왜 👩‍👩‍👧"
 
 
@@ -241,7 +251,7 @@ def test_a_queued_run_is_written_once_though_the_store_failed_when_its_turn_came
     first, second = begun(runner, "slow"), begun(runner, "next")
     told.await_call("slow")
     if lost:
-        store.fails_after = {"start"}
+        store.fails_after = {"start_run"}
     else:
         store.is_down = True
     told.end("slow", "ok")
@@ -250,7 +260,7 @@ def test_a_queued_run_is_written_once_though_the_store_failed_when_its_turn_came
     else:
         assert pending_end(runner, first)
     store.is_down = False
-    runner.tick()
+    runner.ticker.tick()
     assert ended(runner, second).text == "re: next"
     assert told.calls == ["slow", "next"]
 
@@ -259,7 +269,7 @@ def test_a_reply_that_could_not_read_its_history_fails_and_is_listed(
     runner: Runner, store: Failing, told: Told
 ) -> None:
     ended(runner, begun(runner, "first"))
-    store.fails_after = {"messages"}
+    store.fails_after = {"list_messages"}
     run = ended(runner, begun(runner, "why?"))
     assert run.error is not None
     assert (run.status, run.error.code) == ("failed", "store_unavailable")
@@ -285,10 +295,10 @@ def test_a_run_whose_time_is_over_ends_though_the_store_is_away(
     told.await_call("slow")
     store.is_down = True
     clock.now += 601
-    runner.tick()
+    runner.ticker.tick()
     assert pending_end(runner, run)
     store.is_down = False
-    runner.tick()
+    runner.ticker.tick()
     failure = store.get_run(run.id).error
     assert failure is not None
     assert failure.code == "run_timed_out"
@@ -299,13 +309,13 @@ def test_a_turn_that_comes_while_the_store_fails_lets_no_question_wait_for_it(
 ) -> None:
     first, second = begun(runner, "slow"), begun(runner, "next")
     told.await_call("slow")
-    store.fails_after = {"start"}
+    store.fails_after = {"start_run"}
     runner.cancel(first.id)
     store.asked.clear()
     with pytest.raises(errors.StoreUnavailable):
         begun(runner, "another")
     assert store.asked == []
-    runner.tick()
+    runner.ticker.tick()
     assert ended(runner, second).text == "re: next"
 
 
@@ -315,7 +325,7 @@ def test_a_run_goes_on_with_its_outputs_once_the_store_takes_them(runner: Runner
     with pytest.raises(errors.StoreUnavailable):
         runner.resume(with_outputs(run))
     store.is_down = False
-    runner.tick()
+    runner.ticker.tick()
     assert ended(runner, runner.resume(with_outputs(run))).text == "re: seen"
     assert told.calls == ["slow", "seen"]
 
@@ -324,10 +334,10 @@ def test_a_run_whose_outputs_were_taken_though_the_answer_was_lost_is_not_left_o
     runner: Runner, store: Failing, told: Told
 ) -> None:
     run = requiring_action(runner, told)
-    store.fails_after = {"resume"}
+    store.fails_after = {"resume_run"}
     with pytest.raises(errors.StoreUnavailable):
         runner.resume(with_outputs(run))
-    runner.tick()
+    runner.ticker.tick()
     assert store.get_run(run.id).status == "failed"
     assert ended(runner, begun(runner, "next")).text == "re: next"
     assert told.calls == ["slow", "next"]
@@ -336,10 +346,10 @@ def test_a_run_whose_outputs_were_taken_though_the_answer_was_lost_is_not_left_o
 def test_a_run_that_requires_action_still_does_though_the_answer_to_that_was_lost(
     runner: Runner, store: Failing, told: Told
 ) -> None:
-    store.fails_after = {"pause"}
+    store.fails_after = {"pause_run"}
     with pytest.raises(errors.StoreUnavailable):
         requiring_action(runner, told)
-    runner.tick()
+    runner.ticker.tick()
     (run,) = store.list_runs("ada", None, 9)
     assert ended(runner, run).status == "requires_action"
     assert ended(runner, runner.resume(with_outputs(run))).text == "re: seen"
@@ -348,7 +358,7 @@ def test_a_run_that_requires_action_still_does_though_the_answer_to_that_was_los
 def test_a_stop_leaves_a_run_waiting_for_outputs_though_the_answer_to_that_was_lost(
     runner: Runner, store: Failing, told: Told
 ) -> None:
-    store.fails_after = {"pause"}
+    store.fails_after = {"pause_run"}
     with pytest.raises(errors.StoreUnavailable):
         requiring_action(runner, told)
     runner.shut_down(0)
@@ -359,14 +369,14 @@ def test_a_stop_leaves_a_run_waiting_for_outputs_though_the_answer_to_that_was_l
 def test_a_run_that_goes_on_with_outputs_is_not_ended_by_who_lost_the_answer_to_its_pause(
     runner: Runner, store: Failing, told: Told, upstream: SteeredUpstream, clock: Clock
 ) -> None:
-    store.fails_after = {"pause"}
+    store.fails_after = {"pause_run"}
     with pytest.raises(errors.StoreUnavailable):
         requiring_action(runner, told)
     (run,) = store.list_runs("ada", None, 9)
     other = Runner(store, upstream, RunConfig(), clock)
     other.resume(with_outputs(run, "slower"))
     told.await_call("slower")
-    runner.tick()
+    runner.ticker.tick()
     told.end("slower", "seen")
     assert ended(other, run).text == "seen"
     assert store.get_run(run.id).status == "completed"
@@ -380,7 +390,7 @@ def test_a_run_that_could_not_be_said_to_require_action_fails(runner: Runner, st
     told.say("slow", LOOK)
     assert pending_end(runner, run)
     store.is_down = False
-    runner.tick()
+    runner.ticker.tick()
     assert store.get_run(run.id).status == "failed"
     assert ended(runner, begun(runner, "next")).text == "re: next"
 
@@ -393,7 +403,7 @@ def test_a_store_that_ends_with_the_process_is_told_no_text_before_the_end(
     reading = runner.read(run.id, 0, lambda: True)
     told.say("slow", "paid ")
     next(reading)
-    runner.tick()
+    runner.ticker.tick()
     assert "append" not in store.asked
     told.end("slow", "for")
     assert ended(runner, run).text == "paid for"

@@ -96,7 +96,7 @@ class SteeredUpstream(ScriptedUpstream):
         """Calls that have begun and not ended."""
         self._lock = threading.Lock()
 
-    def open(self, call: CompletionRequest) -> ScriptedStream:
+    def open_stream(self, call: CompletionRequest) -> ScriptedStream:
         return _Steered(self, call)
 
     def count(self, change: int) -> None:

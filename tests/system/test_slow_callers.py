@@ -123,7 +123,7 @@ class TestLongHistory:
         def fails(*_: Any) -> None:
             raise StoreUnavailable
 
-        monkeypatch.setattr(store, "conversation", fails)
+        monkeypatch.setattr(store, "get_conversation", fails)
         with pytest.raises(StoreUnavailable):
             answer.get_data()
 

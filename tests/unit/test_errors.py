@@ -157,7 +157,7 @@ class TestPublished:
         def fail(*_: object, **__: object) -> None:
             raise errors.StoreUnavailable
 
-        for call in ("conversation", "begin", "clear"):
+        for call in ("get_conversation", "create_run", "clear_conversation"):
             monkeypatch.setattr(store, call, fail)
         answer = client.open(f"{path}?client_name=ada", method=method, json={"client_name": "ada", "input": "hi"})
         assert (answer.status_code, answer.get_json()["code"]) == (500, "store_unavailable")
@@ -197,7 +197,7 @@ class TestWithoutAName:
         def fail(_: str) -> None:
             raise RuntimeError(SECRET)
 
-        monkeypatch.setattr(store, "conversation", fail)
+        monkeypatch.setattr(store, "get_conversation", fail)
         answer = client.get("/model?client_name=ada")
         assert (answer.status_code, answer.get_json()) == (500, INTERNAL)
         (record,) = [each for each in caplog.records if each.name == "server.failures"]

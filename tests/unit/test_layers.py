@@ -78,7 +78,7 @@ def test_imports_run_one_way(path: Path) -> None:
 
 def test_http_takes_one_module_of_the_runs() -> None:
     found = {module for path in (SERVER / "http").rglob("*.py") for module in imported(path)}
-    assert {module for module in found if unit_of(module) == "runs"} <= {"runs/live"}
+    assert {module for module in found if unit_of(module) == "runs"} <= {"runs/events"}
 
 
 @pytest.mark.parametrize("path", sorted((SERVER / "dialects").rglob("*.py")), ids=name_of)

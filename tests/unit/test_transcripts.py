@@ -17,7 +17,7 @@ class Counted(MemoryStore):
 
     read = 0
 
-    def messages(self, name: str, start: int, stop: int) -> Sequence[Message]:
+    def list_messages(self, name: str, start: int, stop: int) -> Sequence[Message]:
         found = super().list_messages(name, start, stop)
         self.read += len(found)
         return found
@@ -72,7 +72,7 @@ def test_a_short_history_is_not_kept(store: Counted, transcripts: Transcripts) -
 def test_a_message_that_was_deleted_is_sent_no_more(store: Counted, transcripts: Transcripts) -> None:
     grow(store, 40)
     transcripts.get(row(store), 0)
-    store.delete_message("ada", store.messages("ada", 39, 40)[0].id)
+    store.delete_message("ada", store.list_messages("ada", 39, 40)[0].id)
     grow(store, 1, text="new ")
     assert contents(transcripts, row(store))[-2:] == ["m38", "new 39"]
 
@@ -95,7 +95,7 @@ def test_a_message_that_is_deleted_while_the_replay_is_made_leaves_no_gap(
     transcripts.get(row(store), 0)
     grow(store, 2)
     before = row(store)
-    store.delete_message("ada", store.messages("ada", 0, 1)[0].id)
+    store.delete_message("ada", store.list_messages("ada", 0, 1)[0].id)
     assert contents(transcripts, before) == [f"m{n}" for n in range(1, 42)]
 
 

@@ -14,8 +14,8 @@ import pytest
 
 from server import errors
 from server.domain import Run, Usage
-from server.runs.executor import RunConfig
-from server.runs.live import TextDelta
+from server.runs.config import RunConfig
+from server.runs.events import TextDelta
 from server.runs.runner import Runner
 from server.store.memory import MemoryStore
 from server.upstream.model_list import ModelList
@@ -552,7 +552,7 @@ def test_a_stream_without_an_end_is_cut_when_the_time_of_its_run_is_over(
     if text:
         assert next(reading) == TextDelta(text, len(text))
     clock.now += 601
-    runner.tick()
+    runner.ticker.tick()
     last = runner.wait(run.id, PATIENCE_SECONDS, lambda: True)
     assert (last.status, last.text, last.error.code) == ("failed", text, "run_timed_out")
     server.await_left(0)

@@ -11,7 +11,7 @@ import pytest
 
 from server import errors
 from server.domain import Run, Usage
-from server.runs.executor import RunConfig
+from server.runs.config import RunConfig
 from server.runs.runner import Runner
 from server.store.memory import MemoryStore
 from server.upstream.openai import OpenAIUpstream

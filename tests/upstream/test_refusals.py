@@ -15,7 +15,7 @@ import pytest
 from server import errors
 from server.core.conversations import Conversations
 from server.domain import Message, Run
-from server.runs.executor import RunConfig
+from server.runs.config import RunConfig
 from server.runs.runner import Runner
 from server.store.memory import MemoryStore
 from server.store.protocol import CreateOptions

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import UpstreamFailed, UpstreamUnreachable
-from server.runs.executor import RunConfig
+from server.runs.config import RunConfig
 from server.runs.runner import Runner
 from server.store.memory import MemoryStore
 from server.upstream.abort import Abort
@@ -860,11 +860,11 @@ def test_a_runner_closes_now_and_then_what_nobody_uses(server: Misbehaving, monk
     runner = Runner(MemoryStore(max_conversations=10), upstream, RunConfig())
     burst(lambda: reply(upstream), server, answers_and_closes)
     awaited(lambda: client_states(server.port) == [CLOSE_WAIT] * BURST)
-    runner.tick()
+    runner.ticker.tick()
     assert client_states(server.port) == [CLOSE_WAIT] * BURST
     now = time.monotonic() + IDLE_SECONDS + 1
     monkeypatch.setattr("server.upstream.transport.time.monotonic", lambda: now)
-    runner.tick()
+    runner.ticker.tick()
     assert client_states(server.port) == []
     runner.shut_down(0)
 

@@ -16,7 +16,7 @@ from server.app import create_app
 from server.dialects.openai import pagination
 from server.dialects.openai.assistants import objects
 from server.domain import Run, RunError, RunOptions, ToolCall, Usage
-from server.runs.runner import ACTION_SECONDS
+from server.runs.local import ACTION_SECONDS
 from server.settings import Settings
 from server.store.memory import MemoryStore
 from server.upstream.protocol import Completion
@@ -200,7 +200,7 @@ class TestWhatARunIsAskedWith:
     def test_without_an_assistant_the_default_one_answers_with_the_threads_model(
         self, client: FlaskClient, upstream: Any
     ) -> None:
-        upstream.models = lambda: [{"id": "m9"}]
+        upstream.list_models = lambda: [{"id": "m9"}]
         client.post("/query", json={"client_name": "ada", "input": "Hi"})
         client.post("/model", json={"client_name": "ada", "model": "m9"})
         made(client, "/threads/ada/messages", role="user", content="Ho")
