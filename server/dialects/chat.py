@@ -10,7 +10,7 @@ from flask import Blueprint, Response
 from server.core.conversations import Conversations
 from server.domain import Run, RunOptions, id_from, rfc3339
 from server.errors import InvalidRequest, NotFound, StoreFull
-from server.http import connection, sse
+from server.http import connection, headers, sse
 from server.http.contract import Contract
 from server.http.errors import detailed_body, register_error_handlers
 
@@ -57,7 +57,7 @@ def _draft(conversations: Conversations, ttl_seconds: float, body: dict[str, Any
     name, request_id = body.get("client_name"), body.get("request_id")
     if name is None and request_id is not None:
         raise InvalidRequest("A request_id needs a client_name; without one, send the header Idempotency-Key.")
-    request_id = connection.idempotency_key("client_name") if name is None else connection.request_id(request_id)
+    request_id = headers.idempotency_key("client_name") if name is None else headers.request_id(request_id)
     options = _options(body)
     if options.model is not None:
         conversations.require_offered(options.model)

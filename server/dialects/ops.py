@@ -14,9 +14,9 @@ from server.core.conversations import Conversations
 from server.domain import rfc3339
 from server.errors import NotFound
 from server.http.caching import BRIEFLY, REVALIDATED, validated
-from server.http.connection import prefix, public_address
 from server.http.contract import Contract
 from server.http.errors import register_error_handlers
+from server.http.headers import prefix, public_address
 from server.web import pages
 
 PROBES = ("operators.getAlive", "operators.getReady")

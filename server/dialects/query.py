@@ -7,7 +7,7 @@ from flask import Blueprint, Response
 from server.core.conversations import Conversations
 from server.domain import Run
 from server.errors import AppError
-from server.http import connection, sse
+from server.http import connection, headers, sse
 from server.http.contract import Contract
 from server.http.errors import register_error_handlers, status_of
 
@@ -35,23 +35,23 @@ def blueprint(contract: Contract, conversations: Conversations, deadline_seconds
     @contract.serves(bp, "query")
     def query(body: dict[str, Any]) -> Response | tuple[dict[str, Any], int]:
         sse.require_a_new_question()
-        request_id = connection.request_id(body.get("request_id"))
+        request_id = headers.request_id(body.get("request_id"))
         draft = Run(body["input"], request_id, conversation=body["client_name"])
         if sse.is_wanted():
             stream_id, reading = conversations.stream(draft, connection.connection_probe())
             return sse.event_stream(stream_id, 0, reading)
-        seconds = connection.wait_seconds(deadline_seconds)
-        is_streamed = connection.prefers_async() or not seconds
+        seconds = headers.wait_seconds(deadline_seconds)
+        is_streamed = headers.prefers_async() or not seconds
         return _answered(conversations.ask(draft, seconds, connection.connection_probe(), streamed=is_streamed))
 
     @contract.serves(bp, "getHistory")
     def history(client_name: str, limit: int | None, before: str | None) -> Response:
-        most = connection.CHATGPT_CHARACTERS if connection.is_chatgpt() else None
+        most = headers.CHATGPT_CHARACTERS if headers.is_chatgpt() else None
         page = conversations.history(client_name, limit, None if before is None else int(before), most)
         response = Response(page.listed, mimetype="application/json")
         if page.start:
             response.headers["X-Messages-Omitted"] = str(page.start)
-            response.headers["Link"] = connection.link_to_older(page.start)
+            response.headers["Link"] = headers.link_to_older(page.start)
         return response
 
     @contract.serves(bp, "clearHistory")

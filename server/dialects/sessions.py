@@ -9,7 +9,7 @@ from flask import Blueprint, Response
 from server.core.conversations import Conversations
 from server.domain import Conversation, Message, Run, RunOptions, Usage, rfc3339
 from server.errors import AppError, NotFound, RunCancelled
-from server.http import connection, sse
+from server.http import connection, headers, sse
 from server.http.contract import Contract
 from server.http.errors import detailed_body, register_error_handlers
 
@@ -73,7 +73,7 @@ def _draft(body: dict[str, Any]) -> Run:
         parameters["temperature"] = body["temperature"]
     options = RunOptions(parameters=parameters)
     return Run(
-        body["message"], connection.request_id(body.get("request_id")), conversation=body["session_id"], options=options
+        body["message"], headers.request_id(body.get("request_id")), conversation=body["session_id"], options=options
     )
 
 

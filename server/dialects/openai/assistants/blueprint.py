@@ -11,7 +11,7 @@ from server.dialects.openai.assistants import runs, threads
 from server.dialects.openai.errors import error_body, not_found_as
 from server.domain import id_from, rfc3339
 from server.errors import ActionRequired, NotFound
-from server.http import connection
+from server.http import connection, headers
 from server.http.contract import Contract
 from server.http.errors import register_error_handlers
 
@@ -46,7 +46,7 @@ def blueprint(
     @contract.serves(bp, "chatOnThread")
     def chat(body: dict[str, Any]) -> dict[str, Any]:
         thread_id = body.get("thread_id")
-        key = connection.idempotency_key("thread_id") if thread_id is None else connection.request_id(None)
+        key = headers.idempotency_key("thread_id") if thread_id is None else headers.request_id(None)
         name = id_from("thread", "message", key) if thread_id is None else thread_id
         draft = assistants.draft(name, {}, question=body["message"], request_id=key)
         # Nobody knows when the outputs come, and until then nothing could be said here.

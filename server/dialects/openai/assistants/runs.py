@@ -13,7 +13,7 @@ from server.dialects.openai.assistants.threads import made
 from server.dialects.openai.errors import not_found_as, refused_while_a_run_is_open
 from server.domain import Conversation, Run, id_from
 from server.errors import InvalidRequest, NoActionRequired, NotFound
-from server.http import connection, sse
+from server.http import connection, headers, sse
 from server.http.contract import Contract
 
 POLLED = {"openai-poll-after-ms": "200"}
@@ -32,13 +32,13 @@ def blueprint(
     @contract.serves(bp, "createRun")
     def create(thread_id: str, body: dict[str, Any]) -> dict[str, Any] | Response:
         sse.require_a_new_question()
-        draft = assistants.draft(thread_id, body, request_id=connection.request_id(None))
+        draft = assistants.draft(thread_id, body, request_id=headers.request_id(None))
         return begun(draft, body, requests.messages(body.get("additional_messages"), most_characters))
 
     @contract.serves(bp, "createThreadAndRun")
     def create_with_thread(body: dict[str, Any]) -> dict[str, Any] | Response:
         sse.require_a_new_question()
-        key = connection.idempotency_key("thread")
+        key = headers.idempotency_key("thread")
         draft = assistants.draft(id_from("thread", "run", key), body, request_id=key)
         thread = made(conversations, draft.conversation, body.get("thread") or {}, most_characters)
         return begun(draft, body, [], thread)
