@@ -26,6 +26,7 @@ from server.settings import Settings
 from server.store import open_store
 from server.store.protocol import Store
 from server.upstream.protocol import Upstream
+from server.web import blueprint as web
 
 EXPOSED_HEADERS = ["X-Request-ID", "X-Stream-ID", "X-Messages-Omitted", "Link", "Retry-After", "openai-poll-after-ms"]
 
@@ -74,6 +75,7 @@ def create_app(settings: Settings, *, store: Store | None = None, upstream: Upst
     default_assistant = settings.assistant_id, settings.assistant_instructions
     app.register_blueprint(assistants.blueprint(contracts["assistants"], conversations, *default_assistant))
     app.register_blueprint(ops.blueprint(contracts["operators"], conversations, documents, address))
+    app.register_blueprint(web.blueprint(contracts["operators"], documents))
     for contract in contracts.values():
         contract.require_all_served()
     if settings.trusted_proxies:

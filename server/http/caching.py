@@ -1,28 +1,28 @@
-"""What callers and the caches between may keep (RFC 9111): nothing, but for what is the same for everybody."""
+"""What callers and caches may store (RFC 9111): nothing, unless an answer says so itself."""
 
 import hashlib
 
 from flask import Flask, Response, request
 
-REVALIDATED = "no-cache"
-"""Kept, and asked about each time."""
+NO_CACHE = "no-cache"
+"""Stored, but revalidated at every use."""
 
-BRIEFLY = "public, max-age=60, must-revalidate"
-"""For what may change with the next start of the server."""
+ONE_MINUTE = "public, max-age=60, must-revalidate"
+"""For what changes only when the server is started with other settings."""
 
-FOR_EVER = "public, max-age=31536000, immutable"
+IMMUTABLE = "public, max-age=31536000, immutable"
 """For an address whose content never changes."""
 
 
 def forbid_storing(app: Flask, *, varies: bool) -> None:
-    """Let nobody keep an answer that does not say itself how long it holds.
+    """Send `Cache-Control: no-store` with every answer that has no `Cache-Control` of its own.
 
-    `varies` is whether what may be kept has headers that depend on the page that asks. To be called before other hooks
-    are added that run after requests: this one runs last.
+    If `varies` is true, answers that may be stored get `Vary: Origin`, since their CORS headers depend on the page that
+    asks. Call this before other after-request hooks are added: Flask runs the first one last.
     """
 
     @app.after_request
-    def judge(response: Response) -> Response:
+    def add_cache_headers(response: Response) -> Response:
         if "Cache-Control" not in response.headers:
             response.headers["Cache-Control"] = "no-store"
         elif varies and "no-store" not in response.headers["Cache-Control"]:
@@ -30,17 +30,18 @@ def forbid_storing(app: Flask, *, varies: bool) -> None:
         return response
 
 
-def validated(response: Response, lifetime: str, *, unlike: str = "") -> Response:
-    """`response` with an ETag, or 304 if the caller names it in `If-None-Match`.
+def add_validators(response: Response, lifetime: str, *, ignored: str = "") -> Response:
+    """Add an ETag and the `Cache-Control` value `lifetime`; turn it into 304 if `If-None-Match` names that ETag.
 
-    `unlike` is a text in it that differs from answer to answer and means nothing: the ETag is a weak one then.
+    `ignored` is a text in the body that differs from answer to answer without meaning, such as a nonce. It is left out
+    of the hash, and the ETag is then a weak one.
     """
     content = response.get_data()
-    if unlike:
-        content = content.replace(unlike.encode(), b"")
-    response.set_etag(hashlib.sha256(content).hexdigest(), weak=bool(unlike))
+    if ignored:
+        content = content.replace(ignored.encode(), b"")
+    response.set_etag(hashlib.sha256(content).hexdigest(), weak=bool(ignored))
     response.headers["Cache-Control"] = lifetime
     response.make_conditional(request)
-    # Whatever serves the app writes the date of each answer, and this one would stand beside it.
+    # The HTTP server adds a Date to each answer; Werkzeug's would be a second one.
     response.headers.pop("Date", None)
     return response

@@ -1,4 +1,7 @@
-"""Pages for a browser, and the files that they load: nothing comes from elsewhere, and nothing goes there."""
+"""Pages for a browser and the files that they load, under a policy that keeps them on this server.
+
+A page loads nothing from other sites and sends nothing to them.
+"""
 
 import hashlib
 from functools import cache
@@ -8,12 +11,12 @@ from typing import Any
 from flask import Response, make_response, render_template
 
 from server.errors import NotFound
-from server.http.caching import FOR_EVER, REVALIDATED, validated
+from server.http.caching import IMMUTABLE, NO_CACHE, add_validators
 
-KINDS = {".css": "text/css", ".js": "text/javascript"}
+MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript"}
 
-FILES = {path.name: path for path in Path(__file__).parent.rglob("*") if path.suffix in KINDS}
-"""What may be had, each by its plain name: others' files lie deeper, in folders of their own."""
+FILES = {path.name: path for path in Path(__file__).parent.rglob("*") if path.suffix in MEDIA_TYPES}
+"""The files that can be fetched, by their plain names. Third-party files lie in folders of their own below."""
 
 POLICY = {
     "default-src": "'none'",
@@ -26,47 +29,48 @@ POLICY = {
     "form-action": "'self'",
     "frame-ancestors": "'none'",
 }
-"""What every page may load and do."""
+"""The Content-Security-Policy of every page."""
 
 
-def page(template: str, more: dict[str, str], *, nonce: str = "", **values: Any) -> Response:
-    """A page out of `server/web`, or 304 where the browser has it already.
+def render_page(template: str, additions: dict[str, str], *, nonce: str = "", **values: Any) -> Response:
+    """Render a page from `server/web/templates`; 304 if the browser's copy is current.
 
-    `more` is what it needs besides POLICY, added to the directives that it names. `nonce` is one that `more` names.
+    `additions` are further sources by directive, added to those of POLICY. `nonce` is the one that `additions` allow;
+    it is left out of the ETag, since it differs in every answer.
     """
-    policy = [f"{name} {POLICY.get(name, '')} {more.get(name, '')}".strip() for name in POLICY | more]
+    policy = [f"{name} {POLICY.get(name, '')} {additions.get(name, '')}".strip() for name in POLICY | additions]
     response = make_response(render_template(template, address_of=address_of, nonce=nonce, **values))
-    validated(_kept_to_itself(response), REVALIDATED, unlike=nonce)
+    add_validators(_add_security_headers(response), NO_CACHE, ignored=nonce)
     if response.status_code != 304:
-        # Of 304, it would take the place of that which the browser has, and does not fit the nonce of that page.
+        # A 304 would replace the policy of the page in the browser's cache, whose nonce is another one.
         response.headers["Content-Security-Policy"] = "; ".join(policy)
     return response
 
 
 def address_of(name: str) -> str:
-    """Where a page at the root of the site finds a file, in the version that it has now."""
-    return f"web/{name}?v={_read(FILES[name])[1]}"
+    """The address of a file's current version, relative to a page at the root of the site."""
+    return f"web/{name}?v={_read_file(FILES[name])[1]}"
 
 
-def file(name: str, version: str | None = None) -> Response:
-    """A file that pages load, or 304 where the browser has it already. Raises NotFound.
+def send_file(name: str, version: str | None = None) -> Response:
+    """A file that pages load; 304 if the browser's copy is current. Raises NotFound.
 
-    Its `version` is that of its address. Without it, a browser asks each time whether what it has still holds.
+    With the current `version`, browsers keep it for ever. Without it, or with an old one, they revalidate each time.
     """
     if name not in FILES:
         raise NotFound
-    content, current = _read(FILES[name])
-    response = Response(content, mimetype=KINDS[FILES[name].suffix])
-    return validated(_kept_to_itself(response), FOR_EVER if version == current else REVALIDATED)
+    content, current = _read_file(FILES[name])
+    response = Response(content, mimetype=MEDIA_TYPES[FILES[name].suffix])
+    return add_validators(_add_security_headers(response), IMMUTABLE if version == current else NO_CACHE)
 
 
-def _kept_to_itself(response: Response) -> Response:
+def _add_security_headers(response: Response) -> Response:
     response.headers.update({"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"})
     return response
 
 
 @cache
-def _read(path: Path) -> tuple[bytes, str]:
-    """The content of a file, and its version."""
+def _read_file(path: Path) -> tuple[bytes, str]:
+    """The content of a file, and its version: the first 16 hexadecimal digits of its SHA-256."""
     content = path.read_bytes()
     return content, hashlib.sha256(content).hexdigest()[:16]
