@@ -1,6 +1,7 @@
 """The composition root: the only place where the parts meet."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -10,7 +11,7 @@ from flask_cors import CORS
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from server import addresses
-from server.core.conversations import Conversations
+from server.core import Core
 from server.dialects import chat, ops, query, sessions
 from server.dialects.documents import DOCUMENTS
 from server.dialects.openai.assistants import blueprint as assistants
@@ -35,27 +36,34 @@ SHAPES: dict[str, Body] = {"/api/v1": error_body, "/api": detailed_body, "/chat"
 
 
 def create_app(settings: Settings, *, store: Store | None = None, upstream: Upstream | None = None) -> Flask:
-    """The server, ready to serve, with no thread started and no connection opened.
+    """The application, with no thread started and no connection opened.
 
-    Tests hand in their own store and upstream. `app.extensions` has the `runner` and the `store`, for who ends the
-    process, and the `contracts`, for who checks answers. Raises LookupError where an operation has no view or a view no
-    operation, and ValueError where a setting names what does not exist or cannot be used.
+    Tests pass their own store and upstream. `app.extensions` has the `runner` and the `store`, for the process that
+    shuts down, and the `contracts`, for tests that validate answers. Raises LookupError if an operation has no view or
+    a view no operation, and ValueError if a setting has a value that cannot be used.
     """
     store = store_of(settings) if store is None else store
     upstream = open_upstream(settings) if upstream is None else upstream
     runner = Runner(store, upstream, run_config_of(settings))
-    conversations = Conversations(store, upstream, runner)
     contracts = {name: Contract(document) for name, document in read_documents(settings).items()}
-    documents = {name: contract.document for name, contract in contracts.items()}
-    address, _, path = settings.sites[0] if settings.sites else ("", "", "")
-
     app = Flask(__name__, static_folder=None, template_folder="web/templates")
     app.json = _Json(app)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
-    app.config["APPLICATION_ROOT"] = path or "/"
-    # A caller such as ChatGPT follows no redirect: an address that is not quite right is plainly not found.
+    app.config["APPLICATION_ROOT"] = (settings.sites[0].path if settings.sites else "") or "/"
+    # ChatGPT follows no redirect, so a path with two slashes is plainly not found.
     app.url_map.merge_slashes = False
     app.extensions.update(runner=runner, store=store, contracts=contracts)
+    _register_hooks(app, settings)
+    _register_blueprints(app, settings, Core(store, upstream, runner), contracts)
+    if settings.trusted_proxies:
+        hops = settings.trusted_proxies
+        proxied = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops, x_prefix=hops)
+        app.wsgi_app = proxied  # type: ignore[method-assign]
+    return app
+
+
+def _register_hooks(app: Flask, settings: Settings) -> None:
+    """What happens to every request, whichever dialect serves it."""
     log_requests(app)
     register_error_handlers(app, body_beneath(SHAPES))
     forbid_storing(app, varies=settings.cors_origins not in ((), ("*",)))
@@ -68,21 +76,24 @@ def create_app(settings: Settings, *, store: Store | None = None, upstream: Upst
     )
     if settings.cors_origins:
         CORS(app, origins=origins_of(settings), expose_headers=EXPOSED_HEADERS, send_wildcard=True)
-    app.register_blueprint(query.blueprint(contracts["published"], conversations, settings.query_deadline_seconds))
-    app.register_blueprint(chat.blueprint(contracts["chat"], conversations, settings.stream_ttl_seconds))
+
+
+def _register_blueprints(app: Flask, settings: Settings, core: Core, contracts: Mapping[str, Contract]) -> None:
+    documents = {name: contract.document for name, contract in contracts.items()}
+    address = settings.sites[0].address if settings.sites else ""
     session_seconds = settings.session_timeout_hours * 3600
-    app.register_blueprint(sessions.blueprint(contracts["sessions"], conversations, session_seconds))
     default_assistant = settings.assistant_id, settings.assistant_instructions
-    app.register_blueprint(assistants.blueprint(contracts["assistants"], conversations, *default_assistant))
-    app.register_blueprint(ops.blueprint(contracts["operators"], conversations, documents, address))
-    app.register_blueprint(web.blueprint(contracts["operators"], documents))
+    for blueprint in (
+        query.blueprint(contracts["published"], core, settings.query_deadline_seconds),
+        chat.blueprint(contracts["chat"], core, settings.stream_ttl_seconds),
+        sessions.blueprint(contracts["sessions"], core, session_seconds),
+        assistants.blueprint(contracts["assistants"], core, *default_assistant),
+        ops.blueprint(contracts["operators"], core, documents, address),
+        web.blueprint(contracts["operators"], documents),
+    ):
+        app.register_blueprint(blueprint)
     for contract in contracts.values():
         contract.require_all_served()
-    if settings.trusted_proxies:
-        hops = settings.trusted_proxies
-        believed = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops, x_prefix=hops)
-        app.wsgi_app = believed  # type: ignore[method-assign]
-    return app
 
 
 def hosts_of(settings: Settings) -> Hosts:

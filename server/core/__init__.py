@@ -1,1 +1,3 @@
-"""What a caller may do. The only way in for the dialects."""
+"""What a caller may do, without HTTP and without a backend. The dialects' only way in."""
+
+from server.core.core import Core as Core

@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import Blueprint, Response
 
-from server.core.conversations import Conversations
+from server.core import Core
 from server.domain import Run, RunOptions, id_from, rfc3339
 from server.errors import InvalidRequest, NotFound, StoreFull
 from server.http import connection, headers, sse
@@ -17,16 +17,16 @@ from server.http.errors import detailed_body, register_error_handlers
 SENT_AS_THEY_ARE = ("temperature", "response_format")
 
 
-def blueprint(contract: Contract, conversations: Conversations, ttl_seconds: float) -> Blueprint:
+def blueprint(contract: Contract, core: Core, ttl_seconds: float) -> Blueprint:
     """`ttl_seconds` is how long a chat without a client's name is kept after its end."""
     bp = Blueprint("chat", __name__)
     register_error_handlers(bp, detailed_body)
 
     @contract.serves(bp, "chat")
     def chat(body: dict[str, Any]) -> dict[str, Any]:
-        draft = _draft(conversations, ttl_seconds, body)
+        draft = _draft(core, ttl_seconds, body)
         with _evicted_is_full():
-            run = conversations.answer(draft, connection.connection_probe(), create=_is_named(body))
+            run = core.replies.answer(draft, connection.connection_probe(), create_conversation=_is_named(body))
         ended = rfc3339(run.ended or time.time())
         answer = {"response": run.text, "usage": run.usage, "model": run.model, "timestamp": ended}
         return {**answer, "logprobs": run.logprobs} if "logprobs" in run.options.parameters else answer
@@ -35,24 +35,24 @@ def blueprint(contract: Contract, conversations: Conversations, ttl_seconds: flo
     def start(body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
         sse.require_a_new_question()
         with _evicted_is_full():
-            run = conversations.begin(_draft(conversations, ttl_seconds, body), create=_is_named(body))
+            run = core.replies.create(_draft(core, ttl_seconds, body), create_conversation=_is_named(body))
         return {"stream_id": run.id, "status": "started"}, {"X-Stream-ID": run.id}
 
     @contract.serves(bp, "readStream")
     def read(stream_id: str) -> Response:
         position = sse.position()
-        reading = conversations.read(stream_id, position, connection.connection_probe())
+        reading = core.replies.read(stream_id, position, connection.connection_probe())
         return sse.event_stream(stream_id, position, reading)
 
     @contract.serves(bp, "stopStream")
     def stop(stream_id: str) -> dict[str, Any]:
-        conversations.cancel(stream_id)
+        core.replies.cancel(stream_id)
         return {"stream_id": stream_id, "status": "stopped"}
 
     return bp
 
 
-def _draft(conversations: Conversations, ttl_seconds: float, body: dict[str, Any]) -> Run:
+def _draft(core: Core, ttl_seconds: float, body: dict[str, Any]) -> Run:
     """The question, in the client's conversation or in one of its own that nobody can guess."""
     name, request_id = body.get("client_name"), body.get("request_id")
     if name is None and request_id is not None:
@@ -60,11 +60,11 @@ def _draft(conversations: Conversations, ttl_seconds: float, body: dict[str, Any
     request_id = headers.idempotency_key("client_name") if name is None else headers.request_id(request_id)
     options = _options(body)
     if options.model is not None:
-        conversations.require_offered(options.model)
+        core.models.require_offered(options.model)
     if name is None:
         name = id_from("chat", "chat", request_id)
         said = [{"role": each["role"], "content": each["content"]} for each in body.get("conversation_history") or ()]
-        conversations.create(name, seconds=ttl_seconds, messages=said, is_evictable=True)
+        core.conversations.create(name, seconds=ttl_seconds, messages=said, is_evictable=True)
     return Run(body["message"], request_id, conversation=name, options=options)
 
 

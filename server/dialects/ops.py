@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify
 
-from server.core.conversations import Conversations
+from server.core import Core
 from server.domain import rfc3339
 from server.errors import NotFound
 from server.http.caching import NO_CACHE, ONE_MINUTE, add_validators
@@ -18,9 +18,7 @@ PROBES = ("operators.getAlive", "operators.getReady")
 """Endpoints for those who look after processes, and name them by whatever address they have."""
 
 
-def blueprint(
-    contract: Contract, conversations: Conversations, documents: Mapping[str, dict[str, Any]], address: str
-) -> Blueprint:
+def blueprint(contract: Contract, core: Core, documents: Mapping[str, dict[str, Any]], address: str) -> Blueprint:
     """`documents` by the name of their dialect; `address` is the public one, or empty."""
     bp = Blueprint("operators", __name__)
     register_error_handlers(bp)
@@ -42,7 +40,7 @@ def blueprint(
 
     @contract.serves(bp, "getHealth")
     def health() -> dict[str, Any]:
-        found = conversations.health()
+        found = core.health.check()
         known = {"status": found.status, "openai_api": found.upstream, "store": found.store}
         return {**known, "timestamp": rfc3339(time.time()), "version": version}
 
@@ -52,7 +50,7 @@ def blueprint(
 
     @contract.serves(bp, "getReady")
     def ready() -> dict[str, Any]:
-        conversations.check_ready()
+        core.health.check_ready()
         return {"status": "ready"}
 
     @contract.serves(bp, "getPublishedDocument")

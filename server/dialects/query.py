@@ -4,7 +4,7 @@ from typing import Any
 
 from flask import Blueprint, Response
 
-from server.core.conversations import Conversations
+from server.core import Core
 from server.domain import Run
 from server.errors import AppError
 from server.http import connection, headers, sse
@@ -14,22 +14,22 @@ from server.http.errors import register_error_handlers, status_of
 RUNNING = "The reply is still being written. Ask the same again to collect it."
 
 
-def blueprint(contract: Contract, conversations: Conversations, deadline_seconds: float) -> Blueprint:
+def blueprint(contract: Contract, core: Core, deadline_seconds: float) -> Blueprint:
     """`deadline_seconds` is how long `query` waits for a caller of whom nothing else is known."""
     bp = Blueprint("published", __name__)
     register_error_handlers(bp, status=_published_status)
 
     @contract.serves(bp, "getModels")
     def models() -> dict[str, Any]:
-        return {"object": "list", "data": [_described(each) for each in conversations.models()]}
+        return {"object": "list", "data": [_described(each) for each in core.models.list()]}
 
     @contract.serves(bp, "getCurrentModel")
     def current_model(client_name: str) -> dict[str, Any]:
-        return {"model": conversations.model(client_name)}
+        return {"model": core.models.get(client_name)}
 
     @contract.serves(bp, "setModel")
     def set_model(body: dict[str, Any]) -> dict[str, Any]:
-        conversations.set_model(body["client_name"], body["model"])
+        core.models.set(body["client_name"], body["model"])
         return {"model": body["model"]}
 
     @contract.serves(bp, "query")
@@ -38,16 +38,16 @@ def blueprint(contract: Contract, conversations: Conversations, deadline_seconds
         request_id = headers.request_id(body.get("request_id"))
         draft = Run(body["input"], request_id, conversation=body["client_name"])
         if sse.is_wanted():
-            stream_id, reading = conversations.stream(draft, connection.connection_probe())
+            stream_id, reading = core.replies.stream(draft, connection.connection_probe())
             return sse.event_stream(stream_id, 0, reading)
         seconds = headers.wait_seconds(deadline_seconds)
         is_streamed = headers.prefers_async() or not seconds
-        return _answered(conversations.ask(draft, seconds, connection.connection_probe(), streamed=is_streamed))
+        return _answered(core.replies.ask(draft, seconds, connection.connection_probe(), streamed=is_streamed))
 
     @contract.serves(bp, "getHistory")
     def history(client_name: str, limit: int | None, before: str | None) -> Response:
         most = headers.CHATGPT_CHARACTERS if headers.is_chatgpt() else None
-        page = conversations.history(client_name, limit, None if before is None else int(before), most)
+        page = core.conversations.history(client_name, limit, None if before is None else int(before), most)
         response = Response(page.listed, mimetype="application/json")
         if page.start:
             response.headers["X-Messages-Omitted"] = str(page.start)
@@ -56,7 +56,7 @@ def blueprint(contract: Contract, conversations: Conversations, deadline_seconds
 
     @contract.serves(bp, "clearHistory")
     def clear(client_name: str) -> dict[str, Any]:
-        conversations.clear(client_name)
+        core.conversations.clear(client_name)
         return {"message": "The history is cleared; the model stays as it was."}
 
     return bp

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 from flask import Blueprint, Response
 
-from server.core.conversations import Conversations
+from server.core import Core
 from server.domain import Conversation, Message, Run, RunOptions, Usage, rfc3339
 from server.errors import AppError, NotFound, RunCancelled
 from server.http import connection, headers, sse
@@ -16,7 +16,7 @@ from server.http.errors import detailed_body, register_error_handlers
 UNKNOWN = "There is no such session; it was deleted, or nobody used it for too long."
 
 
-def blueprint(contract: Contract, conversations: Conversations, timeout_seconds: float) -> Blueprint:
+def blueprint(contract: Contract, core: Core, timeout_seconds: float) -> Blueprint:
     """`timeout_seconds` is how long a session is kept after it was last used."""
     bp = Blueprint("sessions", __name__)
     register_error_handlers(bp, _failed)
@@ -24,39 +24,39 @@ def blueprint(contract: Contract, conversations: Conversations, timeout_seconds:
     @contract.serves(bp, "createSession")
     def create(body: dict[str, Any] | None) -> dict[str, Any]:
         metadata = (body or {}).get("metadata") or {}
-        return _session(conversations.create(str(uuid4()), seconds=timeout_seconds, metadata=metadata))
+        return _session(core.conversations.create(str(uuid4()), seconds=timeout_seconds, metadata=metadata))
 
     @contract.serves(bp, "getSession")
     def session(session_id: str) -> dict[str, Any]:
-        return _session(conversations.find(session_id))
+        return _session(core.conversations.get(session_id))
 
     @contract.serves(bp, "deleteSession")
     def delete(session_id: str) -> dict[str, Any]:
-        conversations.find(session_id)
-        conversations.delete(session_id)
+        core.conversations.get(session_id)
+        core.conversations.delete(session_id)
         return {"session_id": session_id, "status": "deleted"}
 
     @contract.serves(bp, "getSessionMessages")
     def messages(session_id: str, limit: int | None) -> dict[str, Any]:
-        count = conversations.find(session_id).message_count
-        newest = conversations.messages(session_id, max(0, count - (limit or 10)), count)
-        listed = [_message(each, _usage(conversations, each)) for each in newest]
+        count = core.conversations.get(session_id).message_count
+        newest = core.conversations.list_messages(session_id, max(0, count - (limit or 10)), count)
+        listed = [_message(each, _usage(core, each)) for each in newest]
         return {"session_id": session_id, "messages": listed, "total": count}
 
     @contract.serves(bp, "chatInSession")
     def chat(body: dict[str, Any]) -> dict[str, Any]:
-        run = conversations.answer(_draft(body), connection.connection_probe(), create=False)
+        run = core.replies.answer(_draft(body), connection.connection_probe(), create_conversation=False)
         return {"session_id": run.conversation, **_message(run.history_messages()[-1], run.usage)}
 
     @contract.serves(bp, "streamInSession")
     def stream(body: dict[str, Any]) -> Response:
         sse.require_a_new_question()
-        stream_id, reading = conversations.stream(_draft(body), connection.connection_probe(), create=False)
+        stream_id, reading = core.replies.stream(_draft(body), connection.connection_probe(), create_conversation=False)
         return sse.event_stream(stream_id, 0, reading, EVENT_FORMAT)
 
     @contract.serves(bp, "getSessionsHealth")
     def health() -> dict[str, Any]:
-        found = conversations.health()
+        found = core.health.check()
         known = {"status": found.status, "llm_server": found.upstream, "database": found.store}
         return {**known, "timestamp": rfc3339(time.time())}
 
@@ -97,11 +97,11 @@ def _message(message: Message, usage: Usage | None) -> dict[str, Any]:
     }
 
 
-def _usage(conversations: Conversations, message: Message) -> Usage | None:
+def _usage(core: Core, message: Message) -> Usage | None:
     """What the run that wrote the message has cost, where one did."""
     if message.run_id is None or message.role == "user":
         return None
-    return conversations.run(message.run_id).usage
+    return core.replies.get(message.run_id).usage
 
 
 def _failed(failure: AppError) -> dict[str, Any]:

@@ -355,6 +355,8 @@ def test_the_demonstration_says_what_it_is_and_shows_that_history_was_replayed()
     alone = "".join(map(str, list(upstream.open_stream(CompletionRequest("m", b"[" + parts[2] + b"]", 1.0)))[:-1]))
     assert "demo" in alone
     assert "안녕" in alone
-    later = "".join(map(str, list(upstream.open_stream(CompletionRequest("m", b"[" + b",".join(parts) + b"]", 1.0)))[:-1]))
+    later = "".join(
+        map(str, list(upstream.open_stream(CompletionRequest("m", b"[" + b",".join(parts) + b"]", 1.0)))[:-1])
+    )
     assert "2 earlier messages" in later
     assert "first" in later

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from server import errors
-from server.core.conversations import Conversations
+from server.core import Core
 from server.domain import Run
 from server.runs.config import RunConfig
 from server.runs.events import TextDelta
@@ -34,7 +34,7 @@ class Process:
     def __init__(self, store: Store, upstream: SteeredUpstream, clock: Clock) -> None:
         self.store = store
         self.runner = Runner(self.store, upstream, RunConfig(), clock)
-        self.conversations = Conversations(self.store, upstream, self.runner)
+        self.core = Core(self.store, upstream, self.runner)
 
     def begun(self, question: str, request_id: str | None = None) -> Run:
         return self.runner.create(Run(question, request_id, conversation="ada"))
@@ -138,7 +138,7 @@ def test_a_run_is_cancelled_from_another_process_with_what_the_store_was_told(
     told.say("slow", "be")
     assert next(reading) == TextDelta("be", 2)
     here.runner.ticker.tick()
-    cancelled = there.conversations.cancel(run.id)
+    cancelled = there.core.replies.cancel(run.id)
     assert (cancelled.status, cancelled.text) == ("cancelled", "be")
     told.say("slow", "cause")  # The cut is seen with the next piece, as in a real connection.
     assert here.ended(run).status == "cancelled"
@@ -148,7 +148,7 @@ def test_a_run_is_cancelled_from_another_process_with_what_the_store_was_told(
 
 def test_a_stream_is_read_in_another_process_from_any_place(here: Process, there: Process, told: Told) -> None:
     run = here.begun("slow")
-    readings = [there.conversations.read(run.id, position, lambda: True) for position in (0, 1)]
+    readings = [there.core.replies.read(run.id, position, lambda: True) for position in (0, 1)]
     told.say("slow", "왜 be")
     assert [next(reading) for reading in readings] == [TextDelta("왜 be", 4), TextDelta(" be", 4)]
     told.end("slow", "cause")
@@ -163,7 +163,7 @@ def test_a_stream_whose_writer_dies_ends_with_what_was_told_and_an_interruption(
     here: Process, there: Process, told: Told, clock: Clock
 ) -> None:
     run = here.begun("slow")
-    reading = there.conversations.read(run.id, 0, lambda: True)
+    reading = there.core.replies.read(run.id, 0, lambda: True)
     told.say("slow", "be")
     assert next(reading) == TextDelta("be", 2)
     here.die(clock)
@@ -190,7 +190,7 @@ def test_clearing_in_one_process_cancels_what_the_other_writes(
     run, queued = here.begun("slow"), here.begun("next")
     told.await_call("slow")
     waiting = at_once(here.ended, run)
-    there.conversations.clear("ada")
+    there.core.conversations.clear("ada")
     assert waiting.result().status == "cancelled"
     told.end("slow", "too late")
     assert here.ended(here.begun("after")).text == "re: after"
@@ -206,7 +206,7 @@ def test_deleting_in_one_process_cancels_what_the_other_writes_and_leaves_nothin
     run = here.begun("slow")
     told.await_call("slow")
     waiting = at_once(here.ended, run)
-    there.conversations.delete("ada")
+    there.core.conversations.delete("ada")
     assert waiting.result().status == "cancelled"
     assert here.store.get_conversation("ada") is None
 
@@ -243,11 +243,11 @@ class TestRetrying:
         run = here.begun("slow")
         told.fail("slow", errors.UpstreamTimedOut())
         assert here.ended(run).status == "failed"
-        assert [each.id for each in there.conversations.runs("ada", "failed", 9)] == [run.id]
-        retried = there.conversations.retry(run.id)
+        assert [each.id for each in there.core.replies.list("ada", "failed", 9)] == [run.id]
+        retried = there.core.replies.retry(run.id)
         told.end("slow", "now")
         assert there.ended(retried).text == "now"
-        assert here.conversations.retry(run.id).id == retried.id
+        assert here.core.replies.retry(run.id).id == retried.id
         assert told.calls == ["slow", "slow"]
         assert here.contents() == ["slow", "now"]
         assert here.store.get_run(run.id).status == "failed"
@@ -261,7 +261,7 @@ class TestRetrying:
         told.say("slow", "cut")  # The cut is seen with the next piece, as in a real connection.
         assert eventually(lambda: not upstream.open_now)
         assert there.store.get_run(run.id).status == "interrupted"
-        retried = there.conversations.retry(run.id)
+        retried = there.core.replies.retry(run.id)
         told.end("slow", "now")
         assert there.ended(retried).text == "now"
         assert there.begun("slow", "id").id == retried.id
@@ -272,7 +272,7 @@ class TestRetrying:
         for _ in range(2):
             told.fail("slow", errors.UpstreamTimedOut())
             assert here.ended(retried).status == "failed"
-            retried = here.conversations.retry(run.id)
+            retried = here.core.replies.retry(run.id)
         told.end("slow", "now")
         assert here.ended(retried).text == "now"
         assert told.calls == ["slow"] * 3
@@ -280,14 +280,14 @@ class TestRetrying:
     def test_a_completed_a_cancelled_and_an_open_run_are_not(self, here: Process, told: Told) -> None:
         completed = here.ended(here.begun("why?"))
         running = here.begun("slow")
-        cancelled = here.conversations.cancel(here.begun("next").id)
+        cancelled = here.core.replies.cancel(here.begun("next").id)
         for run in (completed, running, cancelled):
             with pytest.raises(errors.NotRetryable):
-                here.conversations.retry(run.id)
+                here.core.replies.retry(run.id)
 
     def test_an_unknown_run_is_not_found(self, here: Process) -> None:
         with pytest.raises(errors.NotFound):
-            here.conversations.retry("run_nobody")
+            here.core.replies.retry("run_nobody")
 
 
 def test_a_process_that_stops_lets_nobody_wait_for_a_run_of_another(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from server import errors
-from server.core.conversations import Conversations
+from server.core import Core
 from server.domain import Message, Run
 from server.runs.config import RunConfig
 from server.runs.runner import Runner
@@ -1137,14 +1137,14 @@ def test_a_refusal_of_one_question_says_nothing_of_health(
 
 
 @pytest.fixture
-def conversations(server: Misbehaving) -> Iterator[Callable[..., Conversations]]:
+def conversations(server: Misbehaving) -> Iterator[Callable[..., Core]]:
     runners = []
 
-    def make(**settings: Any) -> Conversations:
+    def make(**settings: Any) -> Core:
         clock = Clock()
         store, upstream = MemoryStore(10, clock), OpenAIUpstream(KEY, server.url, **settings)
         runners.append(Runner(store, upstream, RunConfig(), clock))
-        return Conversations(store, upstream, runners[-1])
+        return Core(store, upstream, runners[-1])
 
     yield make
     for runner in runners:
@@ -1152,7 +1152,7 @@ def conversations(server: Misbehaving) -> Iterator[Callable[..., Conversations]]
 
 
 def test_with_a_default_model_no_question_asks_for_the_list(
-    server: Misbehaving, conversations: Callable[..., Conversations]
+    server: Misbehaving, conversations: Callable[..., Core]
 ) -> None:
     server.follow(by_path(answers, refuses(500)))
     ours = conversations(default_model="chosen")
@@ -1163,7 +1163,7 @@ def test_with_a_default_model_no_question_asks_for_the_list(
 
 
 def test_without_a_default_model_the_list_is_asked_for_once(
-    server: Misbehaving, conversations: Callable[..., Conversations]
+    server: Misbehaving, conversations: Callable[..., Core]
 ) -> None:
     server.follow(by_path(answers, listing(["local"])))
     ours = conversations()
@@ -1173,7 +1173,7 @@ def test_without_a_default_model_the_list_is_asked_for_once(
 
 
 def test_a_slow_list_holds_no_question_up_that_names_its_model(
-    server: Misbehaving, conversations: Callable[..., Conversations]
+    server: Misbehaving, conversations: Callable[..., Core]
 ) -> None:
     may_answer = threading.Event()
 
@@ -1191,7 +1191,7 @@ def test_a_slow_list_holds_no_question_up_that_names_its_model(
 
 
 def test_a_slow_list_is_waited_for_only_once(
-    server: Misbehaving, conversations: Callable[..., Conversations], monkeypatch: pytest.MonkeyPatch
+    server: Misbehaving, conversations: Callable[..., Core], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float | None] = []
     may_answer = threading.Event()
@@ -1216,9 +1216,7 @@ def test_a_slow_list_is_waited_for_only_once(
     assert len([wait for wait in waits if wait]) == 1
 
 
-def test_a_list_that_came_late_is_known_afterwards(
-    server: Misbehaving, conversations: Callable[..., Conversations]
-) -> None:
+def test_a_list_that_came_late_is_known_afterwards(server: Misbehaving, conversations: Callable[..., Core]) -> None:
     server.follow(listing(["local"]))
     ours = conversations()
     ours.models()
@@ -1229,7 +1227,7 @@ def test_a_list_that_came_late_is_known_afterwards(
 
 @table(BAD_LISTS | {"empty": listing({"data": []}), "null": listing({"data": None})})
 def test_any_model_may_be_chosen_while_there_is_no_list(
-    server: Misbehaving, conversations: Callable[..., Conversations], kind: Script
+    server: Misbehaving, conversations: Callable[..., Core], kind: Script
 ) -> None:
     server.follow(by_path(answers, kind))
     ours = conversations()
@@ -1241,7 +1239,7 @@ def test_any_model_may_be_chosen_while_there_is_no_list(
 
 
 def test_only_a_model_of_the_list_may_be_chosen_where_there_is_one(
-    server: Misbehaving, conversations: Callable[..., Conversations]
+    server: Misbehaving, conversations: Callable[..., Core]
 ) -> None:
     server.follow(listing(["local"]))
     ours = conversations()

@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import Blueprint
 
-from server.core.conversations import Conversations
+from server.core import Core
 from server.dialects.openai import pagination
 from server.dialects.openai.assistants import objects, requests
 from server.dialects.openai.errors import not_found_as, require_offered
@@ -33,8 +33,8 @@ ASSISTANT_DEFAULTS: Mapping[str, Any] = {
 
 
 class Assistants:
-    def __init__(self, conversations: Conversations, default_id: str, default_instructions: str) -> None:
-        self._conversations = conversations
+    def __init__(self, core: Core, default_id: str, default_instructions: str) -> None:
+        self._core = core
         self._default = {**ASSISTANT_DEFAULTS, "id": default_id, "created": 0.0, "model": None}
         self._default["instructions"] = default_instructions or None
 
@@ -43,7 +43,7 @@ class Assistants:
         if assistant_id in (None, self._default["id"]):
             return self._default
         with not_found_as("assistant"):
-            return self._conversations.kept(KIND, assistant_id)
+            return self._core.records.get(KIND, assistant_id)
 
     def of(self, run: Run) -> Run:
         """The run, as the default assistant's where another door began it."""
@@ -59,7 +59,7 @@ class Assistants:
 
     def all(self) -> list[dict[str, Any]]:
         """Oldest first."""
-        every = [self._default, *self._conversations.all_kept(KIND)]
+        every = [self._default, *self._core.records.list(KIND)]
         return sorted(every, key=lambda each: (each["created"], each["id"]))
 
     def keep(self, assistant: dict[str, Any], words: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class Assistants:
             if name in words
         }
         assistant = assistant | said | ({"model": words["model"]} if words.get("model") else {})
-        self._conversations.keep(KIND, assistant["id"], assistant)
+        self._core.records.put(KIND, assistant["id"], assistant)
         return assistant
 
     def draft(self, thread_id: str, body: Mapping[str, Any], **more: Any) -> Run:
@@ -80,7 +80,7 @@ class Assistants:
         Raises NotFound where it names an assistant that is not there, and InvalidRequest as `asked.draft` does.
         """
         assistant = self.find(body.get("assistant_id"))
-        model = body.get("model") or assistant["model"] or self._conversations.model(thread_id)
+        model = body.get("model") or assistant["model"] or self._core.models.get(thread_id)
         return requests.draft(thread_id, body, assistant, model, **more)
 
     def shape(self, assistant: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,12 +90,12 @@ class Assistants:
             "object": "assistant",
             "created_at": int(assistant["created"]),
             # Nobody's name is empty, so nobody has chosen a model under it.
-            "model": assistant["model"] or self._conversations.model(""),
+            "model": assistant["model"] or self._core.models.get(""),
             "tool_resources": {},
         }
 
 
-def blueprint(contract: Contract, conversations: Conversations, assistants: Assistants) -> Blueprint:
+def blueprint(contract: Contract, core: Core, assistants: Assistants) -> Blueprint:
     bp = Blueprint("made", __name__)
 
     @contract.serves(bp, "createAssistant")
@@ -118,7 +118,7 @@ def blueprint(contract: Contract, conversations: Conversations, assistants: Assi
     @contract.serves(bp, "deleteAssistant")
     def delete(assistant_id: str) -> dict[str, Any]:
         assistants.made(assistant_id)
-        conversations.drop(KIND, assistant_id)
+        core.records.delete(KIND, assistant_id)
         return objects.deleted(KIND, assistant_id)
 
     return bp

@@ -5,7 +5,7 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from server.core.conversations import Conversations
+from server.core import Core
 from server.dialects.openai.assistants import assistants as made
 from server.dialects.openai.assistants import runs, threads
 from server.dialects.openai.errors import error_body, not_found_as
@@ -18,17 +18,15 @@ from server.http.errors import register_error_handlers
 RUNS = "/api/v1/threads/runs"
 
 
-def blueprint(
-    contract: Contract, conversations: Conversations, assistant_id: str, assistant_instructions: str
-) -> Blueprint:
+def blueprint(contract: Contract, core: Core, assistant_id: str, assistant_instructions: str) -> Blueprint:
     """`assistant_id` and `assistant_instructions` are those of the assistant that is there without being made."""
     bp = Blueprint("assistants", __name__)
     register_error_handlers(bp, error_body)
     most_characters = contract.document["components"]["schemas"]["Input"]["maxLength"]
-    assistants = made.Assistants(conversations, assistant_id, assistant_instructions)
-    bp.register_blueprint(made.blueprint(contract, conversations, assistants))
-    bp.register_blueprint(threads.blueprint(contract, conversations, most_characters))
-    bp.register_blueprint(runs.blueprint(contract, conversations, assistants, most_characters))
+    assistants = made.Assistants(core, assistant_id, assistant_instructions)
+    bp.register_blueprint(made.blueprint(contract, core, assistants))
+    bp.register_blueprint(threads.blueprint(contract, core, most_characters))
+    bp.register_blueprint(runs.blueprint(contract, core, assistants, most_characters))
 
     @bp.before_request
     def keep_apart() -> Response | None:
@@ -41,7 +39,7 @@ def blueprint(
 
     @contract.serves(bp, "getAssistantsHealth")
     def health() -> dict[str, Any]:
-        return {"status": conversations.health().status, "timestamp": rfc3339(time.time())}
+        return {"status": core.health.check().status, "timestamp": rfc3339(time.time())}
 
     @contract.serves(bp, "chatOnThread")
     def chat(body: dict[str, Any]) -> dict[str, Any]:
@@ -50,10 +48,10 @@ def blueprint(
         name = id_from("thread", "message", key) if thread_id is None else thread_id
         draft = assistants.draft(name, {}, question=body["message"], request_id=key)
         # Nobody knows when the outputs come, and until then nothing could be said here.
-        if thread_id is not None and conversations.runs(thread_id, "requires_action", 1):
+        if thread_id is not None and core.replies.list(thread_id, "requires_action", 1):
             raise ActionRequired
         with not_found_as("thread"):
-            run = conversations.answer(draft, connection.connection_probe(), create=thread_id is None)
+            run = core.replies.answer(draft, connection.connection_probe(), create_conversation=thread_id is None)
         return {"message": run.text, "thread_id": run.conversation, "role": "assistant", "created_at": int(run.created)}
 
     return bp

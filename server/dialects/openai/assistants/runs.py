@@ -5,7 +5,7 @@ from typing import Any
 
 from flask import Blueprint, Response
 
-from server.core.conversations import Conversations
+from server.core import Core
 from server.dialects.openai import pagination
 from server.dialects.openai.assistants import events, objects, requests
 from server.dialects.openai.assistants.assistants import Assistants
@@ -23,9 +23,7 @@ EVERY = 1_000_000
 """More runs than a thread has."""
 
 
-def blueprint(
-    contract: Contract, conversations: Conversations, assistants: Assistants, most_characters: int
-) -> Blueprint:
+def blueprint(contract: Contract, core: Core, assistants: Assistants, most_characters: int) -> Blueprint:
     """`most_characters` is how long a message may be."""
     bp = Blueprint("runs", __name__)
 
@@ -40,7 +38,7 @@ def blueprint(
         sse.require_a_new_question()
         key = headers.idempotency_key("thread")
         draft = assistants.draft(id_from("thread", "run", key), body, request_id=key)
-        thread = made(conversations, draft.conversation, body.get("thread") or {}, most_characters)
+        thread = made(core, draft.conversation, body.get("thread") or {}, most_characters)
         return begun(draft, body, [], thread)
 
     def begun(
@@ -48,20 +46,20 @@ def blueprint(
     ) -> dict[str, Any] | Response:
         with not_found_as("thread"), refused_while_a_run_is_open("run it again"):
             # Streamed from the upstream in any case: nobody waits for it here, and others can see it grow.
-            run = conversations.begin(draft, messages=messages, alone=True, create=False)
+            run = core.replies.create(draft, messages=messages, reject_if_busy=True, create_conversation=False)
         if not body.get("stream"):
             # As it was made. One that an earlier request with the same key has made may have ended.
             return objects.run(replace(run, status="queued") if run.is_active else run)
-        reading = conversations.read(run.id, 0, connection.connection_probe())
+        reading = core.replies.read(run.id, 0, connection.connection_probe())
         return sse.streamed(run.id, events.begun(run, reading, thread), reading)
 
     @contract.serves(bp, "listRuns")
     def list_runs(thread_id: str, **bounds: Any) -> dict[str, Any]:
         with not_found_as("thread"):
-            conversations.find(thread_id)
+            core.conversations.get(thread_id)
         is_newest = bounds["order"] != "asc" and bounds["after"] is None and bounds["before"] is None
         most = (bounds["limit"] or pagination.PAGE) + 1 if is_newest else EVERY
-        newest_first = conversations.runs(thread_id, None, most)
+        newest_first = core.replies.list(thread_id, None, most)
         return pagination.cut([objects.run(assistants.of(each)) for each in reversed(newest_first)], **bounds)
 
     @contract.serves(bp, "getRun")
@@ -72,7 +70,7 @@ def blueprint(
     def update(thread_id: str, run_id: str, body: dict[str, Any]) -> dict[str, Any]:
         run = found(thread_id, run_id)
         if "metadata" in body:
-            run = conversations.note(run_id, {**run.options.details, "metadata": body["metadata"] or {}})
+            run = core.replies.set_details(run_id, {**run.options.details, "metadata": body["metadata"] or {}})
         return objects.run(run)
 
     @contract.serves(bp, "cancelRun")
@@ -80,7 +78,7 @@ def blueprint(
         run = found(thread_id, run_id)
         if not run.is_open:
             raise InvalidRequest(f"A run that is {objects.status_of(run)} cannot be cancelled.")
-        return objects.run(assistants.of(conversations.cancel(run_id)))
+        return objects.run(assistants.of(core.replies.cancel(run_id)))
 
     @contract.serves(bp, "submitToolOutputs")
     def submit(thread_id: str, run_id: str, body: dict[str, Any]) -> dict[str, Any] | Response:
@@ -88,12 +86,12 @@ def blueprint(
         found(thread_id, run_id)
         outputs = {each["tool_call_id"]: each.get("output") or "" for each in body["tool_outputs"]}
         try:
-            run = conversations.submit(run_id, outputs)
+            run = core.replies.submit_outputs(run_id, outputs)
         except NoActionRequired as problem:
             raise InvalidRequest(str(problem)) from None
         if not body.get("stream"):
             return objects.run(run)
-        reading = conversations.read(run_id, len(run.text), connection.connection_probe())
+        reading = core.replies.read(run_id, len(run.text), connection.connection_probe())
         return sse.streamed(run_id, events.resumed(run, reading), reading)
 
     @contract.serves(bp, "listRunSteps")
@@ -109,7 +107,7 @@ def blueprint(
 
     def found(thread_id: str, run_id: str) -> Run:
         with not_found_as("run"):
-            run = conversations.run(run_id)
+            run = core.replies.get(run_id)
             if run.conversation != thread_id:
                 raise NotFound
             return assistants.of(run)

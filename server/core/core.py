@@ -1,0 +1,21 @@
+"""The parts of the core, made for one store, one upstream and one runner."""
+
+from server.core.conversations import Conversations
+from server.core.health import HealthCheck
+from server.core.models import Models
+from server.core.records import Records
+from server.core.replies import Replies
+from server.runs.runner import Runner
+from server.store.protocol import Store
+from server.upstream.protocol import Upstream
+
+
+class Core:
+    """Everything that a caller may do. Safe from any thread."""
+
+    def __init__(self, store: Store, upstream: Upstream, runner: Runner) -> None:
+        self.conversations = Conversations(store, runner)
+        self.replies = Replies(store, runner, self.conversations)
+        self.models = Models(store, upstream, self.conversations)
+        self.records = Records(store)
+        self.health = HealthCheck(store, upstream, runner)

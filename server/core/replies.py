@@ -1,0 +1,138 @@
+"""Replies: ask, wait, read, cancel, retry, and submit the outputs of tools."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from server import errors
+from server.core.conversations import Conversations, NewMessages, to_messages
+from server.domain import Run, Status
+from server.runs.events import RunEvents, error_of
+from server.runs.runner import Runner
+from server.store.protocol import CreateOptions, Store
+
+
+class Replies:
+    """The runs of every conversation. Safe from any thread."""
+
+    def __init__(self, store: Store, runner: Runner, conversations: Conversations) -> None:
+        self._store = store
+        self._runner = runner
+        self._conversations = conversations
+
+    def create(
+        self,
+        draft: Run,
+        *,
+        messages: NewMessages = (),
+        reject_if_busy: bool = False,
+        create_conversation: bool = True,
+    ) -> Run:
+        """Create a run as `draft` says, or find the run that answers it already. It runs whether or not anybody waits.
+
+        `messages` are appended to the history with it. With `reject_if_busy`, an open run of the conversation raises
+        ConversationBusy; without `create_conversation`, an unknown conversation raises NotFound. Raises
+        RequestIdConflict, ConversationBusy, ShuttingDown, StoreUnavailable.
+        """
+        return self._runner.create(draft, CreateOptions(to_messages(messages), reject_if_busy, create_conversation))
+
+    def ask(
+        self,
+        draft: Run,
+        seconds: float,
+        is_connected: Callable[[], bool],
+        *,
+        create_conversation: bool = True,
+        streamed: bool = False,
+    ) -> Run:
+        """The run that answers `draft`: completed, or still active after `seconds`.
+
+        A new run is `streamed` upstream, continues if the caller disconnects, and is in the history once it is
+        completed. Raises what `create` raises, and the error that the run failed with.
+        """
+        options = CreateOptions(create_conversation=create_conversation)
+        run = self._runner.ask(draft, seconds, is_connected, options, streamed=streamed)
+        error = error_of(run)
+        if error is not None:
+            raise error
+        return run
+
+    def answer(self, draft: Run, is_connected: Callable[[], bool], *, create_conversation: bool = True) -> Run:
+        """The completed run that answers `draft`. Waits for as long as a run may take.
+
+        Raises what `ask` raises, and RunTimedOut.
+        """
+        seconds = self._runner.max_wait_seconds
+        run = self.ask(draft, seconds, is_connected, create_conversation=create_conversation)
+        if run.is_open:
+            raise errors.RunTimedOut
+        return run
+
+    def stream(
+        self, draft: Run, is_connected: Callable[[], bool], *, create_conversation: bool = True
+    ) -> tuple[str, RunEvents]:
+        """The id of the run that answers `draft`, and its events as `read` gives them."""
+        run = self.create(draft, create_conversation=create_conversation)
+        try:
+            return run.id, self._runner.read(run.id, 0, is_connected)
+        except errors.NotFound:  # It was created a moment ago, so it was cleared in between.
+            raise errors.RunCancelled from None
+
+    def get(self, run_id: str) -> Run:
+        """Raises NotFound."""
+        return self._store.get_run(run_id)
+
+    def list(self, name: str, status: Status | None, limit: int) -> Sequence[Run]:
+        """The conversation's newest `limit` runs, or those with `status`; newest first."""
+        return self._store.list_runs(name, status, limit)
+
+    def read(self, run_id: str, position: int, is_connected: Callable[[], bool]) -> RunEvents:
+        """A run's text from offset `position` (in characters) on, then the run, ended; None is a keep-alive.
+
+        A reader that stops early cancels nothing. Raises NotFound and InvalidPosition, as `Runner.read`.
+        """
+        # A run of this process can be read without the store.
+        with suppress(errors.StoreUnavailable, errors.NotFound):
+            self._conversations.find(self._store.get_run(run_id).conversation)
+        return self._runner.read(run_id, position, is_connected)
+
+    def submit_outputs(self, run_id: str, outputs: Mapping[str, str]) -> Run:
+        """Continue a run that requires action: `outputs` has the output of each of its calls, by the call's id.
+
+        Raises NotFound, NoActionRequired, InvalidRequest if the ids are not those of the calls, and what `create`
+        raises.
+        """
+        run = self._store.get_run(run_id)
+        if run.status != "requires_action":
+            raise errors.NoActionRequired
+        *earlier, step = run.steps
+        if outputs.keys() != {call.id for call in step.calls}:
+            raise errors.InvalidRequest("Send the output of each call that the run requires, and of no other.")
+        calls = tuple(replace(call, output=outputs[call.id]) for call in step.calls)
+        steps = (*earlier, replace(step, calls=calls, ended=time.time()))
+        # A demanded call has been made; if the next request demanded it too, it would be made forever.
+        parameters = {name: value for name, value in run.options.parameters.items() if name != "tool_choice"}
+        options = replace(run.options, parameters=parameters)
+        return self._runner.resume(replace(run, steps=steps, options=options))
+
+    def set_details(self, run_id: str, details: Mapping[str, Any]) -> Run:
+        """Replace what the dialect keeps with a run. Raises NotFound."""
+        return self._store.set_run_details(self._store.get_run(run_id).conversation, run_id, details)
+
+    def cancel(self, run_id: str) -> Run:
+        """End a run. Its text is kept, in the history too. Raises NotFound."""
+        return self._runner.cancel(run_id)
+
+    def retry(self, run_id: str) -> Run:
+        """Ask the question of a failed or interrupted run again. Repeated, it is the same new run.
+
+        Raises NotFound, NotRetryable, and what `create` raises.
+        """
+        run = self._store.get_run(run_id)
+        if run.status not in ("failed", "interrupted"):
+            raise errors.NotRetryable
+        request_id = run.request_id or f"retry of {run_id}"
+        draft = Run(run.question, request_id, conversation=run.conversation, options=run.options)
+        return self.create(draft, create_conversation=False)
