@@ -1,12 +1,10 @@
-"""README says what is true: its settings, its map, its failures, and every call in it with its answer."""
+"""README and docs/ say what is true: every setting, every error, and every call in them with its answer."""
 
 import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from dataclasses import fields
-from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
@@ -14,21 +12,27 @@ from flask.testing import FlaskClient
 from server import errors
 from server.http.errors import status_of
 from server.settings import Settings
-from tests.support.process import ROOT, Served, serve
+from tests.support.process import ROOT, serve
 from tests.support.replies import Told
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
-RUN_ID = re.compile(r"run_[0-9a-f]{32}")
+DOCUMENTS = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+"""Each text by its path."""
+
 FAMILIES = {errors.AppError, errors.Refused, errors.RunConflict, errors.Unavailable}
 """Classes that nobody raises; what is below them has codes of its own."""
 
+VARIABLE = re.compile(
+    r"(?P<elided>…)"
+    r"|(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z|(?<=_at\":)\d{10}\b)"
+    r"|(?P<id>[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
+)
+"""The parts of a printed answer that differ from run to run."""
 
-@pytest.fixture(scope="module")
-def fresh() -> Iterator[Served]:
-    """A demonstration that was asked nothing yet."""
-    with serve(UPSTREAM="scripted") as served:
-        yield served
+PIECE = re.compile(r'id: \d+\n(.*?)data: (\{(?:"type":"CHUNK",)?"content":.*\})', re.DOTALL)
+"""An event with a piece of a reply, and nothing else."""
 
 
 @pytest.fixture
@@ -36,21 +40,27 @@ def told() -> Told:
     return Told("slow")
 
 
+def section(title: str) -> str:
+    """The only section of level 2 with that title in any document."""
+    parts = [part for text in DOCUMENTS.values() for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:]]
+    (found,) = [body for heading, _, body in (part.partition("\n") for part in parts) if heading == title]
+    return found
+
+
 def table(title: str) -> list[list[str]]:
-    """The rows of the table in a section, without its head."""
-    section = README.split(f"\n## {title}\n")[1].split("\n## ")[0]
-    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in row] for row in rows[2:]]
+    """The rows of all tables in a section whose first cell is code; so no heads."""
+    rows = [line.strip("|").split("|") for line in section(title).splitlines() if line.startswith("| `")]
+    return [[cell.strip() for cell in row] for row in rows]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+def blocks(language: str, text: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
-def calls() -> list[tuple[str, str]]:
-    """Each call of curl, and the answer that is printed beneath it."""
+def calls(text: str) -> list[tuple[str, str]]:
+    """Each call of curl, and the answer that is printed below it."""
     commands = [
-        each.partition("\n") for block in blocks("console") for each in re.split(r"^\$ ", block, flags=re.M)[1:]
+        each.partition("\n") for block in blocks("console", text) for each in re.split(r"^\$ ", block, flags=re.M)[1:]
     ]
     found = []
     for command, _, answer in commands:
@@ -58,60 +68,81 @@ def calls() -> list[tuple[str, str]]:
             more, _, answer = answer.partition("\n")
             command = f"{command}\n{more}"
         if command.startswith("curl"):
-            found.append((command, answer.strip()))
+            found.append((command, answer))
     return found
 
 
-def heard(answer: str) -> Any:
-    """An answer in the form in which two of them are compared."""
-    answer = TIME.sub("<time>", answer).replace("\r\n", "\n").strip()
-    if answer.startswith("id: "):
-        return heard_frames(answer)
-    try:
-        return json.loads(answer)
-    except ValueError:
-        return answer
+def joined(answer: str) -> str:
+    """An answer whose stream, if it is one, has its text in one piece: the next time it may be cut elsewhere."""
+    frames: list[str] = []
+    for frame in answer.replace("\r\n", "\n").strip().split("\n\n"):
+        last, more = PIECE.fullmatch(frames[-1]) if frames else None, PIECE.fullmatch(frame)
+        if last and more:
+            data = json.loads(last[2])
+            data["content"] += json.loads(more[2])["content"]
+            frame = frame[: more.start(2)] + json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+            frames.pop()
+        frames.append(frame)
+    return "\n\n".join(frames)
 
 
-def heard_frames(answer: str) -> Any:
-    """The text of a stream, which may arrive in other pieces the next time, its last position, and the other frames."""
-    frames = [json.loads(data) for data in re.findall(r"^data: (.*)$", answer, re.MULTILINE)]
-    text = "".join(each["content"] for each in frames if each["type"] == "CHUNK")
-    return text, re.findall(r"^id: (.*)$", answer, re.MULTILINE)[-1], [e for e in frames if e["type"] != "CHUNK"]
+def ids_if_as_printed(answer: str, printed: str, known: dict[str, str]) -> dict[str, str] | None:
+    """The ids of `answer` by the printed ones, `known` among them; None if it is not what is printed."""
+    pattern, end, new = "", 0, {}
+    for part in VARIABLE.finditer(printed):
+        pattern, end = pattern + re.escape(printed[end : part.start()]), part.end()
+        if part["elided"]:
+            pattern += ".*?"
+        elif part["time"]:
+            pattern += re.sub(r"\d", r"\\d", part[0])
+        elif part[0] in known:
+            pattern += known[part[0]]
+        elif part[0] in new:
+            pattern += f"(?P={new[part[0]]})"
+        else:
+            new[part[0]] = f"id{len(new)}"
+            pattern += f"(?P<{new[part[0]]}>[0-9a-f-]+)"
+    match = re.fullmatch(pattern + re.escape(printed[end:]), answer, re.DOTALL)
+    return None if match is None else known | {theirs: match[name] for theirs, name in new.items()}
 
 
-def is_as_printed(answer: str, printed: str) -> bool:
-    told, expected = heard(answer), heard(printed)
-    if isinstance(expected, str) and "…" in expected:
-        text = TIME.sub("<time>", answer).replace("\r\n", "\n").strip()
-        return re.fullmatch(re.escape(expected).replace("…", ".*"), text, re.DOTALL) is not None
-    return bool(told == expected)
+@pytest.mark.parametrize("path", [path for path, text in DOCUMENTS.items() if calls(text)])
+def test_every_call_answers_what_is_printed_below_it(path: str) -> None:
+    """Each document from its first call on, to a demonstration that was asked nothing before."""
+    assert shutil.which("curl"), "curl is needed to try the calls: apt-get install curl"
+    ids: dict[str, str] = {}
+    with serve(UPSTREAM="scripted") as served:
+        for command, printed in calls(DOCUMENTS[path]):
+            for theirs, ours in {**ids, "localhost:10000": f"localhost:{served.port}"}.items():
+                command = command.replace(theirs, ours)
+            ran = subprocess.run(["bash", "-c", command], capture_output=True, timeout=30)
+            assert ran.returncode == 0, ran.stderr.decode()
+            answer = ran.stdout.decode().replace(f"localhost:{served.port}", "localhost:10000")
+            found = ids_if_as_printed(joined(answer), joined(printed), ids)
+            assert found is not None, f"{command}\n\nanswers\n\n{answer}\n\nand not\n\n{printed}"
+            ids = found
+        asked = {
+            (method, re.sub(r"<(\w+)>", r"{\1}", route))
+            for method, route in re.findall(r'"method":"(\w+)","route":"([^"]+)"', served.log())
+        }
+    if path == "README.md":
+        assert operations("openapi.json") <= asked
 
 
-def test_every_call_answers_what_is_printed_beneath_it(fresh: Served) -> None:
-    assert shutil.which("curl"), "curl is needed to try README's calls: apt-get install curl"
-    known = {"localhost:10000": f"localhost:{fresh.port}"}
-    for command, printed in calls():
-        for theirs, ours in known.items():
-            command = command.replace(theirs, ours)
-        ran = subprocess.run(["bash", "-c", command], capture_output=True, timeout=30)
-        assert ran.returncode == 0, ran.stderr.decode()
-        answer = ran.stdout.decode()
-        known |= dict(zip(RUN_ID.findall(printed), RUN_ID.findall(answer), strict=False))
-        for theirs, ours in known.items():
-            printed = printed.replace(theirs, ours)
-        assert is_as_printed(answer, printed), f"{command}\n\nanswers\n\n{answer}\n\nand not\n\n{printed}"
-    asked = re.findall(r'"method":"(\w+)","route":"([^"]+)"', fresh.log())
-    contract = json.loads((ROOT / "openapi.json").read_text(encoding="utf-8"))["paths"]
-    assert {(method.upper(), path) for path, item in contract.items() for method in item} <= set(asked)
+def operations(document: str) -> set[tuple[str, str]]:
+    """Method and path of each operation."""
+    paths = json.loads((ROOT / document).read_text(encoding="utf-8"))["paths"]
+    methods = {"get", "post", "put", "patch", "delete"}
+    return {(method.upper(), path) for path, item in paths.items() for method in item if method in methods}
 
 
-def test_the_answer_to_who_does_not_wait_is_the_printed_one(client: FlaskClient, told: Told) -> None:
+def test_the_answer_to_a_client_that_does_not_wait_is_the_printed_one(client: FlaskClient, told: Told) -> None:
     asked = {"client_name": "ada", "input": "slow"}
     answer = client.post("/query", json=asked, headers={"Prefer": "wait=0"})
     assert answer.status_code == 202
-    (printed,) = blocks("json")
-    assert json.loads(RUN_ID.sub("<run>", printed)) == json.loads(RUN_ID.sub("<run>", answer.text))
+    (printed,) = [each for text in DOCUMENTS.values() for each in blocks("json", text) if '"running"' in each]
+    run_id = re.compile(r"run_[0-9a-f]{32}")
+    assert json.loads(run_id.sub("<run>", printed)) == json.loads(run_id.sub("<run>", answer.text))
     told.end("slow", "at last")
     assert client.post("/query", json=asked).json == {"response": "at last"}
 
@@ -137,11 +168,13 @@ def test_every_failure_stands_in_the_table_with_its_status() -> None:
 
 
 def test_every_make_command_and_every_link_leads_somewhere() -> None:
-    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    assert set(re.findall(r"`make (\w+)", README)) <= set(targets)
-    headings = {"#" + title.lower().replace(" ", "-") for title in re.findall(r"^#+ (.+)$", README, re.MULTILINE)}
-    links = set(re.findall(r"\]\(([^)]+)\)", README))
-    assert [to for to in links - headings if not (ROOT / to).exists()] == []
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    for path, text in DOCUMENTS.items():
+        assert set(re.findall(r"`make ([\w-]+)", text)) <= set(targets)
+        headings = {"#" + title.lower().replace(" ", "-") for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
+        links = {link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link} - headings
+        files = {link.partition("#")[0] for link in links}
+        assert [file for file in files if not file or not (ROOT / path).parent.joinpath(file).exists()] == []
 
 
 def test_the_example_of_a_dotenv_file_names_only_settings_and_the_key_first() -> None:
