@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from flask.testing import FlaskClient
@@ -20,6 +21,9 @@ DOCUMENTS = {
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 }
 """Each text by its path."""
+
+API = "docs/api.md"
+CONTRACTS = [ROOT / "openapi.json", *sorted((ROOT / "server" / "dialects").rglob("*.openapi.json"))]
 
 FAMILIES = {errors.AppError, errors.Refused, errors.RunConflict, errors.Unavailable}
 """Classes that nobody raises; what is below them has codes of its own."""
@@ -125,15 +129,24 @@ def test_every_call_answers_what_is_printed_below_it(path: str) -> None:
             (method, re.sub(r"<(\w+)>", r"{\1}", route))
             for method, route in re.findall(r'"method":"(\w+)","route":"([^"]+)"', served.log())
         }
-    if path == "README.md":
-        assert operations("openapi.json") <= asked
+    if path == API:
+        of = {document.name.partition(".")[0]: operations(document) for document in CONTRACTS}
+        assert of["openapi"] | of["chat"] | of["sessions"] <= asked
+        kinds = {path.split("/")[3] for _, path in of["assistants"]}
+        assert {path.split("/")[3] for _, path in of["assistants"] & asked} == kinds
 
 
-def operations(document: str) -> set[tuple[str, str]]:
+def operations(document: Path) -> set[tuple[str, str]]:
     """Method and path of each operation."""
-    paths = json.loads((ROOT / document).read_text(encoding="utf-8"))["paths"]
+    paths = json.loads(document.read_text(encoding="utf-8"))["paths"]
     methods = {"get", "post", "put", "patch", "delete"}
     return {(method.upper(), path) for path, item in paths.items() for method in item if method in methods}
+
+
+@pytest.mark.parametrize("document", CONTRACTS, ids=lambda document: document.name)
+def test_every_operation_stands_in_a_table_of_the_page_about_the_apis(document: Path) -> None:
+    cells = {cell for line in DOCUMENTS[API].splitlines() if line.startswith("| `") for cell in line.split("`")[1::2]}
+    assert {f"{method} {path}" for method, path in operations(document)} - cells == set()
 
 
 def test_the_answer_to_a_client_that_does_not_wait_is_the_printed_one(client: FlaskClient, told: Told) -> None:
@@ -158,12 +171,12 @@ def test_every_setting_stands_in_the_table_once_with_its_default() -> None:
         assert meaning.endswith(".")
 
 
-def test_every_failure_stands_in_the_table_with_its_status() -> None:
+def test_every_error_stands_in_the_table_with_its_status() -> None:
     def below(kind: type[errors.AppError]) -> set[type[errors.AppError]]:
         return {kind}.union(*map(below, kind.__subclasses__()))
 
     raised = below(errors.AppError) - FAMILIES
-    rows = table("Failures")
+    rows = table("Errors")
     assert sorted((row[0], row[1]) for row in rows) == sorted((f"`{k.code}`", str(status_of(k()))) for k in raised)
 
 
