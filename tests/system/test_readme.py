@@ -196,3 +196,25 @@ def test_the_example_of_a_dotenv_file_names_only_settings_and_the_key_first() ->
     assert names[0] == "OPENAI_API_KEY"
     assert set(names) <= {each.name.upper() for each in fields(Settings)}
     assert [line for line in example.splitlines() if line and not line.startswith("#")] == []
+
+
+def test_a_request_through_the_documented_nginx_is_answered_with_the_documented_settings() -> None:
+    text = section("nginx")
+    (location,), (settings,) = blocks("nginx", text), blocks("sh", text)
+    variables = {"$http_host": "bot.example.com", "$scheme": "https", "$proxy_add_x_forwarded_for": "192.0.2.1"}
+    headers = dict(re.findall(r"proxy_set_header ([\w-]+) (\S+);", location))
+    sent = {name.replace("-", "_"): variables[value] for name, value in headers.items() if value in variables}
+    assert len(sent) == 4
+    with serve(UPSTREAM="scripted", **dict(line.split("=", 1) for line in settings.splitlines())) as served:
+        assert served.ask("GET", "/models", **sent)[0] == 200
+        assert served.ask("GET", "/openapi.json", **sent)[1]["servers"] == [{"url": "https://bot.example.com"}]
+
+
+def test_a_backup_by_the_documented_command_has_what_was_said(tmp_path: Path) -> None:
+    (commands,) = blocks("sh", section("SQLite"))
+    (command,) = [line for line in commands.splitlines() if line.startswith("python3 ")]
+    with serve(UPSTREAM="scripted", STORE_URL=f"sqlite:///{tmp_path}/chatbot.db") as served:
+        assert served.query("ada", "My cat is called Grace.")[0] == 200
+        subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True)
+    with serve(UPSTREAM="scripted", STORE_URL=f"sqlite:///{tmp_path}/backup.db") as served:
+        assert served.history("ada")[0] == "My cat is called Grace."
