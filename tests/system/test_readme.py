@@ -114,6 +114,7 @@ def ids_if_as_printed(answer: str, printed: str, known: dict[str, str]) -> dict[
 def test_every_call_answers_what_is_printed_below_it(path: str) -> None:
     """Each document from its first call on, to a demonstration that was asked nothing before."""
     assert shutil.which("curl"), "curl is needed to try the calls: apt-get install curl"
+    assert all(block.startswith("$ ") for block in blocks("console", DOCUMENTS[path]))
     ids: dict[str, str] = {}
     with serve(UPSTREAM="scripted") as served:
         for command, printed in calls(DOCUMENTS[path]):
@@ -178,6 +179,10 @@ def test_every_error_stands_in_the_table_with_its_status() -> None:
     raised = below(errors.AppError) - FAMILIES
     rows = table("Errors")
     assert sorted((row[0], row[1]) for row in rows) == sorted((f"`{k.code}`", str(status_of(k()))) for k in raised)
+
+
+def test_readme_stays_short() -> None:
+    assert len(DOCUMENTS["README.md"].splitlines()) <= 180
 
 
 def test_every_make_command_and_every_link_leads_somewhere() -> None:
