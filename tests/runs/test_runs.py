@@ -704,7 +704,7 @@ def test_a_failure_without_a_name_ends_the_run_and_is_logged(
     assert failed.error is not None
     assert failed.error.code == "internal_error"
     assert "secret" not in failed.error.sentence
-    assert "no name" in caplog.text
+    assert "unhandled exception in run" in caplog.text
 
 
 def test_a_run_that_gets_no_thread_fails_and_the_next_is_written(
@@ -713,7 +713,7 @@ def test_a_run_that_gets_no_thread_fails_and_the_next_is_written(
     start = threading.Thread.start
 
     def refuse(thread: threading.Thread) -> None:
-        if thread.name == "writer":
+        if thread.name == "run":
             raise RuntimeError("can't start new thread")
         start(thread)
 
