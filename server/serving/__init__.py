@@ -1,1 +1,1 @@
-"""How the server is served, apart from what it serves: the parts of `gunicorn.conf.py` that know gunicorn."""
+"""How gunicorn serves the app: the worker, what is replaced in gunicorn, and the checks at start."""

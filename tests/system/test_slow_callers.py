@@ -20,7 +20,7 @@ from server.app import create_app
 from server.core.history import FIRST_MESSAGES, newest, page
 from server.domain import Message
 from server.errors import NotFound, StoreUnavailable
-from server.serving import connections
+from server.serving import patches
 from server.settings import Settings
 from server.store.memory import MemoryStore
 from tests.support.process import Served, eventually, free_port, serve, started
@@ -379,10 +379,10 @@ class TestStopWhileStarting:
 
 class TestAnotherGunicorn:
     def test_what_is_replaced_is_there(self) -> None:
-        connections.require_known_gunicorn()
+        patches.require_known_gunicorn()
 
     def test_what_lacks_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        replaced = (*connections.REPLACED, (SimpleNamespace(__name__="gunicorn.new"), ("get_parser",)))
-        monkeypatch.setattr(connections, "REPLACED", replaced)
+        required = (*patches.REQUIRED, (SimpleNamespace(__name__="gunicorn.new"), ("get_parser",)))
+        monkeypatch.setattr(patches, "REQUIRED", required)
         with pytest.raises(ValueError, match=r"gunicorn [0-9.]+ has no gunicorn.new.get_parser; install"):
-            connections.require_known_gunicorn()
+            patches.require_known_gunicorn()

@@ -19,7 +19,7 @@ LAYERS = (
 )
 """The units of `server/`, highest first. A module imports its own unit and lower rows."""
 
-ALSO = {("settings", "addresses"), ("settings", "environment")}
+ALSO = {("settings", "addresses"), ("settings", "environment"), ("serving", "settings")}
 """What a unit may import of its own row."""
 
 NEVER = {

@@ -1,0 +1,38 @@
+"""Checks at start: combinations of settings that are refused, and those that are warned of."""
+
+from server.settings import Settings
+
+
+def read_settings() -> Settings:
+    """The settings. Raises SystemExit with a sentence for the operator if one does not fit."""
+    try:
+        return Settings.read()
+    except ValueError as problem:
+        raise SystemExit(f"The server cannot start. {problem}") from None
+
+
+def require_shared_store(settings: Settings, workers: int) -> None:
+    """Raises SystemExit if several workers would use the memory store, of which each process has its own.
+
+    `workers` is gunicorn's number: an argument of gunicorn overrides WEB_CONCURRENCY.
+    """
+    if workers > 1 and settings.effective_store_url.partition(":")[0] == "memory":
+        raise SystemExit(
+            "The server cannot start: the memory store holds for one process. "
+            "Set WEB_CONCURRENCY=1 (and no --workers), or choose a shared store with STORE_URL."
+        )
+
+
+def warnings(settings: Settings) -> list[str]:
+    """Sentences for the log about settings that are allowed, but seldom meant."""
+    found = []
+    if settings.ignores_database_url and not settings.store_url:
+        found.append("DATABASE_URL is no SQLite file and is ignored; STORE_URL says where conversations live.")
+    addresses = settings.openai_base_url or settings.llm_server_url
+    if settings.upstream == "openai" and not (settings.openai_api_key or addresses):
+        found.append(
+            "No model is set, so every question is refused: set OPENAI_API_KEY, OPENAI_BASE_URL or UPSTREAM=scripted."
+        )
+    if settings.upstream == "scripted":
+        found.append("UPSTREAM=scripted: this is a DEMONSTRATION. No model is asked; every reply says so.")
+    return found

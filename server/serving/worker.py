@@ -1,0 +1,128 @@
+"""gunicorn's gevent worker, with a stop that waits for open requests only and with timeouts for slow callers."""
+
+# mypy: disable-error-code="import-untyped"
+
+import socket
+from contextlib import suppress
+from types import FrameType
+from typing import Any
+
+import gevent
+from gunicorn.workers.base_async import AsyncWorker
+from gunicorn.workers.ggevent import GeventWorker
+
+from server.serving.errors import answer_unreadable
+from server.serving.request import has_unread, linger
+from server.serving.signals import exit_now
+
+MAX_UNSENT_BYTES = 131_072
+"""How much of an answer the system buffers beyond what the caller has room for."""
+
+
+class IdleTimeout(gevent.Timeout):  # type: ignore[misc]
+    """Keep-alive timeout of an idle connection. Ends silently on timeout or when the worker shuts down."""
+
+    def __init__(self, worker: "Worker") -> None:
+        super().__init__(worker.cfg.keepalive if worker.alive else 0, False)
+        self._worker = worker
+
+    def __enter__(self) -> "IdleTimeout":
+        self._worker.idle[self] = gevent.getcurrent()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *problem: Any) -> bool | None:
+        del self._worker.idle[self]
+        suppressed: bool | None = super().__exit__(*problem)
+        return suppressed
+
+
+class Worker(GeventWorker):  # type: ignore[misc]
+    """Serves the app of `run.py`. The two settings are given by a subclass in gunicorn.conf.py.
+
+    Its methods are called by gunicorn, under the names of gunicorn.
+    """
+
+    client_timeout_seconds: float
+    """How long a caller may take nothing of an answer."""
+
+    graceful_seconds: float
+    """How long open runs may go on after SIGTERM."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.idle: dict[IdleTimeout, gevent.Greenlet] = {}
+        """The greenlets of connections that wait for a request."""
+        self.shutdown: gevent.Greenlet | None = None
+        """The end of open runs, once SIGTERM has come."""
+        self._is_quitting = False
+
+    def patch(self) -> None:
+        super().patch()
+        for listener in self.sockets:
+            set_listener_options(listener)
+
+    def timeout_ctx(self) -> IdleTimeout:
+        return IdleTimeout(self)
+
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        client.settimeout(self.client_timeout_seconds)
+        AsyncWorker.handle(self, listener, client, addr)  # GeventWorker.handle would remove the timeout.
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
+        try:
+            super().handle_request(listener_name, req, sock, addr)
+        except StopIteration:  # The connection ends with this answer.
+            if has_unread(req.body):
+                linger(sock)
+            raise
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
+        if not answer_unreadable(client, exc, self.log):
+            super().handle_error(req, client, addr, exc)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGTERM: end runs within `graceful_seconds`, and idle connections at once."""
+        if not self.booted:
+            exit_now()
+        # In a greenlet of its own: the signal may interrupt a greenlet that holds a lock which the shutdown needs, or
+        # gevent's hub, which must not block.
+        self.shutdown = gevent.spawn(self.wsgi.extensions["runner"].shut_down, self.graceful_seconds)
+        super().handle_exit(sig, frame)
+        for timeout in list(self.idle):
+            gevent.get_hub().loop.run_callback(self._end_idle, timeout)
+
+    def _end_idle(self, timeout: IdleTimeout) -> None:
+        """End the wait of an idle connection, unless a request has arrived in the meantime."""
+        connection = self.idle.get(timeout)
+        if connection is not None:
+            connection.throw(timeout)
+
+    def handle_quit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGINT and SIGQUIT. Ctrl-C sends two, the terminal's and gunicorn's; a second exit prints a traceback."""
+        if not self.booted:
+            exit_now()
+        if not self._is_quitting:
+            self._is_quitting = True
+            super().handle_quit(sig, frame)
+
+    def release(self) -> None:
+        """Wait for the end of open runs, whose last request may be gone, and close the store."""
+        if self.shutdown is not None:
+            self.shutdown.join()
+        app = getattr(self, "wsgi", None)  # Absent if the app could not be loaded.
+        if app is not None:
+            app.extensions["store"].close()
+
+
+def set_listener_options(listener: Any) -> None:
+    """Set what accepted connections inherit. An option that the system or the kind of socket lacks is skipped."""
+    options = (
+        # The system reports a connection only once there is something to read.
+        ("TCP_DEFER_ACCEPT", 1),
+        # Without it, the system buffers megabytes of an answer for each caller who reads nothing.
+        ("TCP_NOTSENT_LOWAT", MAX_UNSENT_BYTES),
+    )
+    for option, value in options:
+        with suppress(OSError, AttributeError):
+            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
