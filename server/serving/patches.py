@@ -12,7 +12,7 @@ import gunicorn
 from gunicorn import http, util
 from gunicorn.http import message, wsgi
 from gunicorn.http.body import Body, ChunkedReader, LengthReader
-from gunicorn.http.parser import Parser
+from gunicorn.http.parser import Parser, RequestParser
 from gunicorn.http.unreader import SocketUnreader, Unreader
 from gunicorn.workers import base
 from gunicorn.workers.base_async import AsyncWorker
@@ -30,9 +30,9 @@ REQUIRED: tuple[tuple[ModuleType | type[Any], tuple[str, ...]], ...] = (
     (Parser, ("__init__", "__next__", "finish_body")),
     (Unreader, ("read", "unread")),
     (SocketUnreader, ("__init__", "chunk")),
-    (base.Worker, ("__init__", "init_signals", "handle_error", "handle_exit", "handle_quit")),
-    (AsyncWorker, ("handle", "handle_request", "timeout_ctx")),
-    (GeventWorker, ("patch", "handle", "handle_request", "handle_quit")),
+    (base.Worker, ("init_signals", "handle_error", "handle_exit", "handle_quit")),
+    (AsyncWorker, ("__init__", "handle", "handle_request")),
+    (GeventWorker, ("patch", "timeout_ctx", "handle", "handle_request", "handle_quit")),
 )
 """Modules and classes of gunicorn, and the names that each must define: what is replaced, overridden or relied on."""
 
@@ -59,12 +59,20 @@ def apply_patches() -> None:
 
 
 def require_known_gunicorn() -> None:
-    """Raises ValueError if gunicorn lacks a name of REQUIRED: the server would run on, without its timeouts."""
+    """Raises ValueError if gunicorn lacks a name of REQUIRED, or an attribute that is read: timeouts would be lost."""
     missing = [f"{owner.__name__}.{name}" for owner, names in REQUIRED for name in names if name not in vars(owner)]
-    body = Body(LengthReader(None, 1))
-    parts: list[tuple[Any, str]] = [(body, "failed"), (body, "reader"), (body.reader, "length")]
-    parts += [(ChunkedReader(None, None), "parser"), (SocketUnreader(None), "sock"), (SocketUnreader(None), "buf")]
-    missing += [f"{type(part).__name__}.{name}" for part, name in parts if not hasattr(part, name)]
+    if not missing:  # Else not even these may be there.
+        parts = (
+            (Body(None), ("failed", "reader")),
+            (LengthReader(None, 1), ("length",)),
+            (ChunkedReader(None, None), ("parser",)),
+            (SocketUnreader(None), ("sock", "buf")),
+            (RequestParser(None, [], None), ("mesg", "unreader")),
+            (wsgi.Response(None, None, None), ("sock", "headers", "headers_sent", "chunked")),
+        )
+        missing = [
+            f"{type(part).__name__}.{name}" for part, names in parts for name in names if not hasattr(part, name)
+        ]
     if missing:
         raise ValueError(
             f"gunicorn {gunicorn.__version__} has no {', '.join(missing)}; install the version of requirements.txt."

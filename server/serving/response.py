@@ -76,7 +76,7 @@ def send_all(sock: Any, data: bytes) -> None:
 
 def _queued_bytes(sock: Any) -> int:
     """How many sent bytes the caller's system has not acknowledged; 0 if the system does not say."""
-    with suppress(OSError):
+    with suppress(OSError, ValueError):  # A closed socket has no file.
         queued: int = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0]
         return queued
     return 0

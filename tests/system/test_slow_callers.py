@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +19,6 @@ from server.app import create_app
 from server.core.history import FIRST_MESSAGES, newest, page
 from server.domain import Message
 from server.errors import NotFound, StoreUnavailable
-from server.serving import patches
 from server.settings import Settings
 from server.store.memory import MemoryStore
 from tests.support.process import Served, eventually, free_port, serve, started
@@ -375,14 +373,3 @@ class TestStopWhileStarting:
         assert process.wait(30) == 0
         assert "Traceback" not in log.read_text()
         assert "SIGKILL" not in log.read_text()
-
-
-class TestAnotherGunicorn:
-    def test_what_is_replaced_is_there(self) -> None:
-        patches.require_known_gunicorn()
-
-    def test_what_lacks_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        required = (*patches.REQUIRED, (SimpleNamespace(__name__="gunicorn.new"), ("get_parser",)))
-        monkeypatch.setattr(patches, "REQUIRED", required)
-        with pytest.raises(ValueError, match=r"gunicorn [0-9.]+ has no gunicorn.new.get_parser; install"):
-            patches.require_known_gunicorn()
