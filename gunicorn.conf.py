@@ -17,11 +17,9 @@ import resource  # noqa: E402
 import sys  # noqa: E402
 from typing import Any  # noqa: E402
 
-from gevent.server import StreamServer  # noqa: E402
-
 try:
     from server.serving import start
-    from server.serving.patches import apply_patches
+    from server.serving.patches import apply_patches, require_known_gunicorn
     from server.serving.worker import Worker
 except ImportError as problem:
     raise SystemExit(f"The server cannot start. {problem}; install what requirements.txt names.") from None
@@ -39,13 +37,10 @@ limit_request_line = 8190
 # Longer than GRACEFUL_SECONDS, which ends runs cleanly: gunicorn's own timeout kills the worker.
 graceful_timeout = int(settings.graceful_seconds) + 10
 control_socket_disable = True
-# Only TRUSTED_PROXIES decides which forwarding headers are believed, so gunicorn believes none. The "*" saves it from
-# parsing each caller's address. An operator who names headers by arguments of gunicorn must name the proxies, too.
-forwarded_allow_ips = "*"
+# Only TRUSTED_PROXIES decides which forwarding headers are believed. gunicorn would believe those of callers on the
+# same machine, SCRIPT_NAME among them.
 secure_scheme_headers: dict[str, str] = {}
 forwarder_headers = ""
-# A burst of connections is accepted in groups of 16 instead of 100: half of the requests end sooner, and none later.
-StreamServer.max_accept = 16
 
 # A call in flight has two connections, the caller's and the upstream's; many systems allow a process 1,024 files.
 _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -67,7 +62,7 @@ worker_class = ConfiguredWorker
 
 def on_starting(server: Any) -> None:
     try:
-        apply_patches()
+        require_known_gunicorn()
     except ValueError as problem:
         raise SystemExit(f"The server cannot start. {problem}") from None
     start.require_shared_store(settings, server.cfg.workers)
@@ -80,8 +75,7 @@ def post_fork(server: Any, worker: Worker) -> None:
 
 
 def post_worker_init(worker: Worker) -> None:
-    # gunicorn looks each setting up through two objects, 24 to 77 times a request.
-    worker.cfg.__dict__.update({name: setting.get() for name, setting in worker.cfg.settings.items()})
+    apply_patches(worker.cfg)
     # Calls in flight hold many objects, which Python's default thresholds make the collector walk again and again.
     # Imported objects live until the end anyway.
     gc.freeze()

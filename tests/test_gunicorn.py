@@ -86,12 +86,12 @@ class TestPatches:
         monkeypatch.delattr(owner, name)
         sentence = rf"^gunicorn [0-9.]+ has no {owner.__name__}\.{name}; install the version of requirements.txt\.$"
         with pytest.raises(ValueError, match=sentence):
-            patches.apply_patches()
+            patches.require_known_gunicorn()
 
     def test_an_attribute_that_gunicorn_lacks_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Body, "__init__", lambda self, reader: setattr(self, "reader", reader))
         with pytest.raises(ValueError, match=r"has no Body\.failed; install"):
-            patches.apply_patches()
+            patches.require_known_gunicorn()
 
     @pytest.mark.parametrize("ours", OURS)
     def test_every_method_that_is_overridden_is_required(self, ours: type) -> None:
@@ -106,11 +106,21 @@ class TestPatches:
         replaced = [(http, "RequestParser"), (wsgi, "Response"), (message, "RFC9112_TARGET_INVALID")]
         for owner, name in replaced:
             monkeypatch.setattr(owner, name, getattr(owner, name))  # Restored after the test.
-        patches.apply_patches()
+        cfg = Config()
+        patches.apply_patches(cfg)
         first = [getattr(owner, name) for owner, name in replaced]
-        patches.apply_patches()
+        patches.apply_patches(cfg)
         assert [getattr(owner, name) for owner, name in replaced] == first
         assert first[:2] == [request.BoundedParser, response.Response]
+
+    def test_a_worker_reads_its_settings_without_a_lookup(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for owner, name in ((http, "RequestParser"), (wsgi, "Response"), (message, "RFC9112_TARGET_INVALID")):
+            monkeypatch.setattr(owner, name, getattr(owner, name))
+        cfg = Config()
+        cfg.set("keepalive", 75)
+        patches.apply_patches(cfg)
+        monkeypatch.delattr(Config, "__getattr__")
+        assert (cfg.keepalive, cfg.limit_request_line) == (75, 4094)
 
     @pytest.mark.parametrize(
         ("lost", "sentence"),
@@ -533,6 +543,6 @@ class TestWorker:
         booted.handle_error(None, wire, None, problem)
         assert seen == [problem]
 
-    def test_an_option_that_a_listener_cannot_have_is_skipped(self) -> None:
+    def test_a_listener_whose_buffer_cannot_be_bounded_is_left_as_it_is(self) -> None:
         with socket.socket(socket.AF_UNIX) as listener:
-            worker.set_listener_options(listener)
+            worker.bound_send_buffer(listener)

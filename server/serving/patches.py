@@ -3,13 +3,12 @@
 # mypy: disable-error-code="import-untyped"
 
 import re
-import time
-from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
 import gunicorn
 from gunicorn import http, util
+from gunicorn.config import Config, Keepalive
 from gunicorn.http import message, wsgi
 from gunicorn.http.body import Body, ChunkedReader, LengthReader
 from gunicorn.http.parser import Parser, RequestParser
@@ -22,10 +21,11 @@ from server.serving.request import BoundedParser
 from server.serving.response import Response
 
 REQUIRED: tuple[tuple[ModuleType | type[Any], tuple[str, ...]], ...] = (
+    (Config, ("__getattr__",)),
     (http, ("RequestParser", "get_parser")),
     (message, ("RFC9112_TARGET_INVALID",)),
     (wsgi, ("Response",)),
-    (util, ("http_date", "write_nonblock")),
+    (util, ("write_nonblock",)),
     (wsgi.Response, ("send_headers", "default_headers", "_emit_body", "can_sendfile", "close", "write")),
     (Parser, ("__init__", "__next__", "finish_body")),
     (Unreader, ("read", "unread")),
@@ -36,26 +36,25 @@ REQUIRED: tuple[tuple[ModuleType | type[Any], tuple[str, ...]], ...] = (
 )
 """Modules and classes of gunicorn, and the names that each must define: what is replaced, overridden or relied on."""
 
-write_date = lru_cache(1)(util.http_date)
 
+def apply_patches(cfg: Any) -> None:
+    """Replace parts of gunicorn in a worker process, whose configuration is `cfg`. A second call changes nothing.
 
-def http_date() -> str:
-    """The current date for a header, formatted once a second."""
-    return str(write_date(int(time.time())))
-
-
-def apply_patches() -> None:
-    """Replace parts of gunicorn in this process. A second call changes nothing.
-
-    Raises ValueError as `require_known_gunicorn` does.
+    A patch stays only if it saves 5 % of the CPU time of `POST /query`, or if a caller notices its absence. The CPU
+    times are pairwise medians of one process in which each patch was switched off and on, 100 rounds, 16 connections.
     """
-    require_known_gunicorn()
+    # Without it, callers who stop sending hold their connections for ever, and a caller who sends too large a body
+    # has the connection reset instead of reading the answer.
     http.RequestParser = BoundedParser
-    # curl sends Korean that was typed into an address as UTF-8, without percent-encoding. The contract refuses bytes
-    # that are not UTF-8.
-    message.RFC9112_TARGET_INVALID = re.compile(r"[^\x21-\x7e\x80-\xff]")
+    # A slow but steady reader of a long answer is cut off without it. Its single packet saves 4 % of GET /healthz and
+    # 5 % of POST /query; all of it saves 6 % of each.
     wsgi.Response = Response
-    util.http_date = http_date
+    # curl sends Korean that was typed into an address as UTF-8, without percent-encoding. Without it such a request is
+    # refused with 400. The contract refuses bytes that are not UTF-8.
+    message.RFC9112_TARGET_INVALID = re.compile(r"[^\x21-\x7e\x80-\xff]")
+    # gunicorn looks a setting up 23 to 25 times a request, and each time through two objects. As attributes they save
+    # 9 % of GET /healthz and 8 % of POST /query.
+    vars(cfg).update({name: setting.get() for name, setting in cfg.settings.items()})
 
 
 def require_known_gunicorn() -> None:
@@ -63,6 +62,8 @@ def require_known_gunicorn() -> None:
     missing = [f"{owner.__name__}.{name}" for owner, names in REQUIRED for name in names if name not in vars(owner)]
     if not missing:  # Else not even these may be there.
         parts = (
+            (Config(), ("settings",)),
+            (Keepalive(), ("get",)),
             (Body(None), ("failed", "reader")),
             (LengthReader(None, 1), ("length",)),
             (ChunkedReader(None, None), ("parser",)),

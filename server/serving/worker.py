@@ -60,7 +60,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def patch(self) -> None:
         super().patch()
         for listener in self.sockets:
-            set_listener_options(listener)
+            bound_send_buffer(listener)
 
     def timeout_ctx(self) -> IdleTimeout:
         return IdleTimeout(self)
@@ -115,14 +115,10 @@ class Worker(GeventWorker):  # type: ignore[misc]
             app.extensions["store"].close()
 
 
-def set_listener_options(listener: Any) -> None:
-    """Set what accepted connections inherit. An option that the system or the kind of socket lacks is skipped."""
-    options = (
-        # The system reports a connection only once there is something to read.
-        ("TCP_DEFER_ACCEPT", 1),
-        # Without it, the system buffers megabytes of an answer for each caller who reads nothing.
-        ("TCP_NOTSENT_LOWAT", MAX_UNSENT_BYTES),
-    )
-    for option, value in options:
-        with suppress(OSError, AttributeError):
-            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+def bound_send_buffer(listener: Any) -> None:
+    """Bound what the system buffers of an answer on each connection of `listener`, if it can.
+
+    Without the bound, each caller who reads nothing costs megabytes of the system's memory.
+    """
+    with suppress(OSError, AttributeError):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT_BYTES)
