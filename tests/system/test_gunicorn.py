@@ -23,7 +23,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from server.serving import errors, patches, request, response, signals, start, worker
 from server.settings import Settings
-from tests.serving import free_port, started
+from tests.support.process import ROOT, free_port, started
 
 REQUIRED = [(owner, name) for owner, names in patches.REQUIRED for name in names]
 OURS = (worker.Worker, response.Response, request.BoundedParser, request.TimedUnreader)
@@ -147,7 +147,7 @@ class TestPatches:
         assert told.endswith(sentence)
 
     def test_requirements_allow_the_tested_minor_version_only(self) -> None:
-        lines = (Path(__file__).parent.parent / "requirements.txt").read_text().splitlines()
+        lines = (ROOT / "requirements.txt").read_text().splitlines()
         assert "gunicorn[gevent]>=27.0.1,<27.1" in lines
 
 
