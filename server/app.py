@@ -19,8 +19,8 @@ from server.dialects.openai.errors import error_body
 from server.http.access_log import log_requests
 from server.http.caching import forbid_storing
 from server.http.contract import Contract
-from server.http.errors import Body, body_beneath, detailed_body, register_error_handlers
-from server.http.hosts import Hosts, answer_only_to
+from server.http.errors import Body, detailed_body, register_error_handlers, select_body
+from server.http.hosts import Hosts, restrict_hosts
 from server.runs.config import RunConfig
 from server.runs.runner import Runner
 from server.settings import Settings
@@ -65,9 +65,9 @@ def create_app(settings: Settings, *, store: Store | None = None, upstream: Upst
 def _register_hooks(app: Flask, settings: Settings) -> None:
     """What happens to every request, whichever dialect serves it."""
     log_requests(app)
-    register_error_handlers(app, body_beneath(SHAPES))
+    register_error_handlers(app, select_body(SHAPES))
     forbid_storing(app, varies=settings.cors_origins not in ((), ("*",)))
-    answer_only_to(
+    restrict_hosts(
         app,
         hosts_of(settings),
         listens_on=addresses.host(settings.host),

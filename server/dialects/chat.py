@@ -33,16 +33,16 @@ def blueprint(contract: Contract, core: Core, ttl_seconds: float) -> Blueprint:
 
     @contract.serves(bp, "startStream")
     def start(body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-        sse.require_a_new_question()
+        sse.forbid_last_event_id()
         with _evicted_is_full():
             run = core.replies.create(_draft(core, ttl_seconds, body), create_conversation=_is_named(body))
         return {"stream_id": run.id, "status": "started"}, {"X-Stream-ID": run.id}
 
     @contract.serves(bp, "readStream")
     def read(stream_id: str) -> Response:
-        position = sse.position()
+        position = sse.read_last_event_id()
         reading = core.replies.read(stream_id, position, connection.connection_probe())
-        return sse.event_stream(stream_id, position, reading)
+        return sse.stream_run(stream_id, position, reading)
 
     @contract.serves(bp, "stopStream")
     def stop(stream_id: str) -> dict[str, Any]:

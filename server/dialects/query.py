@@ -34,12 +34,12 @@ def blueprint(contract: Contract, core: Core, deadline_seconds: float) -> Bluepr
 
     @contract.serves(bp, "query")
     def query(body: dict[str, Any]) -> Response | tuple[dict[str, Any], int]:
-        sse.require_a_new_question()
+        sse.forbid_last_event_id()
         request_id = headers.request_id(body.get("request_id"))
         draft = Run(body["input"], request_id, conversation=body["client_name"])
-        if sse.is_wanted():
+        if sse.accepts_event_stream():
             stream_id, reading = core.replies.stream(draft, connection.connection_probe())
-            return sse.event_stream(stream_id, 0, reading)
+            return sse.stream_run(stream_id, 0, reading)
         seconds = headers.wait_seconds(deadline_seconds)
         is_streamed = headers.prefers_async() or not seconds
         return _answered(core.replies.ask(draft, seconds, connection.connection_probe(), streamed=is_streamed))

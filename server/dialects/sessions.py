@@ -50,9 +50,9 @@ def blueprint(contract: Contract, core: Core, timeout_seconds: float) -> Bluepri
 
     @contract.serves(bp, "streamInSession")
     def stream(body: dict[str, Any]) -> Response:
-        sse.require_a_new_question()
+        sse.forbid_last_event_id()
         stream_id, reading = core.replies.stream(_draft(body), connection.connection_probe(), create_conversation=False)
-        return sse.event_stream(stream_id, 0, reading, EVENT_FORMAT)
+        return sse.stream_run(stream_id, 0, reading, EVENT_FORMAT)
 
     @contract.serves(bp, "getSessionsHealth")
     def health() -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""HTTP as every dialect speaks it: the contract, headers, errors, streams, the access log."""
+"""HTTP as every dialect uses it: the contract, headers, errors, streams, the access log."""

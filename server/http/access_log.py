@@ -1,4 +1,4 @@
-"""A name for every request, and a line in the log for each: no content, no key, no name of a client."""
+"""An id for every request, and one log line as JSON for each: no content, no key, no client's name."""
 
 import logging
 import re
@@ -14,20 +14,24 @@ from server.domain import rfc3339
 
 log = logging.getLogger("server.requests")
 
-SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+"""The form in which a caller's `X-Request-ID` is taken over; any other is replaced."""
 
 
 def log_requests(app: Flask) -> None:
-    """Give each request its id, in `X-Request-ID`, and write its line: when its answer was sent, or a stream begins."""
+    """Give each request an id, sent as `X-Request-ID`, and log it.
+
+    The line is written after the answer was sent, or when a stream begins.
+    """
 
     @app.before_request
-    def name() -> None:
-        g.began = time.perf_counter()
+    def assign_id() -> None:
+        g.started = time.perf_counter()
         given = request.headers.get("X-Request-ID", "")
-        g.request_id = given if SANE_ID.fullmatch(given) else secrets.token_hex(8)
+        g.request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
 
     @app.after_request
-    def tell(response: Response) -> Response:
+    def log_response(response: Response) -> Response:
         response.headers["X-Request-ID"] = g.request_id
         if log.isEnabledFor(logging.INFO):
             line = {
@@ -35,16 +39,16 @@ def log_requests(app: Flask) -> None:
                 "method": request.method,
                 "route": None if request.url_rule is None else request.url_rule.rule,
                 "status": response.status_code,
-                "ms": round((time.perf_counter() - g.began) * 1000, 2),
-                "code": g.get("failure_code"),
+                "ms": round((time.perf_counter() - g.started) * 1000, 2),
+                "code": g.get("error_code"),
             }
-            write = partial(_write, time.time(), line)
+            write = partial(_write_line, time.time(), line)
             if response.is_streamed or request.method == "HEAD" or response.status_code in (204, 304):
-                write()  # A stream may go on for long, and an answer without a body is never closed.
+                write()  # A stream may last for minutes, and close() is never called on an answer without a body.
             else:
-                response.call_on_close(write)  # The caller does not wait for it.
+                response.call_on_close(write)  # After the answer was sent, so that the caller does not wait for it.
         return response
 
 
-def _write(seconds: float, line: dict[str, Any]) -> None:
+def _write_line(seconds: float, line: dict[str, Any]) -> None:
     log.info(orjson.dumps({"time": rfc3339(seconds), **line}).decode())

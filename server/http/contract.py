@@ -1,7 +1,7 @@
-"""An OpenAPI document, and the blueprint that serves it.
+"""Binds views to the operations of an OpenAPI document, and validates requests against it.
 
-A view names the operation that it serves; its method, its path and the shape of its request come from the document and
-are written nowhere else. openapi-core judges every request; responses are held to the document in the tests.
+A view names its operation; its method, its path and the shape of its request come from the document and are written
+nowhere else. openapi-core validates every request. Responses are validated in the tests only.
 """
 
 import re
@@ -35,38 +35,40 @@ METHODS = ("get", "put", "post", "delete", "patch")
 
 WHOLE_NUMBER = "must be a whole number of at most 15 digits"
 
-BROKEN_OFF = "The body broke off before its end; send it again."
+INCOMPLETE_BODY = "The body broke off before its end; send it again."
 
-MOST_LEVELS = 100
-"""How deeply a body may be nested: less than what can be written as JSON again, with some of our own around it."""
+MAX_DEPTH = 100
+"""How deeply a body may be nested: below what orjson can write, with room for the levels that the server adds."""
 
-PATTERNS = {
+PATTERN_MESSAGES = {
     r"^[^\x00-\x1f\x7f-\x9f]+$": "has a control character, such as a line break or a tab; leave it out",
     r"^[^\x00]*$": "has a NUL character; leave it out",
     r"^[0-9]{1,15}$": WHOLE_NUMBER,
 }
-"""What each pattern of the documents asks for, in words."""
+"""What a value does wrong that does not match a pattern, by the patterns of the documents."""
 
 View = TypeVar("View", bound=Callable[..., Any])
 
 
 class Contract:
+    """One OpenAPI document. Views are bound to it at start; requests are validated from any thread."""
+
     def __init__(self, document: dict[str, Any]) -> None:
         self.document = document
-        # The judge matches servers by scheme and host, which is none of its business: routing has done that. It looks
-        # the same places up at every request, so they are kept.
-        components = _with_null(document.get("components", {}))
-        judged = {**document, "servers": [{"url": "/"}], "components": components}
-        spec = SchemaPath.from_dict(judged, resolved_cache_maxsize=10_000)
-        schemas = _Schemas(components)
+        # openapi-core also matches a request's scheme and host against `servers`; `/` matches all, since Flask has
+        # routed the request already. It resolves the same references at every request, hence the cache.
+        components = _expand_nullable(document.get("components", {}))
+        spec_document = {**document, "servers": [{"url": "/"}], "components": components}
+        spec = SchemaPath.from_dict(spec_document, resolved_cache_maxsize=10_000)
+        schemas = _SchemaValidators(components)
         rules: dict[str, Any] = {
             "schema_validators_factory": schemas,
             "schema_casters_factory": SchemaCastersFactory(schemas, oas31_types_caster),  # type: ignore[arg-type]
-            "path_finder_cls": _KeptPathFinder,
-            "extra_media_type_deserializers": {"application/json": _json},
+            "path_finder_cls": _CachedPathFinder,
+            "extra_media_type_deserializers": {"application/json": _parse_json},
         }
-        self._judge = V31RequestValidator(spec, **rules)
-        self._judge_of_bodies = V31RequestBodyValidator(spec, **rules)
+        self._validator = V31RequestValidator(spec, **rules)
+        self._body_validator = V31RequestBodyValidator(spec, **rules)
         self._operations = {
             operation["operationId"]: (method, path, operation)
             for path, item in document["paths"].items()
@@ -76,11 +78,11 @@ class Contract:
         self._unserved = set(self._operations)
 
     def serves(self, blueprint: Blueprint, operation_id: str) -> Callable[[View], View]:
-        """Make the view beneath answer `operation_id`. Raises LookupError where the document has no such operation.
+        """Decorate the view that answers `operation_id`. Raises LookupError if the document has no such operation.
 
-        The view receives the parameters of path and query by name, and the checked JSON body as `body` where the
-        operation has one; None for each that was not sent. A request that breaks the document raises InvalidRequest,
-        UnsupportedMediaType or BodyTooLarge, and the view does not run.
+        The view receives the parameters of path and query by name, and the validated JSON body as `body` if the
+        operation has one; None for each that was not sent. A request that does not fit the document raises
+        InvalidRequest, UnsupportedMediaType or BodyTooLarge, and the view does not run.
         """
         if operation_id not in self._operations:
             raise LookupError(f"a view serves {operation_id}, which its document does not have")
@@ -90,48 +92,51 @@ class Contract:
             each["name"]: each["schema"]["type"] for each in operation.get("parameters", []) if each["in"] == "query"
         }
         has_body = "requestBody" in operation
-        # Looking for parameters where there are none costs the judge more than the body. The judge of bodies takes
-        # every body for required.
+        # Looking for parameters costs openapi-core more than validating a body, so it is left out if there are none.
+        # The validator of bodies alone takes every body for required.
         has_more = {"parameters", "security"} & {*self.document, *self.document["paths"][path], *operation}
         may_lack_body = has_body and not operation["requestBody"].get("required")
-        judge = self._judge if has_more or may_lack_body else self._judge_of_bodies
+        validator = self._validator if has_more or may_lack_body else self._body_validator
 
         def bind(view: View) -> View:
             @wraps(view)
             def checked(**given: Any) -> Any:
                 _require_utf8(request.query_string)
                 for name, kind in query.items():
-                    given[name] = _parameter(name, kind)
-                for problem in judge.iter_errors(_Received(request, path)):
-                    raise _refusal(problem)
+                    given[name] = _read_parameter(name, kind)
+                for error in validator.iter_errors(_ReceivedRequest(request, path)):
+                    raise _map_error(error)
                 if has_body:
-                    given["body"] = orjson.loads(_unmarked(request.get_data()) or b"null")
+                    given["body"] = orjson.loads(_strip_bom(request.get_data()) or b"null")
                 return view(**given)
 
             rule = re.sub(r"{(\w+)}", r"<\1>", path)
-            # An address without any path is the root; Flask would redirect to it, and callers follow no redirect.
+            # Flask would redirect a request without a path to `/`, and callers such as ChatGPT follow no redirect.
             blueprint.add_url_rule(rule, operation_id, checked, methods=[method.upper()], strict_slashes=path != "/")
             return view
 
         return bind
 
     def require_all_served(self) -> None:
-        """Raises LookupError that names each operation without a view."""
+        """Raise LookupError, which names them, if there are operations without a view."""
         if self._unserved:
             raise LookupError(f"the document promises, nobody serves: {', '.join(sorted(self._unserved))}")
 
 
-def _with_null(components: dict[str, Any]) -> dict[str, Any]:
-    """`components` in which `nullable`, a word of OpenAPI 3.0, counts: importers take no list of types."""
+def _expand_nullable(components: dict[str, Any]) -> dict[str, Any]:
+    """`components` with `nullable: true` written as a list of types, as JSON Schema has it.
+
+    The documents use `nullable`, a keyword of OpenAPI 3.0, since importers of documents do not read lists of types.
+    """
     named = components.get("schemas", {}).items()
     schemas = {name: {**each, "type": [each["type"], "null"]} if each.get("nullable") else each for name, each in named}
     return {**components, "schemas": schemas}
 
 
-class _Received:
-    """The request as openapi-core's protocol has it, without the copies that its own adapter makes.
+class _ReceivedRequest:
+    """The request in the form of openapi-core's protocol, without the copies that its own Flask adapter makes.
 
-    Told by its route, so that the address that it came to never matters.
+    Its path is that of the route, so that the address under which the request came does not matter.
     """
 
     host_url = ""
@@ -139,104 +144,104 @@ class _Received:
     def __init__(self, received: Request, path: str) -> None:
         self.path = self.path_pattern = path
         self.method = "get" if received.method == "HEAD" else received.method.lower()
-        # Without its parameters: JSON has no charset (RFC 8259), though many a client sends one.
+        # Without parameters: JSON has no charset (RFC 8259), but many clients send one.
         self.content_type = received.mimetype or "application/octet-stream"
         self.parameters = RequestParameters(query=received.args, header=received.headers, path=received.view_args or {})
         self._received = received
 
     @property
     def body(self) -> bytes:
-        return _unmarked(_whole_body(self._received))
+        return _strip_bom(_read_body(self._received))
 
 
-class _KeptPathFinder(APICallPathFinder):
-    """Finds each operation once; the names are our own routes, so there are only so many."""
+class _CachedPathFinder(APICallPathFinder):
+    """Finds each operation once. The cache is bounded, since paths are those of routes."""
 
     @cached_property
-    def _found(self) -> dict[tuple[str, str], PathOperationServer]:
+    def _operations(self) -> dict[tuple[str, str], PathOperationServer]:
         return {}
 
     def find(self, method: str, name: str) -> PathOperationServer:
-        found = self._found.get((method, name))
-        if found is None:
-            found = self._found[method, name] = super().find(method, name)
-        return found
+        operation = self._operations.get((method, name))
+        if operation is None:
+            operation = self._operations[method, name] = super().find(method, name)
+        return operation
 
 
-class _Schemas:
-    """openapi-core's schema validators, each made once, with jsonschema-rs doing the work."""
+class _SchemaValidators:
+    """openapi-core's factory of schema validators: each is made once, and validates with jsonschema-rs."""
 
     def __init__(self, components: dict[str, Any]) -> None:
-        self._made: dict[SchemaPath, _Schema] = {}
+        self._validators: dict[SchemaPath, _SchemaValidator] = {}
         self._components = components
 
-    def create(self, spec: SchemaPath, schema: SchemaPath, **_: Any) -> "_Schema":
-        made = self._made.get(schema)
-        if made is None:
+    def create(self, spec: SchemaPath, schema: SchemaPath, **_: Any) -> "_SchemaValidator":
+        validator = self._validators.get(schema)
+        if validator is None:
             with schema.resolve() as resolved:
                 contents: Any = resolved.contents
             rules = {**contents, "components": self._components}
-            made = self._made[schema] = _Schema(jsonschema_rs.Draft202012Validator(rules))
-        return made
+            validator = self._validators[schema] = _SchemaValidator(jsonschema_rs.Draft202012Validator(rules))
+        return validator
 
 
-class _Schema:
-    def __init__(self, rules: jsonschema_rs.Draft202012Validator) -> None:
-        self._rules = rules
+class _SchemaValidator:
+    def __init__(self, validator: jsonschema_rs.Draft202012Validator) -> None:
+        self._validator = validator
 
     def validate(self, value: Any) -> None:
-        if self._rules.is_valid(value):
-            return
-        raise InvalidSchemaValue("", "any", [next(self._rules.iter_errors(value))])
+        if not self._validator.is_valid(value):
+            raise InvalidSchemaValue("", "any", [next(self._validator.iter_errors(value))])
 
 
-def _unmarked(body: bytes) -> bytes:
-    """Without a byte order mark, which Windows writes and a reader of JSON may ignore (RFC 8259, 8.1)."""
+def _strip_bom(body: bytes) -> bytes:
+    """Remove a byte order mark, which Windows programs write and a JSON parser may ignore (RFC 8259, 8.1)."""
     return body.removeprefix(BOM_UTF8)
 
 
-def _json(body: bytes) -> Any:
-    """Raises ValueError where it is no JSON text, and InvalidRequest where it is nested too deeply."""
+def _parse_json(body: bytes) -> Any:
+    """Raises ValueError if it is not JSON, and InvalidRequest if it is nested deeper than MAX_DEPTH."""
     value = orjson.loads(body)
-    if body.count(b"[") + body.count(b"{") > MOST_LEVELS and _is_deeper(value, MOST_LEVELS):
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _is_deeper_than(value, MAX_DEPTH):
         raise InvalidRequest("The body is nested too deeply.")
     return value
 
 
-def _is_deeper(value: Any, levels: int) -> bool:
+def _is_deeper_than(value: Any, levels: int) -> bool:
     if not isinstance(value, dict | list):
         return False
     return not levels or any(
-        _is_deeper(each, levels - 1) for each in (value.values() if isinstance(value, dict) else value)
+        _is_deeper_than(each, levels - 1) for each in (value.values() if isinstance(value, dict) else value)
     )
 
 
-def _whole_body(received: Request) -> bytes:
-    """The request's body. Raises BodyTooLarge, and InvalidRequest where it ends before its end.
+def _read_body(received: Request) -> bytes:
+    """The whole body of a request. Raises BodyTooLarge, and InvalidRequest if it is incomplete.
 
-    Werkzeug cuts a body of unknown length off at the limit, and takes what came of one of known length for all of it.
+    Werkzeug does not see either fault: it cuts a chunked body at the limit, and takes a body for whole although fewer
+    bytes came than its Content-Length says.
     """
-    length, most = received.content_length, received.max_content_length
+    length, limit = received.content_length, received.max_content_length
     try:
         body = received.get_data()
-        goes_on = length is None and len(body) == most and received.environ["wsgi.input"].read(1)
+        goes_on = length is None and len(body) == limit and received.environ["wsgi.input"].read(1)
     except RequestEntityTooLarge:
         raise BodyTooLarge from None
-    except Exception as problem:  # The HTTP server's own, of any kind: chunks that are none, a caller who left.
-        raise InvalidRequest(BROKEN_OFF) from problem
+    except Exception as error:  # Of any kind from the HTTP server: malformed chunks, a closed connection.
+        raise InvalidRequest(INCOMPLETE_BODY) from error
     if goes_on:
         raise BodyTooLarge
     if length is not None and len(body) < length:
-        raise InvalidRequest(BROKEN_OFF)
+        raise InvalidRequest(INCOMPLETE_BODY)
     return body
 
 
-def _refusal(problem: Exception) -> AppError:
-    """Our failure for one of openapi-core's, whose own words would echo the input."""
-    cause = problem.__cause__
-    if isinstance(problem, MissingRequiredParameter):
-        return InvalidRequest(f"Say {problem.name} in the {problem.location}.")
-    if isinstance(problem, MissingRequiredRequestBody):
+def _map_error(error: Exception) -> AppError:
+    """The AppError for an exception of openapi-core, whose own message would repeat the caller's input."""
+    cause = error.__cause__
+    if isinstance(error, MissingRequiredParameter):
+        return InvalidRequest(f"Say {error.name} in the {error.location}.")
+    if isinstance(error, MissingRequiredRequestBody):
         return InvalidRequest("Send a JSON body with the request.")
     if isinstance(cause, MediaTypeNotFound):
         return UnsupportedMediaType()
@@ -244,30 +249,30 @@ def _refusal(problem: Exception) -> AppError:
         return InvalidRequest(
             "The body is no JSON text in UTF-8, or is nested too deeply; look for a missing quote, comma or bracket."
         )
-    name = getattr(problem, "name", None)
+    name = getattr(error, "name", None)
     if isinstance(cause, EmptyQueryParameterValue):
         return InvalidRequest(f"{name} must not be empty.")
     if isinstance(cause, InvalidSchemaValue):
-        return InvalidRequest(_sentence(name, next(iter(cause.schema_errors))))
+        return InvalidRequest(_describe_error(name, next(iter(cause.schema_errors))))
     return InvalidRequest(f"The value of {name} does not fit; /openapi.json tells what does." if name else None)
 
 
-def _sentence(name: str | None, error: Any) -> str:
-    """What is wrong with a value, in words that hold nothing of it."""
+def _describe_error(name: str | None, error: Any) -> str:
+    """What is wrong with a value, in a sentence that contains nothing of it."""
     kind = error.kind.name
     limit = error.kind.value
     if kind == "required":
         return f"The body lacks {limit}."
     if kind == "not" and "required" in limit:
         return f"The body must not have {' and '.join(limit['required'])} together."
-    # Of the place within the body, its first word alone: what lies deeper may be the caller's own text.
+    # Only the first part of the path: deeper ones may be names that the caller chose.
     first, *deeper = error.instance_path or ["The body"]
     what = name or (f"A part of {first}" if deeper else str(first))
     wants = {
         "type": f"must be a JSON {' or '.join(limit) if kind == 'type' else limit}",
         "minLength": "must not be empty",
         "maxLength": f"must have at most {limit} characters",
-        "pattern": PATTERNS.get(str(limit), "has a character that is not allowed here"),
+        "pattern": PATTERN_MESSAGES.get(str(limit), "has a character that is not allowed here"),
         "minimum": f"must be at least {limit}",
         "maximum": f"must be at most {limit}",
         "enum": f"must be one of {limit}",
@@ -275,11 +280,11 @@ def _sentence(name: str | None, error: Any) -> str:
     return f"{what} {wants.get(kind, 'does not fit; /openapi.json tells what does')}."
 
 
-def _parameter(name: str, kind: str) -> Any:
+def _read_parameter(name: str, kind: str) -> Any:
     text = request.args.get(name)
     if text is None or kind != "integer":
         return text
-    # int() takes more than the contract does: blanks, underscores, digits of other scripts.
+    # int() also takes blanks, underscores and digits of other scripts.
     if not re.fullmatch(r"-?[0-9]{1,15}", text):
         raise InvalidRequest(f"{name} {WHOLE_NUMBER}.")
     return int(text)
@@ -287,7 +292,7 @@ def _parameter(name: str, kind: str) -> Any:
 
 def _require_utf8(query_string: bytes) -> None:
     try:
-        # Werkzeug would put a replacement character where the bytes are no text.
+        # Werkzeug would replace invalid bytes by U+FFFD without an error.
         unquote_to_bytes(query_string).decode()
     except UnicodeDecodeError:
         raise InvalidRequest("The query string is no UTF-8; percent-encode its text as UTF-8.") from None

@@ -1,4 +1,4 @@
-"""The one table from our failures to HTTP."""
+"""The HTTP status of each AppError, and the handlers that answer errors."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, Reque
 from server import errors
 from server.errors import AppError
 
-log = logging.getLogger("server.failures")
+log = logging.getLogger("server.errors")
 
 STATUS: dict[type[AppError], int] = {
     errors.AppError: 500,
@@ -33,67 +33,71 @@ STATUS: dict[type[AppError], int] = {
     errors.UpstreamFailed: 502,
     errors.UpstreamTimedOut: 504,
 }
+"""A class that is not named has the status of its nearest base class here."""
 
 _HTTP: dict[type[HTTPException], type[AppError]] = {
     NotFound: errors.NotFound,
     MethodNotAllowed: errors.MethodNotAllowed,
     RequestEntityTooLarge: errors.BodyTooLarge,
 }
-
+"""Werkzeug's exceptions that have a code of their own here."""
 
 Body = Callable[[AppError], dict[str, Any]]
-"""Gives the body that tells a failure."""
+"""Gives the JSON body of an error."""
 
 
-def status_of(failure: AppError) -> int:
-    """The status of the nearest class above `failure` that the table names."""
-    return next(STATUS[kind] for kind in type(failure).__mro__ if kind in STATUS)
+def status_of(error: AppError) -> int:
+    """The status of the nearest class above `error` that the table names."""
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
 
 
-def plain_body(failure: AppError) -> dict[str, Any]:
-    """`{"error", "code"}`: the published shape, and that of every address which no dialect serves."""
-    return {"error": str(failure), "code": failure.code}
+def plain_body(error: AppError) -> dict[str, Any]:
+    """`{"error", "code"}`: the shape of the published API and of every path that no dialect serves."""
+    return {"error": str(error), "code": error.code}
 
 
-def detailed_body(failure: AppError) -> dict[str, Any]:
-    """`{"error", "code", "detail"}`, the shape of the chat and session dialects."""
-    return {**plain_body(failure), "detail": str(failure)}
+def detailed_body(error: AppError) -> dict[str, Any]:
+    """`{"error", "code", "detail"}`: the shape of the chat and session dialects."""
+    return {**plain_body(error), "detail": str(error)}
 
 
-def body_beneath(bodies: Mapping[str, Body]) -> Body:
-    """The body that `bodies` has for the nearest path at or above the request's; `plain_body` for any other."""
-    nearest = sorted(bodies.items(), key=lambda each: -len(each[0]))
+def select_body(bodies: Mapping[str, Body]) -> Body:
+    """A body whose shape depends on the request's path: that of the longest prefix in `bodies`, else `plain_body`."""
+    longest_first = sorted(bodies.items(), key=lambda each: -len(each[0]))
 
-    def body(failure: AppError) -> dict[str, Any]:
-        asked = f"{request.path}/"
-        return next((made for path, made in nearest if asked.startswith(f"{path}/")), plain_body)(failure)
+    def body(error: AppError) -> dict[str, Any]:
+        requested = f"{request.path}/"
+        return next((shape for path, shape in longest_first if requested.startswith(f"{path}/")), plain_body)(error)
 
     return body
 
 
 def register_error_handlers(
-    place: Blueprint | Flask,
+    app: Blueprint | Flask,
     body: Body = plain_body,
     status: Callable[[AppError], int] = status_of,
 ) -> None:
-    """Answer every failure out of `place` in one shape: ours, routing's own, and those that have no name yet."""
+    """Answer every exception raised in `app` in one shape: an AppError, Werkzeug's HTTPException, and any other.
 
-    def answer(failure: AppError) -> tuple[dict[str, Any], int]:
-        g.failure_code = failure.code
-        return body(failure), status(failure)
+    An unforeseen exception is logged with its traceback and answered as InternalError.
+    """
 
-    def answer_http(problem: HTTPException) -> Response:
-        other = errors.InternalError if (problem.code or 500) >= 500 else errors.InvalidRequest
-        known = next((ours for theirs, ours in _HTTP.items() if isinstance(problem, theirs)), other)
-        response = make_response(answer(known()))
-        if isinstance(problem, MethodNotAllowed) and problem.valid_methods:
-            response.headers["Allow"] = ", ".join(sorted(problem.valid_methods))
+    def answer(error: AppError) -> tuple[dict[str, Any], int]:
+        g.error_code = error.code
+        return body(error), status(error)
+
+    def answer_http(error: HTTPException) -> Response:
+        fallback = errors.InternalError if (error.code or 500) >= 500 else errors.InvalidRequest
+        kind = next((ours for theirs, ours in _HTTP.items() if isinstance(error, theirs)), fallback)
+        response = make_response(answer(kind()))
+        if isinstance(error, MethodNotAllowed) and error.valid_methods:
+            response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
         return response
 
-    def answer_nameless(_: Exception) -> tuple[dict[str, Any], int]:
-        log.exception("a request failed for a reason that has no name")
+    def answer_unhandled(_: Exception) -> tuple[dict[str, Any], int]:
+        log.exception("unhandled exception in request %s", g.get("request_id", "-"))
         return answer(errors.InternalError())
 
-    place.register_error_handler(AppError, answer)
-    place.register_error_handler(HTTPException, answer_http)
-    place.register_error_handler(Exception, answer_nameless)
+    app.register_error_handler(AppError, answer)
+    app.register_error_handler(HTTPException, answer_http)
+    app.register_error_handler(Exception, answer_unhandled)

@@ -1,4 +1,8 @@
-"""Which names the server answers to, so that no page elsewhere reads it by pointing a name of its own at it."""
+"""The host names under which the server may be called, as a defence against DNS rebinding.
+
+With DNS rebinding, a page of any site points a name of its own at a server on the reader's machine or network and so
+shares its origin. Only the header `Host` tells such a request from others.
+"""
 
 import re
 from collections.abc import Collection
@@ -10,63 +14,61 @@ from flask import Flask, request
 from server.addresses import LOOPBACK, is_loopback
 from server.errors import MisdirectedRequest
 
-# By DNS rebinding a page of any site becomes one of the same origin as a server on this machine or in this network.
-# All that gives it away is the header Host.
-
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\s:/?#@\[\]]+?)\.?)(?::[0-9]*)?", re.IGNORECASE)
-"""The header of RFC 9110, 7.2."""
+"""The header `Host` (RFC 9110, 7.2)."""
 
 
 class Hosts:
-    """Names that requests may use for the server."""
+    """The host names that requests may use. Loopback's names are always among them."""
 
     def __init__(self, patterns: Collection[str]) -> None:
         """`patterns` are as `addresses.host_pattern` gives them."""
-        self._are_all = "*" in patterns
+        self._allows_all = "*" in patterns
         self._names = {*LOOPBACK, *patterns}
-        self._endings = tuple(each[1:] for each in patterns if each.startswith("*."))
+        self._suffixes = tuple(each[1:] for each in patterns if each.startswith("*."))
 
     def __contains__(self, name: str) -> bool:
-        return self._are_all or name in self._names or name.endswith(self._endings)
+        return self._allows_all or name in self._names or name.endswith(self._suffixes)
 
 
-def answer_only_to(
+def restrict_hosts(
     app: Flask, hosts: Hosts, *, listens_on: str, is_configured: bool, exempt: Collection[str] = ()
 ) -> None:
-    """Refuse requests that name another host, if the server listens on loopback or `is_configured`.
+    """Raise MisdirectedRequest for requests to other hosts, if the server listens on loopback or `is_configured`.
 
-    `listens_on` is the host that it listens on where the server that runs `app` does not tell. `exempt` are endpoints.
+    `listens_on` is the host that the server listens on if the WSGI environment does not tell it. `exempt` are endpoints
+    that answer to any host.
     """
 
     @app.before_request
-    def check() -> None:
-        listener = _listener(listens_on)
+    def check_host() -> None:
+        listener = _listening_host(listens_on)
         is_local = is_loopback(listener)
         if not (is_configured or is_local) or request.endpoint in exempt:
             return
-        # Not Flask's: it takes the address that the server listens on where the header is missing.
-        said = [request.environ.get("HTTP_HOST", "")]
+        # Not request.host, which is the listener's address if the header is missing.
+        headers = [request.environ.get("HTTP_HOST", "")]
         if is_local and "werkzeug.proxy_fix.orig" in request.environ:
-            # The header itself, too: a page that comes past the proxy could claim any name in X-Forwarded-Host.
-            # Elsewhere a proxy may call the server by a name of its own.
-            said.append(request.environ["werkzeug.proxy_fix.orig"]["HTTP_HOST"] or "")
-        if any(name not in hosts and name != listener for name in map(named_by, said)):
+            # Also the header that ProxyFix replaced: a page that bypasses the proxy can send any X-Forwarded-Host.
+            # If the server is not on loopback, a proxy may use an internal name here.
+            headers.append(request.environ["werkzeug.proxy_fix.orig"]["HTTP_HOST"] or "")
+        if any(name not in hosts and name != listener for name in map(parse_host, headers)):
             raise MisdirectedRequest
 
 
-def _listener(configured: str) -> str:
-    """What gunicorn really listens on: its arguments may have overridden HOST."""
+def _listening_host(configured: str) -> str:
+    """The host that gunicorn listens on, whose command line may override HOST; `configured` under other servers."""
     environ = request.environ
     if "gunicorn.socket" not in environ:
         return configured
-    # ProxyFix writes the host of its headers over that of the listener.
+    # ProxyFix overwrites SERVER_NAME with the forwarded host.
     name: str = environ.get("werkzeug.proxy_fix.orig", environ)["SERVER_NAME"]
     return name
 
 
 @lru_cache(256)
-def named_by(header: str) -> str:
-    """The host that a `Host` header names, in lower case and without its port; empty for none."""
+def parse_host(header: str) -> str:
+    """The host in a `Host` header, in lower case and without its port; empty if the header is malformed."""
     found = _HOST.fullmatch(header)
     if found is None:
         return ""

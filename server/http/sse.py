@@ -1,4 +1,4 @@
-"""Server-sent events: a run's reply as frames, with the run always let go of."""
+"""Server-sent events: a run's reply as frames, and an answer that always closes its source."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -11,14 +11,15 @@ from server.domain import Run
 from server.errors import AppError, InvalidPosition
 from server.runs.events import RunEvents, TextDelta, error_of
 
-COMMENT = b": the reply is still being written\n\n"
+KEEPALIVE = b": the reply is still being written\n\n"
+"""A comment, sent while the model writes nothing, so that no proxy takes the connection for idle."""
 
 Data = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class EventFormat:
-    """How a dialect tells what happens in a stream: each gives the `data:` of a frame."""
+    """How a dialect writes the events of a stream: each function gives the `data:` of a frame."""
 
     started: Callable[[str], Data]
     """Takes the stream's id."""
@@ -31,20 +32,20 @@ class EventFormat:
     """The `event:` of each frame; empty for none."""
 
 
-def is_wanted() -> bool:
-    """Whether the caller asks for an event stream rather than for JSON."""
+def accepts_event_stream() -> bool:
+    """Whether the caller prefers an event stream to JSON."""
     accepted = request.headers.get("Accept", "").lower()
-    if accepted == "text/event-stream":  # Most ask for nothing else, and to weigh it would take long.
+    if accepted == "text/event-stream":  # The usual case, without the cost of parsing the header.
         return True
     if "text/event-stream" not in accepted:
         return False
     return request.accept_mimetypes.best_match(["application/json", "text/event-stream"]) == "text/event-stream"
 
 
-def position() -> int:
+def read_last_event_id() -> int:
     """The number of characters that the caller has already, from `Last-Event-ID`; 0 without one.
 
-    Raises InvalidPosition where it is no number, or negative.
+    Raises InvalidPosition if it is not a number of at most 15 digits.
     """
     text = request.headers.get("Last-Event-ID", "0")
     if not (text.isascii() and text.isdigit() and len(text) < 16):
@@ -52,8 +53,8 @@ def position() -> int:
     return int(text)
 
 
-def require_a_new_question() -> None:
-    """Raises InvalidPosition where a POST would resume a stream, as clients do that repeat their request."""
+def forbid_last_event_id() -> None:
+    """Raise InvalidPosition if a POST carries `Last-Event-ID`, as from clients that repeat their request to resume."""
     if "Last-Event-ID" in request.headers:
         raise InvalidPosition("A stream is resumed with GET /chat/stream/{stream_id}, never by asking again.")
 
@@ -68,54 +69,54 @@ CHAT_FORMAT = EventFormat(
     delta=lambda text: {"type": "CHUNK", "content": text},
     completed=_chat_completed,
     cancelled=lambda run: {"type": "STOPPED", "full_content": run.text},
-    failed=lambda problem: {"type": "ERROR", "error": str(problem), "code": problem.code},
+    failed=lambda error: {"type": "ERROR", "error": str(error), "code": error.code},
     event=b"chunk",
 )
 
 
-def event_stream(stream_id: str, start: int, reading: RunEvents, words: EventFormat = CHAT_FORMAT) -> Response:
-    """What is read of a run from character `start` on, as frames in a dialect's words, the last of which tells its end.
+def stream_run(stream_id: str, start: int, events: RunEvents, format_: EventFormat = CHAT_FORMAT) -> Response:
+    """The answer that streams a run from character `start` on, in a dialect's format; the last frame tells its end.
 
-    The `id:` of each is the number of characters delivered so far.
+    The `id:` of each frame is the number of characters delivered so far, which a client sends back to resume.
     """
-    return streamed(stream_id, _frames(stream_id, start, reading, words), reading)
+    return stream_frames(stream_id, _frames(stream_id, start, events, format_), events)
 
 
-def streamed(stream_id: str, frames: Iterator[bytes], reading: RunEvents) -> Response:
-    """The answer that sends `frames`, which are made of `reading`.
+def stream_frames(stream_id: str, frames: Iterator[bytes], events: RunEvents) -> Response:
+    """The answer that sends `frames`, which are made from `events`.
 
-    The reading is closed when the answer is, also where it was never begun or is left midway.
+    `events` is closed with the answer, even if its iteration never began or was left midway.
     """
     response = Response(frames, mimetype="text/event-stream")
     response.headers.update({"Cache-Control": "no-store", "X-Accel-Buffering": "no", "X-Stream-ID": stream_id})
-    # `finally` in the generator would miss a body that nobody began to read.
-    response.call_on_close(reading.close)
+    # Not `finally` in the generator, which does not run if the generator was never started.
+    response.call_on_close(events.close)
     return response
 
 
-def _frames(stream_id: str, start: int, reading: RunEvents, words: EventFormat) -> Iterator[bytes]:
-    event = b"event: %b\n" % words.event if words.event else b""
+def _frames(stream_id: str, start: int, events: RunEvents, format_: EventFormat) -> Iterator[bytes]:
+    name = b"event: %b\n" % format_.event if format_.event else b""
     delivered = start
 
     def frame(data: Data) -> bytes:
-        return b"id: %d\n%bdata: %b\n\n" % (delivered, event, orjson.dumps(data))
+        return b"id: %d\n%bdata: %b\n\n" % (delivered, name, orjson.dumps(data))
 
-    yield frame(words.started(stream_id))
+    yield frame(format_.started(stream_id))
     try:
-        for happening in reading:
-            if happening is None:
-                yield COMMENT
-            elif isinstance(happening, TextDelta):
-                delivered = happening.position
-                yield frame(words.delta(happening.text))
+        for event in events:
+            if event is None:
+                yield KEEPALIVE
+            elif isinstance(event, TextDelta):
+                delivered = event.position
+                yield frame(format_.delta(event.text))
             else:
-                yield frame(_ending(happening, words))
-    except AppError as problem:
-        yield frame(words.failed(problem))
+                yield frame(_format_end(event, format_))
+    except AppError as error:
+        yield frame(format_.failed(error))
 
 
-def _ending(run: Run, words: EventFormat) -> Data:
+def _format_end(run: Run, format_: EventFormat) -> Data:
     if run.status == "cancelled":
-        return words.cancelled(run)
-    problem = error_of(run)
-    return words.completed(run) if problem is None else words.failed(problem)
+        return format_.cancelled(run)
+    error = error_of(run)
+    return format_.completed(run) if error is None else format_.failed(error)

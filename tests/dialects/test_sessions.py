@@ -450,7 +450,7 @@ class TestStream:
         monkeypatch.setattr(live, "KEEPALIVE_SECONDS", 0.0)
         told_frames = stream(client, session_id, "slow").iter_encoded()
         next(told_frames)
-        assert next(told_frames) == sse.COMMENT
+        assert next(told_frames) == sse.KEEPALIVE
         told.end("slow", "ok")
 
     @pytest.mark.parametrize("position", ["0", "3", "x"])

@@ -188,10 +188,10 @@ def test_silence_is_broken_by_a_comment(client: FlaskClient, told: Told, monkeyp
     monkeypatch.setattr(live, "KEEPALIVE_SECONDS", 0.0)
     frames = stream(client, "slow").iter_encoded()
     next(frames)
-    assert next(frames) == next(frames) == sse.COMMENT
+    assert next(frames) == next(frames) == sse.KEEPALIVE
     told.end("slow")
-    assert sse.COMMENT.startswith(b":")
-    assert sse.COMMENT.endswith(b"\n\n")
+    assert sse.KEEPALIVE.startswith(b":")
+    assert sse.KEEPALIVE.endswith(b"\n\n")
 
 
 @pytest.mark.parametrize(
@@ -241,12 +241,12 @@ class TestAStreamGivesItsSourceBack:
 
     def test_read_to_the_end(self) -> None:
         source = Source()
-        assert len(list(sse.event_stream("run_1", 0, source.reading).iter_encoded())) == 4
+        assert len(list(sse.stream_run("run_1", 0, source.reading).iter_encoded())) == 4
         assert source.closed
 
     def test_left_midway(self) -> None:
         source = Source()
-        response = sse.event_stream("run_1", 0, source.reading)
+        response = sse.stream_run("run_1", 0, source.reading)
         body = response.iter_encoded()
         next(body)
         next(body)
@@ -256,7 +256,7 @@ class TestAStreamGivesItsSourceBack:
     def test_a_reader_that_is_closed_no_longer_counts_as_company(self) -> None:
         live = LiveRun("ada", Run("why?", text="half"), streamed=True)
         reading = live.read(0, lambda: True)
-        response = sse.event_stream("run_1", 0, reading)
+        response = sse.stream_run("run_1", 0, reading)
         body = response.iter_encoded()
         next(body)
         next(body)
@@ -267,7 +267,7 @@ class TestAStreamGivesItsSourceBack:
     def test_never_read(self) -> None:
         live = LiveRun("ada", Run("why?"), streamed=True)
         reading = live.read(0, lambda: True)
-        sse.event_stream("run_1", 0, reading).close()
+        sse.stream_run("run_1", 0, reading).close()
         assert not live.has_waiters()
         assert list(reading) == []
 

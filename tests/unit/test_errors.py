@@ -200,8 +200,9 @@ class TestWithoutAName:
         monkeypatch.setattr(store, "get_conversation", fail)
         answer = client.get("/model?client_name=ada")
         assert (answer.status_code, answer.get_json()) == (500, INTERNAL)
-        (record,) = [each for each in caplog.records if each.name == "server.failures"]
+        (record,) = [each for each in caplog.records if each.name == "server.errors"]
         assert record.levelno == logging.ERROR
+        assert re.fullmatch(r"unhandled exception in request [0-9a-f]{16}", record.getMessage())
         assert SECRET in caplog.text  # With its traceback, for the operator alone.
 
     def test_one_after_the_view_is_an_internal_error_too(self, app: Flask) -> None:

@@ -41,7 +41,7 @@ def _written(queued: Run, has_turn: bool, reading: Reading) -> Iterator[bytes]:
     try:
         for happening in reading:
             if happening is None:
-                yield sse.COMMENT
+                yield sse.KEEPALIVE
                 continue
             if not has_turn:
                 has_turn = True

@@ -29,13 +29,13 @@ def blueprint(contract: Contract, core: Core, assistants: Assistants, most_chara
 
     @contract.serves(bp, "createRun")
     def create(thread_id: str, body: dict[str, Any]) -> dict[str, Any] | Response:
-        sse.require_a_new_question()
+        sse.forbid_last_event_id()
         draft = assistants.draft(thread_id, body, request_id=headers.request_id(None))
         return begun(draft, body, requests.messages(body.get("additional_messages"), most_characters))
 
     @contract.serves(bp, "createThreadAndRun")
     def create_with_thread(body: dict[str, Any]) -> dict[str, Any] | Response:
-        sse.require_a_new_question()
+        sse.forbid_last_event_id()
         key = headers.idempotency_key("thread")
         draft = assistants.draft(id_from("thread", "run", key), body, request_id=key)
         thread = made(core, draft.conversation, body.get("thread") or {}, most_characters)
@@ -51,7 +51,7 @@ def blueprint(contract: Contract, core: Core, assistants: Assistants, most_chara
             # As it was made. One that an earlier request with the same key has made may have ended.
             return objects.run(replace(run, status="queued") if run.is_active else run)
         reading = core.replies.read(run.id, 0, connection.connection_probe())
-        return sse.streamed(run.id, events.begun(run, reading, thread), reading)
+        return sse.stream_frames(run.id, events.begun(run, reading, thread), reading)
 
     @contract.serves(bp, "listRuns")
     def list_runs(thread_id: str, **bounds: Any) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def blueprint(contract: Contract, core: Core, assistants: Assistants, most_chara
 
     @contract.serves(bp, "submitToolOutputs")
     def submit(thread_id: str, run_id: str, body: dict[str, Any]) -> dict[str, Any] | Response:
-        sse.require_a_new_question()
+        sse.forbid_last_event_id()
         found(thread_id, run_id)
         outputs = {each["tool_call_id"]: each.get("output") or "" for each in body["tool_outputs"]}
         try:
@@ -92,7 +92,7 @@ def blueprint(contract: Contract, core: Core, assistants: Assistants, most_chara
         if not body.get("stream"):
             return objects.run(run)
         reading = core.replies.read(run_id, len(run.text), connection.connection_probe())
-        return sse.streamed(run_id, events.resumed(run, reading), reading)
+        return sse.stream_frames(run_id, events.resumed(run, reading), reading)
 
     @contract.serves(bp, "listRunSteps")
     def list_steps(thread_id: str, run_id: str, **bounds: Any) -> dict[str, Any]:
