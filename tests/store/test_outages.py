@@ -17,18 +17,8 @@ from tests.support.clock import Clock
 from tests.support.replies import PATIENCE_SECONDS, SteeredUpstream, Told
 
 CALLS = (
-    *(
-        "get_conversation",
-        "create_run",
-        "start_run",
-        "append_text",
-        "finish_run",
-        "pause_run",
-        "resume_run",
-        "get_run",
-        "list_messages",
-    ),
-    *("renew_leases", "listen", "sweep", "ping"),
+    *("get_conversation", "create_run", "start_run", "append_text", "finish_run", "pause_run", "resume_run"),
+    *("get_run", "list_messages", "renew_leases", "listen", "sweep", "ping"),
 )
 LOOK = Completion(None, None, "tool_calls", (ToolCall("call_1", "look", "{}"),))
 
@@ -374,7 +364,7 @@ def test_a_run_that_goes_on_with_outputs_is_not_ended_by_who_lost_the_answer_to_
         requiring_action(runner, told)
     (run,) = store.list_runs("ada", None, 9)
     other = Runner(store, upstream, RunConfig(), clock)
-    other.resume(with_outputs(run, "slower"))
+    other.resume_run(with_outputs(run, "slower"))
     told.await_call("slower")
     runner.ticker.tick()
     told.end("slower", "seen")
@@ -404,6 +394,6 @@ def test_a_store_that_ends_with_the_process_is_told_no_text_before_the_end(
     told.say("slow", "paid ")
     next(reading)
     runner.ticker.tick()
-    assert "append" not in store.asked
+    assert "append_text" not in store.asked
     told.end("slow", "for")
     assert ended(runner, run).text == "paid for"

@@ -101,15 +101,15 @@ class TestRedisStore(SharedStoreTests):
     @pytest.mark.parametrize(
         "call",
         [
-            lambda store, ended: store.conversation("ada"),
-            lambda store, ended: store.messages("ada", 0, 10),
-            lambda store, ended: store.runs("ada", None, 10),
-            lambda store, ended: store.finish("ada", ended),
-            lambda store, ended: store.start("ada", ended.id),
-            lambda store, ended: store.append("ada", ended.id, 0, "be"),
+            lambda store, ended: store.get_conversation("ada"),
+            lambda store, ended: store.list_messages("ada", 0, 10),
+            lambda store, ended: store.list_runs("ada", None, 10),
+            lambda store, ended: store.finish_run("ada", ended),
+            lambda store, ended: store.start_run("ada", ended.id),
+            lambda store, ended: store.append_text("ada", ended.id, 0, "be"),
             lambda store, ended: store.touch("ada"),
-            lambda store, ended: store.clear("ada"),
-            lambda store, ended: store.delete("ada"),
+            lambda store, ended: store.clear_conversation("ada"),
+            lambda store, ended: store.delete_conversation("ada"),
         ],
     )
     def test_no_call_finds_what_has_expired_and_was_not_swept(
@@ -379,7 +379,7 @@ class TestRestart:
         assert reader.get_run(appended.id).text == "because"
         assert reader.get_run(ended.id).status == "completed"
         begun, started, is_appended, end = [call() for call in calls]
-        assert (begun.run, begun.fresh) == (replace(draft, status="running", conversation="begins"), True)
+        assert (begun.run, begun.is_new) == (replace(draft, status="running", conversation="begins"), True)
         assert started == Conversation("starts", None, 2)
         assert is_appended
         assert reader.get_run(appended.id).text == "because"

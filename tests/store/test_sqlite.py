@@ -135,12 +135,12 @@ class TestFile:
         monkeypatch.chdir("/")
         finished(here, asked(here).run)
         assert (tmp_path / "chatbot ?%.db").exists()
-        eval_source = open_store(
+        from_the_root = open_store(
             f"sqlite:///{tmp_path}/chatbot ?%.db", max_conversations=1, max_records=1, lease_seconds=LEASE_SECONDS
         )
-        assert contents(eval_source) == ["why?", "re: why?"]
+        assert contents(from_the_root) == ["why?", "re: why?"]
         here.close()
-        eval_source.close()
+        from_the_root.close()
 
     @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:chatbot.db", "sqlite:///:memory:"])
     def test_a_url_without_a_file_stops_the_start(self, url: str) -> None:
@@ -479,7 +479,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
 turns = 0
 try:
     while True:
-        finished(store, asked(store).run, collected=True)
+        finished(store, asked(store).run, delivered=True)
         turns += 1
 except StoreUnavailable:
     assert len(contents(store)) // 2 in (turns, turns + 1)
@@ -750,7 +750,7 @@ def talk(name):
     for n in range(1_000_000):
         run = asked(store, f"{sys.argv[2]}.{n}", name).run
         say("begun", name, run.id)
-        store.append(name, run.id, 0, "be")
+        store.append_text(name, run.id, 0, "be")
         say("written", name, run.id)
         finished(store, run)
         say("finished", name, run.id)
@@ -793,7 +793,7 @@ for n in range(12):
     conversation = begun.conversation if begun.run.status == "running" else None
     while conversation is None:
         store.listen([], 0.05)
-        conversation = store.start("ada", begun.run.id)
+        conversation = store.start_run("ada", begun.run.id)
     say(conversation.message_count)
     finished(store, begun.run)
 store.close()
@@ -825,10 +825,10 @@ os.read(0, 1)
 writing = [threading.Thread(target=asked, args=(store, str(n))) for n in range(3)]
 for each in writing:
     each.start()
-say("read", store.conversation("ada").model, len(store.runs("ada", None, 10)))
+say("read", store.get_conversation("ada").model, len(store.list_runs("ada", None, 10)))
 for each in writing:
     each.join()
-say("written", len(store.runs("ada", None, 10)))
+say("written", len(store.list_runs("ada", None, 10)))
 store.close()
 """
         process = child(script, path, before=GREENLETS)
@@ -856,7 +856,7 @@ gevent.sleep(0)
 say("killed")
 gevent.joinall(writing)
 store.set_model("last", "m1")
-say(*[name for name in ("ada", "eve", "bob", "last") if store.conversation(name)])
+say(*[name for name in ("ada", "eve", "bob", "last") if store.get_conversation(name)])
 """
         process = child(script, path, str(killed), before=GREENLETS)
         assert process.stdin is not None

@@ -81,12 +81,12 @@ class DoorTests:
         "call",
         [
             lambda store: store.set_metadata("ada", {}),
-            lambda store: store.add("ada", [said("hi")]),
-            lambda store: store.place("ada", "msg_1"),
-            lambda store: store.change_message("ada", "msg_1", {}),
+            lambda store: store.add_messages("ada", [said("hi")]),
+            lambda store: store.message_index("ada", "msg_1"),
+            lambda store: store.set_message_metadata("ada", "msg_1", {}),
             lambda store: store.delete_message("ada", "msg_1"),
-            lambda store: store.note("ada", "run_1", {}),
-            lambda store: store.begin(
+            lambda store: store.set_run_details("ada", "run_1", {}),
+            lambda store: store.create_run(
                 "ada", Run("why?"), CreateOptions(create_conversation=False), waiting=1, start=True
             ),
         ],

@@ -711,18 +711,18 @@ class StoreTests:
     @pytest.mark.parametrize(
         "call",
         [
-            lambda store: store.create("ada", 60.0, {"a": 1}, [SAID]),
+            lambda store: store.create_conversation("ada", 60.0, {"a": 1}, [SAID]),
             lambda store: store.touch("ada"),
             lambda store: store.set_model("ada", "m"),
             lambda store: store.set_metadata("ada", {"a": 2}),
-            lambda store: store.begin("ada", DRAFT, CreateOptions([SAID]), waiting=32, start=True),
-            lambda store: store.append("ada", RUNNING.id, 0, "be"),
-            lambda store: store.finish("ada", ended(RUNNING), {"m": 2}),
-            lambda store: store.note("ada", RUNNING.id, {"a": 1}),
-            lambda store: store.collect("ada", COMPLETED.id),
-            lambda store: store.change_message("ada", SAID.id, {"a": 1}),
+            lambda store: store.create_run("ada", DRAFT, CreateOptions([SAID]), waiting=32, start=True),
+            lambda store: store.append_text("ada", RUNNING.id, 0, "be"),
+            lambda store: store.finish_run("ada", ended(RUNNING), {"m": 2}),
+            lambda store: store.set_run_details("ada", RUNNING.id, {"a": 1}),
+            lambda store: store.mark_delivered("ada", COMPLETED.id),
+            lambda store: store.set_message_metadata("ada", SAID.id, {"a": 1}),
             lambda store: store.put_record("key", "1", b"{}"),
-            lambda store: store.renew({RUNNING.id: "eve", "run_9": "ada"}),
+            lambda store: store.renew_leases({RUNNING.id: "eve", "run_9": "ada"}),
         ],
     )
     def test_a_repeated_call_writes_the_same_again_and_gives_the_same_answer(
@@ -963,9 +963,9 @@ class SharedStoreTests(StoreTests):
     @pytest.mark.parametrize(
         "call",
         [
-            lambda writer, run, behind: writer.append("ada", run.id, 0, "be"),
-            lambda writer, run, behind: writer.renew({run.id: "ada"}),
-            lambda writer, run, behind: finished(writer, run) and writer.start("ada", behind.id),
+            lambda writer, run, behind: writer.append_text("ada", run.id, 0, "be"),
+            lambda writer, run, behind: writer.renew_leases({run.id: "ada"}),
+            lambda writer, run, behind: finished(writer, run) and writer.start_run("ada", behind.id),
         ],
         ids=["append", "renew", "start"],
     )
@@ -1069,13 +1069,13 @@ class SharedStoreTests(StoreTests):
         assert store.get_run(run.id).status == "interrupted"
         assert asked(store).is_new
 
-    @pytest.mark.parametrize("take", ["finish", "clear", "delete"])
+    @pytest.mark.parametrize("take", ["finish_run", "clear_conversation", "delete_conversation"])
     def test_a_writer_hears_that_another_ended_its_run_or_took_it_away(
         self, store: Store, other: Store, take: str
     ) -> None:
         store.listen([], 0.0)
         run, elsewhere = asked(store).run, asked(store, name="eve").run
-        if take == "finish":
+        if take == "finish_run":
             finished(other, run, "cancelled")
         else:
             getattr(other, take)("ada")
