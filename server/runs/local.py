@@ -17,7 +17,7 @@ from server.runs.events import run_error
 from server.runs.executor import Executor
 from server.runs.live import LiveRun
 from server.runs.remote import refreshed
-from server.store.protocol import NOTHING, CreatedRun, CreateOptions, Store
+from server.store.protocol import NO_CONTEXT_STARTS, CreatedRun, CreateOptions, Store
 
 log = logging.getLogger("server.runs")
 
@@ -103,7 +103,9 @@ class LocalRuns:
         self._add(live)
         self._dispatcher.enqueue(live)
 
-    def end(self, live: LiveRun, status: Status, context_starts: Mapping[str, int] = NOTHING, **fields: Any) -> None:
+    def end(
+        self, live: LiveRun, status: Status, context_starts: Mapping[str, int] = NO_CONTEXT_STARTS, **fields: Any
+    ) -> None:
         """Write the run's end, wake its waiters, and let the next run start. The first end stands."""
         with live.changed:
             if live.run.is_open and live.pending_end is None:
@@ -262,7 +264,7 @@ class LocalRuns:
             ended = live.run
             if ended.is_open:
                 ended = ended.ended_as("failed", self._clock(), error=run_error(errors.StoreUnavailable()))
-            live.defer_end(ended, NOTHING)
+            live.defer_end(ended, NO_CONTEXT_STARTS)
         self.store_available = False
         self._add(live)
 

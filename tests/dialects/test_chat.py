@@ -212,7 +212,7 @@ class TestSettingsOfOneQuestion:
             answer = ask(model="gpt-4", **name)
             assert (answer.status_code, answer.json["code"]) == (400, "unknown_model")
         assert not upstream.heard
-        assert not store._kept
+        assert not store._table.states
 
     def test_any_model_is_taken_where_the_list_cannot_be_had(self, ask: Any, upstream: Any) -> None:
         def models() -> Any:
@@ -237,8 +237,8 @@ class TestWithoutAName:
         clock.now += 91
         assert client.get(f"/chat/stream/{stream_id}").status_code == 404
         store.sweep()
-        assert not store._kept
-        assert not store._names
+        assert not store._table.states
+        assert not store._table.run_names
 
     def test_a_reply_that_is_being_written_is_not_forgotten(
         self, client: FlaskClient, clock: Clock, told: Told, store: MemoryStore
@@ -252,7 +252,7 @@ class TestWithoutAName:
     def test_nobody_can_guess_where_it_lives(self, client: FlaskClient, store: MemoryStore) -> None:
         chat(client, conversation_history=HISTORY)
         chat(client)
-        assert [bool(re.fullmatch(r"chat_[0-9a-f]{32}", name)) for name in store._kept] == [True, True]
+        assert [bool(re.fullmatch(r"chat_[0-9a-f]{32}", name)) for name in store._table.states] == [True, True]
 
     def test_a_clients_conversation_is_never_forgotten(self, client: FlaskClient, clock: Clock) -> None:
         chat(client, client_name="ada")
@@ -308,7 +308,7 @@ def test_a_chat_without_a_name_that_is_gone_before_its_question_is_not_made_to_l
     monkeypatch.setattr(store, "create_conversation", make_and_forget)
     answer = ask()
     assert (answer.status_code, answer.json["code"]) == (503, "store_full")
-    assert not store._kept
+    assert not store._table.states
     assert told.calls == []
 
 
@@ -482,7 +482,7 @@ class TestBadInput:
         assert answer.json["detail"] == answer.json["error"]
         assert re.match(r"(A part of )?\w+ (must|has)|The body", answer.json["error"])
         assert told.calls == []
-        assert not store._kept
+        assert not store._table.states
 
     @pytest.mark.parametrize("levels", [150, 500, 5000])
     def test_a_schema_that_is_nested_too_deeply_is_refused(self, client: FlaskClient, told: Told, levels: int) -> None:

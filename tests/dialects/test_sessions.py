@@ -109,8 +109,8 @@ class TestASession:
         assert [each["code"] for each in reading] == ["run_cancelled"]
         assert client.get(f"/chat/stream/{open_stream.headers['X-Stream-ID']}").status_code == 404
         assert client.get("/history", query_string={"client_name": session_id}).json == []
-        assert not store._kept
-        assert not store._names
+        assert not store._table.states
+        assert not store._table.run_names
 
     def test_it_answers_with_what_was_said_in_it(
         self, client: FlaskClient, session_id: str, upstream: SteeredUpstream
@@ -146,7 +146,7 @@ class TestUnknown:
             assert (answer.status_code, answer.json["code"]) == (404, "not_found")
             assert "no such session" in answer.json["error"]
             assert answer.json["detail"] == answer.json["error"]
-        assert not store._kept
+        assert not store._table.states
         assert told.calls == []
 
     def test_a_deleted_one_is_unknown(self, client: FlaskClient, session_id: str) -> None:
@@ -224,7 +224,7 @@ class TestExpiry:
         client.post("/query", json={"client_name": "ada", "input": "hi"})
         clock.now += DAY + 1
         store.sweep()
-        assert list(store._kept) == ["ada"]
+        assert list(store._table.states) == ["ada"]
 
     class TestAsTheOperatorSays:
         @pytest.fixture
@@ -277,7 +277,7 @@ class TestMessages:
 
     def test_messages_that_no_run_wrote_have_no_cost(self, client: FlaskClient, store: MemoryStore) -> None:
         client.post("/chat", json={"message": "hi", "conversation_history": [{"role": "assistant", "content": "ho"}]})
-        (name,) = store._kept
+        (name,) = store._table.states
         messages = listed(client, name).json["messages"]
         assert [(each["content"], each["token_usage"]) for each in messages] == [
             ("ho", None),
@@ -403,7 +403,7 @@ class TestMetadata:
         answer = client.post("/api/sessions", json={"metadata": metadata})
         assert (answer.status_code, answer.json["code"]) == (400, "invalid_request")
         assert "metadata" in answer.json["error"]
-        assert not store._kept
+        assert not store._table.states
 
     @pytest.mark.parametrize("levels", [150, 1000, 100_000])
     def test_what_is_nested_too_deeply_is_refused(self, client: FlaskClient, levels: int) -> None:

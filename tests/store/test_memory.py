@@ -73,7 +73,7 @@ def test_one_whose_reply_is_being_written_stays_until_it_is(store: MemoryStore) 
 def test_what_was_forgotten_leaves_nothing(store: MemoryStore) -> None:
     for n in range(50):
         chat(store, f"chat {n}")
-    assert len(store._places._names) == len(store._places._kept) == MOST
+    assert len(store._table.run_names) == len(store._table.states) == MOST
 
 
 def test_a_client_that_only_chose_a_model_makes_room_when_it_was_not_seen_for_an_hour(
@@ -133,8 +133,8 @@ def test_to_make_room_is_no_search(clock: Clock, monkeypatch: pytest.MonkeyPatch
         chat(store, f"open {n}", is_open=True)
         chat(store, f"chat {n}")
     looks: Counter[str] = Counter()
-    drop = store._places.drop
-    monkeypatch.setattr(store._places, "drop", lambda name: (looks.update([name]), drop(name))[1])
+    delete = store._table.delete
+    monkeypatch.setattr(store._table, "delete", lambda name: (looks.update([name]), delete(name))[1])
     for n in range(1000):
         asked(store, name=f"client {n}")
     assert list(looks) == [f"chat {n}" for n in range(1000)]
@@ -148,5 +148,5 @@ def test_a_sweep_forgets_thousands_at_once(clock: Clock) -> None:
         finished(store, asked(store, str(n), f"client {n % 40}", request_id=str(n)).run)
     clock.now += 24 * 3600 + 1
     assert store.sweep() is False
-    assert len(store._places._kept) == 40
-    assert not any(kept.request_ids for kept in store._places._kept.values())
+    assert len(store._table.states) == 40
+    assert not any(state.request_ids for state in store._table.states.values())

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,49 @@ class TestFile:
         store.close()
         assert gives_room_back(path)
         assert other_files(path) == []
+
+    def test_a_file_with_the_names_before_the_glossary_keeps_its_data(self, path: Path, clock: Clock) -> None:
+        ended = Run("why?", "id", created=1.0, id="run_1", conversation="ada", status="completed", ended=clock.now)
+        running = Run("what?", created=2.0, id="run_2", conversation="ada", status="running")
+        first = 1 << 32
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            for statement in (each for statements in schema.MIGRATIONS[:4] for each in statements):
+                db.execute(statement)
+            db.execute("PRAGMA user_version = 4")
+            db.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+            db.execute("INSERT INTO conversations (name, model, history) VALUES ('ada', 'm1', 7)")
+            for place, message in enumerate(replace(ended, text="because").history_messages(), first):
+                values = place, message.id, message.run_id, message.timestamp, message.fragment
+                db.execute(
+                    "INSERT INTO messages (place, id, run_id, timestamp, fragment) VALUES (?, ?, ?, ?, ?)", values
+                )
+            for place, run, reply in ((first, ended, first + 1), (first + 1, running, None)):
+                values = place, run.id, run.status, 0, run.dump(), reply
+                db.execute(
+                    "INSERT INTO runs (place, id, status, collected, packed, reply) VALUES (?, ?, ?, ?, ?, ?)", values
+                )
+            values = first + 1, "another", clock.now + LEASE_SECONDS, "running", b"be"
+            db.execute("INSERT INTO open_runs (place, writer, lease, status, text) VALUES (?, ?, ?, ?, ?)", values)
+            db.execute(
+                "INSERT INTO request_ids (conversation, request_id, run, begun) VALUES (1, 'id', ?, ?)",
+                (first, clock.now),
+            )
+            db.execute("INSERT INTO news (writer, run_id) VALUES ('another', 'run_2')")
+        store = SqliteStore(str(path), LEASE_SECONDS, clock)
+        conversation = store.get_conversation("ada")
+        assert conversation is not None
+        assert (conversation.model, conversation.message_count, conversation.history_id) == ("m1", 2, "7")
+        assert contents(store) == ["why?", "because"]
+        assert [(run.status, run.text) for run in store.list_runs("ada", None, 9)] == [
+            ("running", "be"),
+            ("completed", "because"),
+        ]
+        assert asked(store, request_id="id").run.text == "because"
+        assert rows(path)["notifications"] == [(1, "another", "run_2")]
+        clock.now += LEASE_SECONDS + 1
+        assert asked(store, "next").run.status == "running"
+        assert store.get_run("run_2").status == "interrupted"
+        store.close()
 
     def test_what_was_kept_is_there_for_the_next_server(self, path: Path, clock: Clock) -> None:
         for n in range(3):
@@ -242,7 +286,7 @@ class TestRoom:
         runs = [finished(store, asked(store, str(n)).run) for n in range(3)]
         with closing(sqlite3.connect(path)) as db:
             for run in runs:
-                db.execute("UPDATE runs SET packed = ?, reply = NULL WHERE id = ?", (run.dump(), run.id))
+                db.execute("UPDATE runs SET run_json = ?, reply_row_key = NULL WHERE id = ?", (run.dump(), run.id))
             db.commit()
         store.delete_message("ada", runs[0].reply_id)
         store.mark_delivered("ada", runs[1].id)
@@ -279,7 +323,7 @@ class TestRoom:
         if lacks == "room":
             monkeypatch.setattr(compaction.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 90, 10))
         elif lacks == "time":
-            monkeypatch.setattr(compaction, "MOST_BYTES", 10)
+            monkeypatch.setattr(compaction, "MAX_REWRITE_BYTES", 10)
         else:
             path.with_name(f"{path.name}-rewriting").mkdir()
         store = SqliteStore(str(path), LEASE_SECONDS)
@@ -293,7 +337,7 @@ class TestRoom:
     def test_a_sweep_forgets_thousands_at_once(self, store: SqliteStore, path: Path, clock: Clock) -> None:
         def make(seen: transaction.Transaction) -> None:
             for n in range(5000):
-                seen.make(f"made {n}", 60.0, {})
+                seen.create_conversation(f"made {n}", 60.0, {})
             seen.db.executemany(transaction.ADD_REQUEST_ID, [(n % 50, str(n), n, clock.now) for n in range(20_000)])
 
         store._write(make)
@@ -456,7 +500,9 @@ class TestFailingFile:
     def test_a_full_file_fails_and_keeps_what_it_has(
         self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(store._writer._link, "_settings", (*database.WRITING, "PRAGMA max_page_count = 40"))
+        monkeypatch.setattr(
+            store._writer._connection, "_settings", (*database.WRITE_SETTINGS, "PRAGMA max_page_count = 40")
+        )
         kept: list[str] = []
         with pytest.raises(StoreUnavailable):
             while True:
@@ -516,12 +562,12 @@ class TestCommits:
             store.set_model("eve", "m0")
             with ThreadPoolExecutor(64) as threads, locked(path):
                 first = threads.submit(store.set_model, "eve", "m1")
-                while not store._writer._is_led or store._writer._waiting:
+                while not store._writer._has_leader or store._writer._queue:
                     time.sleep(0.001)
                 futures = []
                 for call in calls:
                     futures.append(threads.submit(call))
-                    while len(store._writer._waiting) < len(futures):
+                    while len(store._writer._queue) < len(futures):
                         time.sleep(0.001)
             first.result()
             return futures
@@ -563,10 +609,10 @@ class TestCommits:
         """One by one, each would wait for the locked file anew."""
         waits: list[object] = []
         monkeypatch.setattr(database, "BUSY_SECONDS", 0.3)
-        patient = database.begin_patiently
-        monkeypatch.setattr(database, "begin_patiently", lambda db: (waits.append(db), patient(db)))
+        patient = database.begin_with_retries
+        monkeypatch.setattr(database, "begin_with_retries", lambda db: (waits.append(db), patient(db)))
         store.set_model("eve", "m0")
-        with locked(store._writer._link._path), ThreadPoolExecutor(8) as threads:
+        with locked(store._writer._connection._path), ThreadPoolExecutor(8) as threads:
             calls = [threads.submit(store.ping) for _ in range(8)]
             assert all(isinstance(each.exception(), StoreUnavailable) for each in calls)
         assert len(waits) == 1
@@ -581,7 +627,7 @@ class TestCommits:
         store.ping()
         with ThreadPoolExecutor(1) as threads, locked(path):
             stuck = threads.submit(store.set_model, "ada", "m1")
-            while not store._writer._is_led or store._writer._waiting:
+            while not store._writer._has_leader or store._writer._queue:
                 time.sleep(0.001)
             with pytest.raises(StoreUnavailable):
                 store.ping()
@@ -648,26 +694,26 @@ class TestForgetting:
         told = asked(other, name="ada").run
         asked(other, name="eve")
         finished(store, told, "cancelled")
-        assert len(rows(path)["news"]) == 1
+        assert len(rows(path)["notifications"]) == 1
         kill(other)
         assert asked(store, name="eve").is_new
-        assert len(rows(path)["news"]) == 1
+        assert len(rows(path)["notifications"]) == 1
         store.sweep()
-        assert "news" not in rows(path)
+        assert "notifications" not in rows(path)
 
     def test_the_lock_of_a_writer_that_is_gone_is_removed_when_no_open_run_names_it(
         self, store: SqliteStore, other: SqliteStore, path: Path
     ) -> None:
         mine, run = asked(store, name="eve").run, asked(other).run
-        locks = [name for name in other_files(path) if "-writer-" in name]
+        locks = [name for name in other_files(path) if "-worker-" in name]
         assert len(locks) == 2
         kill(other)
         store.sweep()
         assert store.get_run(run.id).status == "interrupted"
-        assert [name for name in other_files(path) if "-writer-" in name] == locks
+        assert [name for name in other_files(path) if "-worker-" in name] == locks
         assert asked(store).is_new
         store.sweep()
-        (left,) = [name for name in other_files(path) if "-writer-" in name]
+        (left,) = [name for name in other_files(path) if "-worker-" in name]
         assert left in locks
         assert store.get_run(mine.id).is_open
 
@@ -676,7 +722,7 @@ class TestForgetting:
     ) -> None:
         run = asked(other).run
         for name in other_files(path):
-            if "-writer-" in name:
+            if "-worker-" in name:
                 path.with_name(name).unlink()
         assert store.get_run(run.id).status == "running"
         clock.now += LEASE_SECONDS + 1
@@ -685,7 +731,7 @@ class TestForgetting:
 
 def kill(writer: SqliteStore) -> None:
     """Let a writer be gone without a word, as its process would be."""
-    writer._writers.leave()
+    writer._locks.release()
 
 
 def test_a_follower_hears_at_once_that_a_runs_writer_is_gone(store: SqliteStore, other: SqliteStore) -> None:

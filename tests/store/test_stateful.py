@@ -13,7 +13,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from server.domain import Conversation, Run, RunError, Status
 from server.errors import ConversationBusy, NotFound, RequestIdConflict
 from server.store.memory import MemoryStore
-from server.store.protocol import REDELIVERY_SECONDS, REQUEST_ID_SECONDS, RETRIED, Store, abandoned
+from server.store.protocol import REDELIVERY_SECONDS, REQUEST_ID_SECONDS, RETRYABLE_STATUSES, Store, as_abandoned
 from server.store.redis import RedisStore
 from server.store.sqlite import SqliteStore
 from tests.support.clock import Clock
@@ -54,7 +54,7 @@ class Known:
     def read(self, run_id: str, writer: int, now: float) -> Run:
         run = self.runs[run_id]
         holder, until = self.leases.get(run_id, (writer, now))
-        return run if holder == writer or now <= until else abandoned(run, now)
+        return run if holder == writer or now <= until else as_abandoned(run, now)
 
     def read_all(self, writer: int, now: float) -> list[Run]:
         return [self.read(run_id, writer, now) for run_id in self.runs]
@@ -106,7 +106,7 @@ class Known:
         newest = self.runs[earlier[-1]]
         if newest.question != run.question:
             raise RequestIdConflict
-        return None if newest.status in RETRIED else newest
+        return None if newest.status in RETRYABLE_STATUSES else newest
 
 
 class StoreMachine(RuleBasedStateMachine):

@@ -11,7 +11,14 @@ from server.domain import Conversation, Message, Run, RunError, Status, Step, To
 from server.errors import ConversationBusy, NotFound, RequestIdConflict, RunInterrupted, StoreFull, TooManyRecords
 from server.store import open_store
 from server.store.memory import MemoryStore
-from server.store.protocol import NEWEST, REDELIVERY_SECONDS, REQUEST_ID_SECONDS, CreatedRun, CreateOptions, Store
+from server.store.protocol import (
+    RECENT_MESSAGES,
+    REDELIVERY_SECONDS,
+    REQUEST_ID_SECONDS,
+    CreatedRun,
+    CreateOptions,
+    Store,
+)
 from tests.support.clock import Clock
 
 LEASE_SECONDS = 30.0
@@ -744,10 +751,10 @@ class StoreTests:
         said = [Message.of("user", str(n), None, 1.0) for n in range(30)]
         store.add_messages("ada", said)
         store.add_messages("ada", said)
-        for n in range(NEWEST):
+        for n in range(RECENT_MESSAGES):
             store.add_messages("ada", [Message.of("user", f"more {n}", None, 1.0)])
         store.add_messages("ada", said)
-        assert there(store).message_count == 30 + NEWEST
+        assert there(store).message_count == 30 + RECENT_MESSAGES
 
     def test_messages_that_were_added_are_so_also_while_a_run_is_open(self, store: Store) -> None:
         store.create_conversation("ada", None, {})

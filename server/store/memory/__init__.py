@@ -1,3 +1,3 @@
-"""Conversations in this process's memory: fast, and gone with the process."""
+"""The memory store: fast, for one process, and lost when the process ends."""
 
 from server.store.memory.store import MemoryStore as MemoryStore

@@ -1,99 +1,99 @@
-"""All conversations in memory, of which there are at most so many."""
+"""All conversations in memory, up to a maximum."""
 
 from collections.abc import Callable, Sequence
 from itertools import count
 
 from server.domain import Conversation
 from server.errors import NotFound, StoreFull
-from server.store.memory.conversation import ConversationState, is_expired
+from server.store.memory.conversation import ConversationState, has_run_expired
 from server.store.memory.eviction import EvictionOrder
 
-SWEPT_AT_ONCE = 100
+SWEEP_BATCH = 100
+"""How many conversations one step of a sweep looks at."""
 
 
 class ConversationTable:
-    """To be used by one thread at a time."""
+    """Conversation states by name. To be used by one thread at a time."""
 
-    def __init__(self, most: int, clock: Callable[[], float]) -> None:
-        self._most = most
+    def __init__(self, max_conversations: int, clock: Callable[[], float]) -> None:
+        self._max_conversations = max_conversations
         self._clock = clock
-        self._kept: dict[str, ConversationState] = {}
-        self._names: dict[str, str] = {}
-        """The conversation of each run, by the run's id."""
-        self._room = EvictionOrder()
-        self._unswept: list[str] = []
-        self._histories = count(1)
+        self.states: dict[str, ConversationState] = {}
+        self.run_names: dict[str, str] = {}
+        """The name of each run's conversation, by the run's id."""
+        self._eviction_order = EvictionOrder()
+        self._sweep_queue: list[str] = []
+        """Names that the current sweep has not looked at yet."""
+        self._history_ids = count(1)
 
     def find(self, name: str) -> ConversationState | None:
-        kept = self._kept.get(name)
-        if kept is not None and kept.has_expired(self._clock()):
-            self.drop(name)
+        state = self.states.get(name)
+        if state is not None and state.has_expired(self._clock()):
+            self.delete(name)
             return None
-        return kept
+        return state
 
-    def found(self, name: str) -> ConversationState:
+    def require(self, name: str) -> ConversationState:
         """Raises NotFound."""
-        kept = self.find(name)
-        if kept is None:
+        state = self.find(name)
+        if state is None:
             raise NotFound
-        return kept
+        return state
 
-    def of_run(self, run_id: str) -> ConversationState:
+    def require_by_run(self, run_id: str) -> ConversationState:
         """Raises NotFound."""
-        return self.found(self._names.get(run_id, ""))
+        return self.require(self.run_names.get(run_id, ""))
 
-    def new(self, name: str) -> ConversationState:
-        """A conversation that is not kept yet. Raises StoreFull where it could not be."""
+    def new_state(self, name: str) -> ConversationState:
+        """A state that is not in the table yet. Raises StoreFull if `put` would find no room for it."""
         now = self._clock()
-        if len(self._kept) >= self._most and self._room.next(now) is None:
+        if len(self.states) >= self._max_conversations and self._eviction_order.first(now) is None:
             raise StoreFull
         return ConversationState(Conversation(name, created=now, history_id=self.next_history_id()), now)
 
-    def keep(self, name: str, kept: ConversationState) -> None:
-        """Keep a conversation, which is used now, in place of another where there is no room."""
+    def put(self, name: str, state: ConversationState) -> None:
+        """Add or replace a conversation, which counts as a use. If the table is full, another one is deleted."""
         now = self._clock()
-        oldest = self._room.next(now) if name not in self._kept and len(self._kept) >= self._most else None
-        if oldest is not None:
-            self.drop(oldest)
-        self._kept[name] = kept
-        self._room.note(name, kept, now)
+        is_full = name not in self.states and len(self.states) >= self._max_conversations
+        evicted = self._eviction_order.first(now) if is_full else None
+        if evicted is not None:
+            self.delete(evicted)
+        self.states[name] = state
+        self._eviction_order.update(name, state, now)
 
-    def keep_run(self, run_id: str, name: str) -> None:
-        self._names[run_id] = name
+    def has_open_run(self, name: str, run_id: str) -> bool:
+        return name in self.states and run_id in self.states[name].open_runs
 
-    def is_open(self, name: str, run_id: str) -> bool:
-        return name in self._kept and run_id in self._kept[name].open
+    def touch(self, name: str, state: ConversationState) -> None:
+        """Restart the conversation's time limit."""
+        state.touched = self._clock()
+        self._eviction_order.update(name, state, state.touched)
 
-    def use(self, name: str, kept: ConversationState) -> None:
-        """Begin the conversation's time anew."""
-        kept.touched = self._clock()
-        self._room.note(name, kept, kept.touched)
+    def expire_runs(self, name: str, state: ConversationState) -> None:
+        """Write the ends of expired runs."""
+        if state.expire_runs(self._clock()):
+            self._eviction_order.update(name, state, self._clock())
 
-    def expire(self, name: str, kept: ConversationState) -> None:
-        """Write down the end of the runs that waited too long."""
-        if kept.expire(self._clock()):
-            self._room.note(name, kept, self._clock())
-
-    def drop(self, name: str) -> Sequence[str]:
-        """Forget a conversation. Gives the ids of its open runs."""
-        kept = self._kept.pop(name, None)
-        self._room.forget(name)
-        if kept is None:
+    def delete(self, name: str) -> Sequence[str]:
+        """Delete a conversation if it exists. Returns the ids of its open runs."""
+        state = self.states.pop(name, None)
+        self._eviction_order.remove(name)
+        if state is None:
             return ()
-        for run_id in kept.runs:
-            del self._names[run_id]
-        return tuple(run_id for run_id, run in kept.open.items() if not is_expired(run, self._clock()))
+        for run_id in state.runs:
+            del self.run_names[run_id]
+        return tuple(run_id for run_id, run in state.open_runs.items() if not has_run_expired(run, self._clock()))
 
     def sweep(self) -> bool:
-        """One step of a sweep, which goes on where the last one ended. Whether there are more."""
-        self._unswept = self._unswept or list(self._kept)
-        for name in self._unswept[-SWEPT_AT_ONCE:]:
-            kept = self.find(name)
-            if kept is not None:
-                self.expire(name, kept)
-                kept.forget_request_ids(self._clock())
-        del self._unswept[-SWEPT_AT_ONCE:]
-        return bool(self._unswept)
+        """One step of a sweep, which goes on from the last step. Whether there are more steps."""
+        self._sweep_queue = self._sweep_queue or list(self.states)
+        for name in self._sweep_queue[-SWEEP_BATCH:]:
+            state = self.find(name)
+            if state is not None:
+                self.expire_runs(name, state)
+                state.delete_old_request_ids(self._clock())
+        del self._sweep_queue[-SWEEP_BATCH:]
+        return bool(self._sweep_queue)
 
     def next_history_id(self) -> str:
-        return str(next(self._histories))
+        return str(next(self._history_ids))

@@ -1,4 +1,4 @@
-"""Small named things in memory."""
+"""Small named records in memory."""
 
 from collections.abc import Sequence
 
@@ -6,17 +6,17 @@ from server.errors import NotFound, TooManyRecords
 
 
 class Records:
-    """To be used by one thread at a time."""
+    """Records by kind and id. To be used by one thread at a time."""
 
-    def __init__(self, most: int) -> None:
-        """`most` is how many of each kind there may be."""
-        self._most = most
+    def __init__(self, max_records: int) -> None:
+        """There may be `max_records` of each kind."""
+        self._max_records = max_records
         self._kinds: dict[str, dict[str, bytes]] = {}
 
     def put(self, kind: str, record_id: str, record: bytes) -> None:
         """Raises TooManyRecords."""
         records = self._kinds.setdefault(kind, {})
-        if record_id not in records and len(records) >= self._most:
+        if record_id not in records and len(records) >= self._max_records:
             raise TooManyRecords
         records[record_id] = record
 
@@ -27,7 +27,7 @@ class Records:
             raise NotFound
         return record
 
-    def all(self, kind: str) -> Sequence[bytes]:
+    def list_all(self, kind: str) -> Sequence[bytes]:
         return list(self._kinds.get(kind, {}).values())
 
     def delete(self, kind: str, record_id: str) -> None:

@@ -1,4 +1,4 @@
-"""Conversations in this process's memory: fast, and gone with the process."""
+"""The memory store: fast, for one process, and lost when the process ends."""
 
 import threading
 import time
@@ -9,17 +9,17 @@ from typing import Any
 
 from server.domain import Conversation, Message, Run, Status
 from server.errors import ConversationBusy, NotFound
-from server.store.memory.conversation import is_expired
+from server.store.memory.conversation import has_run_expired
 from server.store.memory.conversations import ConversationTable
 from server.store.memory.records import Records
-from server.store.protocol import DEFAULT_OPTIONS, NOTHING, SWEEP_SECONDS, CreatedRun, CreateOptions
+from server.store.protocol import DEFAULT_OPTIONS, NO_CONTEXT_STARTS, SWEEP_SECONDS, CreatedRun, CreateOptions
 
 
 class MemoryStore:
-    """A Store for one process. One lock: every call is a few dictionary steps, far below the cost of a switch.
+    """A Store for one process.
 
-    It holds `max_conversations`. When there is no room for another one, it forgets an evictable one, or else one of
-    which no more than a model is known and that was not seen for an hour, or else raises StoreFull.
+    It holds up to `max_conversations`. If a new one does not fit, it deletes an evictable one, or else one that has
+    nothing but a model and was not used for an hour, or else raises StoreFull.
     """
 
     is_durable = False
@@ -28,17 +28,17 @@ class MemoryStore:
         self, max_conversations: int, clock: Callable[[], float] = time.time, *, max_records: int = 10_000
     ) -> None:
         self._clock = clock
+        # One lock for all: a call is a few dictionary operations, which cost far less than a thread switch.
         self._lock = threading.Lock()
-        self._places = ConversationTable(max_conversations, lambda: self._clock())
-        self._kept, self._names = self._places._kept, self._places._names
+        self._table = ConversationTable(max_conversations, lambda: self._clock())
         self._records = Records(max_records)
-        # Under gevent, this lets others go on.
+        # Under gevent, this lets other greenlets run.
         self._rest: Callable[[], None] = lambda: time.sleep(0)
 
     def get_conversation(self, name: str) -> Conversation | None:
         with self._lock:
-            kept = self._places.find(name)
-            return None if kept is None else kept.snapshot()
+            state = self._table.find(name)
+            return None if state is None else state.snapshot()
 
     def create_conversation(
         self,
@@ -50,208 +50,212 @@ class MemoryStore:
         is_evictable: bool = False,
     ) -> Conversation:
         with self._lock:
-            kept = self._places.find(name)
-            if kept is None:
-                kept = self._places.new(name)
-                kept.seconds, kept.is_made, kept.is_evictable = seconds, True, is_evictable
-                kept.conversation = replace(kept.conversation, metadata=metadata)
-                kept.messages.extend(messages)
-                self._places.keep(name, kept)
-            return kept.snapshot()
+            state = self._table.find(name)
+            if state is None:
+                state = self._table.new_state(name)
+                state.seconds, state.is_explicit, state.is_evictable = seconds, True, is_evictable
+                state.conversation = replace(state.conversation, metadata=metadata)
+                state.messages.extend(messages)
+                self._table.put(name, state)
+            return state.snapshot()
 
     def touch(self, name: str) -> bool:
         with self._lock:
-            kept = self._places.find(name)
-            if kept is not None:
-                self._places.use(name, kept)
-            return kept is not None
+            state = self._table.find(name)
+            if state is not None:
+                self._table.touch(name, state)
+            return state is not None
 
     def set_model(self, name: str, model: str) -> None:
         with self._lock:
-            kept = self._places.find(name) or self._places.new(name)
-            kept.conversation = replace(kept.conversation, model=model)
-            self._places.keep(name, kept)
+            state = self._table.find(name) or self._table.new_state(name)
+            state.conversation = replace(state.conversation, model=model)
+            self._table.put(name, state)
 
     def set_metadata(self, name: str, metadata: Mapping[str, Any]) -> Conversation:
         with self._lock:
-            kept = self._places.found(name)
-            kept.conversation = replace(kept.conversation, metadata=metadata)
-            return kept.snapshot()
+            state = self._table.require(name)
+            state.conversation = replace(state.conversation, metadata=metadata)
+            return state.snapshot()
 
     def create_run(
         self, name: str, run: Run, options: CreateOptions = DEFAULT_OPTIONS, *, waiting: int, start: bool
     ) -> CreatedRun:
         with self._lock:
             now = self._clock()
-            kept = (
-                (self._places.find(name) or self._places.new(name))
+            state = (
+                (self._table.find(name) or self._table.new_state(name))
                 if options.create_conversation
-                else self._places.found(name)
+                else self._table.require(name)
             )
-            self._places.expire(name, kept)
-            if run.id in kept.runs:
-                return CreatedRun(kept.runs[run.id], kept.snapshot(), is_new=True)
-            known = kept.answering(run, now)
-            if known is not None:
-                return CreatedRun(known, kept.snapshot(), is_new=False)
-            status: Status = "running" if start and not kept.open else "queued"
-            queued = sum(each.status == "queued" for each in kept.open.values())
-            if (options.reject_if_busy and kept.open) or (status == "queued" and queued >= waiting):
+            self._table.expire_runs(name, state)
+            if run.id in state.runs:
+                return CreatedRun(state.runs[run.id], state.snapshot(), is_new=True)
+            existing = state.find_run_to_join(run, now)
+            if existing is not None:
+                return CreatedRun(existing, state.snapshot(), is_new=False)
+            status: Status = "running" if start and not state.open_runs else "queued"
+            queued = sum(each.status == "queued" for each in state.open_runs.values())
+            if (options.reject_if_busy and state.open_runs) or (status == "queued" and queued >= waiting):
                 raise ConversationBusy
             run = replace(run, status=status, conversation=name)
-            kept.add(run, now)
-            kept.messages.extend(options.messages)
-            self._places.keep(name, kept)
-            self._places.keep_run(run.id, name)
-            return CreatedRun(run, kept.snapshot(), is_new=True)
+            state.add_run(run, now)
+            state.messages.extend(options.messages)
+            self._table.put(name, state)
+            self._table.run_names[run.id] = name
+            return CreatedRun(run, state.snapshot(), is_new=True)
 
     def start_run(self, name: str, run_id: str) -> Conversation | None:
         with self._lock:
-            kept = self._places.find(name)
-            if kept is not None:
-                self._places.expire(name, kept)
-            if kept is None or next(iter(kept.open), None) != run_id or kept.open[run_id].status != "queued":
+            state = self._table.find(name)
+            if state is not None:
+                self._table.expire_runs(name, state)
+            if (
+                state is None
+                or next(iter(state.open_runs), None) != run_id
+                or state.open_runs[run_id].status != "queued"
+            ):
                 return None
-            kept.change(replace(kept.open[run_id], status="running"))
-            return kept.snapshot()
+            state.replace_run(replace(state.open_runs[run_id], status="running"))
+            return state.snapshot()
 
     def append_text(self, name: str, run_id: str, at: int, text: str) -> bool:
         with self._lock:
-            kept = self._places.find(name)
-            run = None if kept is None else kept.open.get(run_id)
-            if kept is None or run is None or run.status != "running":
+            state = self._table.find(name)
+            run = None if state is None else state.open_runs.get(run_id)
+            if state is None or run is None or run.status != "running":
                 return False
-            kept.change(replace(run, text=run.text.encode()[:at].decode() + text))
+            state.replace_run(replace(run, text=run.text.encode()[:at].decode() + text))
             return True
 
-    def finish_run(self, name: str, ended: Run, context_starts: Mapping[str, int] = NOTHING) -> Run | None:
+    def finish_run(self, name: str, ended: Run, context_starts: Mapping[str, int] = NO_CONTEXT_STARTS) -> Run | None:
         with self._lock:
-            kept = self._places.find(name)
-            if kept is None or ended.id not in kept.runs:
+            state = self._table.find(name)
+            if state is None or ended.id not in state.runs:
                 return None
-            if ended.id not in kept.open or is_expired(kept.open[ended.id], self._clock()):
-                return kept.told(ended.id, self._clock())
-            kept.end(ended)
-            kept.messages.extend(ended.history_messages())
-            self._places.use(name, kept)
+            if ended.id not in state.open_runs or has_run_expired(state.open_runs[ended.id], self._clock()):
+                return state.read_run(ended.id, self._clock())
+            state.end_run(ended)
+            state.messages.extend(ended.history_messages())
+            self._table.touch(name, state)
             if context_starts:
-                starts = {**kept.conversation.context_starts, **context_starts}
-                kept.conversation = replace(kept.conversation, context_starts=starts)
+                starts = {**state.conversation.context_starts, **context_starts}
+                state.conversation = replace(state.conversation, context_starts=starts)
             return ended
 
     def pause_run(self, name: str, run: Run) -> bool:
-        return self._change(name, run, "running")
+        return self._replace_run(name, run, "running")
 
     def resume_run(self, name: str, run: Run) -> bool:
-        return self._change(name, run, "requires_action")
+        return self._replace_run(name, run, "requires_action")
 
-    def _change(self, name: str, run: Run, earlier: Status) -> bool:
+    def _replace_run(self, name: str, run: Run, earlier: Status) -> bool:
         with self._lock:
-            kept = self._places.find(name)
-            if kept is None or run.id not in kept.open:
+            state = self._table.find(name)
+            if state is None or run.id not in state.open_runs:
                 return False
-            told = kept.told(run.id, self._clock())
-            if told.status == earlier:
-                kept.change(kept.noted(run))
-            # Else it may be the same call made again.
-            return told.status == earlier or told == run
+            current = state.read_run(run.id, self._clock())
+            if current.status == earlier:
+                state.replace_run(state.keep_details(run))
+            # Otherwise, this may be the same call, repeated.
+            return current.status == earlier or current == run
 
     def set_run_details(self, name: str, run_id: str, details: Mapping[str, Any]) -> Run:
         with self._lock:
-            kept = self._places.found(name)
-            if run_id not in kept.runs:
+            state = self._table.require(name)
+            if run_id not in state.runs:
                 raise NotFound
-            run = kept.runs[run_id]
+            run = state.runs[run_id]
             run = replace(run, options=replace(run.options, details=details))
-            kept.runs[run_id] = run
-            if run_id in kept.open:
-                kept.open[run_id] = run
+            state.runs[run_id] = run
+            if run_id in state.open_runs:
+                state.open_runs[run_id] = run
             return run
 
     def mark_delivered(self, name: str, run_id: str) -> None:
         with self._lock:
-            kept = self._places.find(name)
-            if kept is not None and run_id in kept.runs and run_id not in kept.open:
-                kept.runs[run_id] = replace(kept.runs[run_id], delivered=True)
+            state = self._table.find(name)
+            if state is not None and run_id in state.runs and run_id not in state.open_runs:
+                state.runs[run_id] = replace(state.runs[run_id], delivered=True)
 
     def get_run(self, run_id: str) -> Run:
         with self._lock:
-            return self._places.of_run(run_id).told(run_id, self._clock())
+            return self._table.require_by_run(run_id).read_run(run_id, self._clock())
 
     def list_runs(self, name: str, status: Status | None, most: int) -> Sequence[Run]:
         with self._lock:
-            kept = self._places.find(name)
-            if kept is None:
+            state = self._table.find(name)
+            if state is None:
                 return ()
-            newest_first = (kept.told(run_id, self._clock()) for run_id in reversed(kept.runs))
+            newest_first = (state.read_run(run_id, self._clock()) for run_id in reversed(state.runs))
             return tuple(islice((run for run in newest_first if status in (None, run.status)), most))
 
     def list_messages(self, name: str, start: int, stop: int) -> Sequence[Message]:
         with self._lock:
-            kept = self._places.find(name)
-            return () if kept is None else kept.messages[start:stop]
+            state = self._table.find(name)
+            return () if state is None else state.messages[start:stop]
 
     def message_index(self, name: str, message_id: str) -> int:
         with self._lock:
-            return self._places.found(name).place(message_id)
+            return self._table.require(name).index_of(message_id)
 
     def add_messages(self, name: str, messages: Sequence[Message]) -> None:
         with self._lock:
-            kept = self._places.found(name)
-            if kept.has_added(messages):
+            state = self._table.require(name)
+            if state.has_added(messages):
                 return
-            self._places.expire(name, kept)
-            if kept.open:
+            self._table.expire_runs(name, state)
+            if state.open_runs:
                 raise ConversationBusy
-            kept.messages.extend(messages)
-            self._places.use(name, kept)
+            state.messages.extend(messages)
+            self._table.touch(name, state)
 
     def set_message_metadata(self, name: str, message_id: str, metadata: Mapping[str, Any]) -> Message:
         with self._lock:
-            kept = self._places.found(name)
-            place = kept.place(message_id)
-            kept.messages[place] = replace(kept.messages[place], metadata=metadata)
-            return kept.messages[place]
+            state = self._table.require(name)
+            index = state.index_of(message_id)
+            state.messages[index] = replace(state.messages[index], metadata=metadata)
+            return state.messages[index]
 
     def delete_message(self, name: str, message_id: str) -> None:
         with self._lock:
-            kept = self._places.found(name)
-            place = kept.place(message_id)
-            del kept.messages[place]
-            starts = kept.conversation.context_starts
-            moved = {model: start - (place < start) for model, start in starts.items()}
-            kept.conversation = replace(
-                kept.conversation, context_starts=moved, history_id=self._places.next_history_id()
+            state = self._table.require(name)
+            index = state.index_of(message_id)
+            del state.messages[index]
+            starts = state.conversation.context_starts
+            moved = {model: start - (index < start) for model, start in starts.items()}
+            state.conversation = replace(
+                state.conversation, context_starts=moved, history_id=self._table.next_history_id()
             )
 
     def clear_conversation(self, name: str) -> Sequence[str]:
         with self._lock:
-            kept = self._places.find(name)
-            if kept is None:
+            state = self._table.find(name)
+            if state is None:
                 return ()
-            open_runs = self._places.drop(name)
-            self._places.keep(name, kept.emptied(self._places.next_history_id(), self._clock()))
+            open_runs = self._table.delete(name)
+            self._table.put(name, state.copy_settings(self._table.next_history_id(), self._clock()))
             return open_runs
 
     def delete_conversation(self, name: str) -> Sequence[str]:
         with self._lock:
-            return self._places.drop(name)
+            return self._table.delete(name)
 
-    def renew_leases(self, held: Mapping[str, str]) -> Collection[str]:
+    def renew_leases(self, leases: Mapping[str, str]) -> Collection[str]:
         with self._lock:
-            return [run_id for run_id, name in held.items() if not self._places.is_open(name, run_id)]
+            return [run_id for run_id, name in leases.items() if not self._table.has_open_run(name, run_id)]
 
     def listen(self, followed: Collection[str], seconds: float) -> Collection[str]:
-        time.sleep(seconds)  # There is no other writer.
+        time.sleep(seconds)  # There is no other worker.
         return ()
 
     def sweep(self, seconds: float = SWEEP_SECONDS) -> bool:
         until = time.monotonic() + seconds
         while True:
             with self._lock:
-                is_more = self._places.sweep()
-            if not is_more or time.monotonic() > until:
-                return is_more
+                has_more = self._table.sweep()
+            if not has_more or time.monotonic() > until:
+                return has_more
             self._rest()
 
     def put_record(self, kind: str, record_id: str, record: bytes) -> None:
@@ -264,14 +268,14 @@ class MemoryStore:
 
     def list_records(self, kind: str) -> Sequence[bytes]:
         with self._lock:
-            return self._records.all(kind)
+            return self._records.list_all(kind)
 
     def delete_record(self, kind: str, record_id: str) -> None:
         with self._lock:
             self._records.delete(kind, record_id)
 
     def ping(self) -> None:
-        """Memory is there as long as the process is."""
+        """Does nothing: memory is always available."""
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Does nothing: there is nothing to release."""

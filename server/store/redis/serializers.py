@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from server.domain import Conversation, Message, Run
-from server.store.protocol import abandoned
+from server.store.protocol import as_abandoned
 
 
 def question_hash(run: Run) -> bytes:
@@ -44,7 +44,7 @@ def load_run(record: list[Any]) -> Run:
     else:
         status, text, lost = so_far
         run = replace(run, text=text.decode())
-        run = replace(run, status=status.decode()) if lost is None else abandoned(run, float(lost))
+        run = replace(run, status=status.decode()) if lost is None else as_abandoned(run, float(lost))
     return replace(run, delivered=True) if delivered else run
 
 

@@ -26,8 +26,8 @@ from server.domain import Conversation, Message, Run, Status
 from server.errors import ConversationBusy, NotFound, RequestIdConflict, StoreUnavailable, TooManyRecords
 from server.store.protocol import (
     DEFAULT_OPTIONS,
-    NEWEST,
-    NOTHING,
+    NO_CONTEXT_STARTS,
+    RECENT_MESSAGES,
     REDELIVERY_SECONDS,
     REQUEST_ID_SECONDS,
     SWEEP_SECONDS,
@@ -152,7 +152,7 @@ class RedisStore:
     def append_text(self, name: str, run_id: str, at: int, text: str) -> bool:
         return bool(self._ask("append", name, run_id, at, text))
 
-    def finish_run(self, name: str, ended: Run, context_starts: Mapping[str, int] = NOTHING) -> Run | None:
+    def finish_run(self, name: str, ended: Run, context_starts: Mapping[str, int] = NO_CONTEXT_STARTS) -> Run | None:
         history_messages = ended.history_messages()
         kept = replace(ended, text="") if history_messages else ended  # The text is in the history.
         known = (ended.id, kept.dump(), ended.status, ended.ended or 0.0, int(ended.delivered))
@@ -202,7 +202,7 @@ class RedisStore:
         return place
 
     def add_messages(self, name: str, messages: Sequence[Message]) -> None:
-        answer = self._ask("add", name, NEWEST, *map(dump_message, messages))
+        answer = self._ask("add", name, RECENT_MESSAGES, *map(dump_message, messages))
         if answer == b"busy":
             raise ConversationBusy
         if answer == b"missing":

@@ -1,3 +1,3 @@
-"""Conversations in one SQLite file, shared by the processes of one machine."""
+"""The SQLite store: one file, shared by the processes of one machine."""
 
 from server.store.sqlite.store import SqliteStore as SqliteStore

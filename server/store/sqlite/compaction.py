@@ -1,4 +1,4 @@
-"""Gives the room of what was deleted back to the disk."""
+"""Returns the space of deleted data to the disk."""
 
 import fcntl
 import logging
@@ -12,57 +12,57 @@ from pathlib import Path
 log = logging.getLogger("server.store")
 
 INCREMENTAL = (2,)
-"""What `PRAGMA auto_vacuum` says of a file that gives room back in steps."""
+"""The answer of `PRAGMA auto_vacuum` for a file that can free pages in steps."""
 
 PAGES = 20
-"""How many pages are given back in one go."""
+"""How many pages are freed by one statement."""
 
-MOST_BYTES = 512 << 20
-"""A larger file is not rewritten at a start, which may take so long that whoever started the server ends it."""
+MAX_REWRITE_BYTES = 512 << 20
+"""A larger file is not rewritten at start: that may take so long that whatever started the server gives up on it."""
 
-BY_HAND = "the SQLite file keeps the room of what is deleted, since %s; stop the server once and run: %s"
+MANUAL_REWRITE = "the SQLite file keeps the room of what is deleted, since %s; stop the server once and run: %s"
 
 
 def is_compactable(db: sqlite3.Connection) -> bool:
     return bool(db.execute("PRAGMA auto_vacuum").fetchone() == INCREMENTAL)
 
 
-def prepare(db: sqlite3.Connection) -> None:
-    """Let a file that has nothing yet give room back. In another one, this has no effect before it is rewritten."""
+def enable(db: sqlite3.Connection) -> None:
+    """Let an empty file free pages. For a file with tables, this takes effect only when it is rewritten."""
     if not is_compactable(db):
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")
 
 
-def rewrite(path: Path) -> None:
-    """Let a file from before give room back: it is written anew, once. Where that cannot be, the log says so."""
+def rewrite_file(path: Path) -> None:
+    """Rewrite, once, a file of an older version so that it can free pages. If that is impossible, log the reason."""
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         if is_compactable(db):
             return
     size = path.stat().st_size
     command = f"sqlite3 '{path}' 'PRAGMA auto_vacuum = INCREMENTAL; VACUUM'"
-    if size > MOST_BYTES:
-        log.warning(BY_HAND, "it is too large to be rewritten at a start", command)
+    if size > MAX_REWRITE_BYTES:
+        log.warning(MANUAL_REWRITE, "it is too large to be rewritten at a start", command)
     elif shutil.disk_usage(path.parent).free < 3 * size:
-        log.warning(BY_HAND, "the disk has no room for two copies of it", command)
+        log.warning(MANUAL_REWRITE, "the disk has no room for two copies of it", command)
     else:
         try:
-            with _alone(path), closing(sqlite3.connect(path, isolation_level=None)) as db:
-                if not is_compactable(db):  # Another process may have done it meanwhile.
+            with _lock(path), closing(sqlite3.connect(path, isolation_level=None)) as db:
+                if not is_compactable(db):  # Another process may have rewritten it meanwhile.
                     db.execute("PRAGMA auto_vacuum = INCREMENTAL")
                     db.execute("VACUUM")
-        except (sqlite3.Error, OSError) as problem:
-            log.warning(BY_HAND, f"it could not be rewritten ({problem})", command)
+        except (sqlite3.Error, OSError) as error:
+            log.warning(MANUAL_REWRITE, f"it could not be rewritten ({error})", command)
 
 
-def wait_for_rewriting(path: Path) -> None:
-    """Wait while another process rewrites the file, which is locked as long."""
+def wait_for_rewrite(path: Path) -> None:
+    """Wait while another process rewrites the file, which it keeps locked."""
     if _lock_path(path).exists():
-        with suppress(OSError), _alone(path):
+        with suppress(OSError), _lock(path):
             pass
 
 
-def give_back(db: sqlite3.Connection, until: float) -> bool:
-    """Give free pages back, in a transaction. False if none is left, or none can be given back."""
+def free_pages(db: sqlite3.Connection, until: float) -> bool:
+    """Free pages in a transaction, until `time.monotonic()` is `until`. False if none is left or none can be freed."""
     (left,) = db.execute("PRAGMA freelist_count").fetchone()
     while left and time.monotonic() <= until:
         db.execute(f"PRAGMA incremental_vacuum({PAGES})").fetchall()
@@ -73,14 +73,14 @@ def give_back(db: sqlite3.Connection, until: float) -> bool:
     return bool(left)
 
 
-def shorten(path: Path) -> None:
-    """Let the file end where its last page does: a commit leaves that to the next checkpoint."""
+def truncate_file(path: Path) -> None:
+    """Cut freed pages off the file's end. A commit leaves that to the next checkpoint, so this makes one."""
     with suppress(sqlite3.Error), closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True)) as db:
         db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def _lock(path: Path) -> Iterator[None]:
     with _lock_path(path).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         try:

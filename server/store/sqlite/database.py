@@ -1,4 +1,4 @@
-"""One SQLite file: connections that open at first use, reads beside writes, and writes that share commits."""
+"""Access to one SQLite file: a connection for reads, and one for writes that share commits."""
 
 import logging
 import os
@@ -9,23 +9,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from server.concurrency import run_in_os_thread
 from server.errors import AppError, StoreUnavailable
 from server.store.sqlite import schema
-from server.store.sqlite.blocking import in_os_thread
 
 log = logging.getLogger("server.store")
 
 BUSY_SECONDS = 1.5
-"""How long another process may keep the file locked until a call fails."""
-FAILURES = (sqlite3.Error, OSError, schema.Unusable)
-WRITING = ("PRAGMA synchronous = FULL", "PRAGMA secure_delete = ON", "PRAGMA busy_timeout = 0")
+"""A write fails if another process keeps the file locked for longer."""
+FAILURES = (sqlite3.Error, OSError, schema.UnusableFile)
+WRITE_SETTINGS = ("PRAGMA synchronous = FULL", "PRAGMA secure_delete = ON", "PRAGMA busy_timeout = 0")
 
 T = TypeVar("T")
 Call = Callable[[sqlite3.Connection], T]
 
 
 class Connection:
-    """A connection: opened at first use, and anew after a failure, in a new process, or where another file is there."""
+    """A connection that opens at first use, and again after a failure, after a fork, or if the file was replaced."""
 
     def __init__(self, path: Path, settings: Sequence[str] = ()) -> None:
         self._path = path
@@ -35,7 +35,7 @@ class Connection:
 
     def open(self) -> sqlite3.Connection:
         """Raises one of FAILURES."""
-        file = os.stat(self._path)  # noqa: PTH116 - Before every call, and twice as fast as Path's.
+        file = os.stat(self._path)  # noqa: PTH116 - Runs before every call, and is twice as fast as Path's.
         identity = (file.st_dev, file.st_ino, os.getpid())
         if self._db is None or self._identity != identity:
             self.close()
@@ -48,8 +48,8 @@ class Connection:
             self._db.close()
         self._db = None
 
-    def leave(self) -> None:
-        """As `close`, as soon as nobody uses the connection any more."""
+    def release(self) -> None:
+        """Let the connection close as soon as no thread uses it any more."""
         self._db = None
 
     def _connect(self) -> sqlite3.Connection:
@@ -60,186 +60,193 @@ class Connection:
             check_same_thread=False,
             uri=True,
         )
-        schema.check(db, at_least=len(schema.MIGRATIONS))
+        schema.check_version(db, at_least=len(schema.MIGRATIONS))
         for setting in self._settings:
             db.execute(setting)
         return db
 
 
 class Reader:
-    """Reads, one at a time; they wait for no writer."""
+    """Makes reads, one at a time. They never wait for a write."""
 
     def __init__(self, path: Path) -> None:
-        self._link = Connection(path)
+        self._connection = Connection(path)
         self._lock = threading.Lock()
 
     def read(self, call: Call[T]) -> T:
+        """Raises StoreUnavailable."""
         with self._lock:
             try:
-                return call(self._link.open())
-            except FAILURES as problem:
-                self._link.close()
-                complain(problem)
+                return call(self._connection.open())
+            except FAILURES as error:
+                self._connection.close()
+                log_failure(error)
                 raise StoreUnavailable from None
 
     def close(self) -> None:
         with self._lock:
-            self._link.close()
+            self._connection.close()
 
 
 class PendingWrite:
-    """A call that waits to be made in a transaction, and what came of it."""
+    """A call in the queue of the GroupCommitWriter, and its outcome."""
 
-    __slots__ = ("call", "is_leading", "is_long", "problem", "result", "turn")
+    __slots__ = ("call", "error", "is_leading", "is_long", "result", "turn")
 
     def __init__(self, call: Call[Any], is_long: bool) -> None:
         self.call = call
         self.is_long = is_long
         self.is_leading = False
-        """Whether its own thread is to make it, and all others that wait."""
+        """Whether its own thread makes this call and all others in the queue."""
         self.turn = threading.Lock()
-        """Held from the start where another thread leads, until the call was made or its own thread is to lead."""
+        """Held until the call was made or its own thread becomes the leader; not held if that thread leads at once."""
         self.result: Any = None
-        self.problem: Exception | None = None
+        self.error: Exception | None = None
 
 
 class GroupCommitWriter:
-    """Writes: those that wait at one moment share one transaction, and its one wait for the disk."""
+    """Makes writes. All writes that wait at one moment share a transaction, and so one wait for the disk.
+
+    One of the waiting threads, the leader, makes the calls of all.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._link = Connection(path, WRITING)
+        self._connection = Connection(path, WRITE_SETTINGS)
         self._lock = threading.Lock()
-        self._waiting: list[PendingWrite] = []
-        self._is_led = False
-        """Whether a thread makes calls, or is to."""
+        self._queue: list[PendingWrite] = []
+        self._has_leader = False
 
-    def write(self, call: Call[T], *, is_long: bool = False, patience: float = -1) -> T:
-        """What `call` returns, once what it wrote is on the disk.
+    def write(self, call: Call[T], *, is_long: bool = False, timeout: float = -1) -> T:
+        """Make `call` and return its result once its writes are on the disk.
 
-        Calls are made one after another. None may wait for anything, and one that may take more than a millisecond is
-        long. What was written before a ServerError is raised stands. `patience` is how many seconds it may wait behind
-        others; -1 has no end.
+        Calls are made one after another. None may wait for anything. A call that may take more than a millisecond must
+        be given as long. If a call raises an AppError, what it wrote before is kept; if it raises any other exception,
+        what it wrote is undone. `timeout` is how many seconds the call may wait in the queue; -1: without limit.
+        Raises what the call raises, and StoreUnavailable.
         """
-        mine = PendingWrite(call, is_long)
+        write = PendingWrite(call, is_long)
         with self._lock:
-            self._waiting.append(mine)
-            mine.is_leading = not self._is_led
-            self._is_led = True
-            if not mine.is_leading:
-                mine.turn.acquire()
-        if not mine.is_leading:
-            self._wait(mine, patience)
-        if mine.is_leading:
+            self._queue.append(write)
+            write.is_leading = not self._has_leader
+            self._has_leader = True
+            if not write.is_leading:
+                write.turn.acquire()
+        if not write.is_leading:
+            self._wait(write, timeout)
+        if write.is_leading:
             self._lead()
-        if mine.problem is not None:
-            raise mine.problem
-        result: T = mine.result
+        if write.error is not None:
+            raise write.error
+        result: T = write.result
         return result
 
     def close(self) -> None:
         with self._lock:
-            if self._is_led:
-                self._link.leave()
+            if self._has_leader:
+                self._connection.release()
             else:
-                self._link.close()
+                self._connection.close()
 
-    def _wait(self, mine: PendingWrite, patience: float) -> None:
+    def _wait(self, write: PendingWrite, timeout: float) -> None:
         try:
-            if not mine.turn.acquire(timeout=patience):
-                complain(schema.Unusable(schema.STUCK))
+            if not write.turn.acquire(timeout=timeout):
+                log_failure(schema.UnusableFile(schema.STUCK))
                 raise StoreUnavailable
-        except BaseException:  # It may also be that the thread is to end; nobody must wait for it then.
+        except BaseException:  # Also if gevent kills this thread: then it must not stay in the queue, or lead it.
             with self._lock:
-                if mine in self._waiting:
-                    self._waiting.remove(mine)
-                    if mine.is_leading:
-                        self._pass_on()
+                if write in self._queue:
+                    self._queue.remove(write)
+                    if write.is_leading:
+                        self._appoint_leader()
             raise
 
-    def _pass_on(self) -> None:
-        """Let the first who waits lead. To be called with the lock held."""
-        self._is_led = bool(self._waiting)
-        for first in self._waiting[:1]:
+    def _appoint_leader(self) -> None:
+        """Let the thread of the first write in the queue lead. To be called with the lock held."""
+        self._has_leader = bool(self._queue)
+        for first in self._queue[:1]:
             first.is_leading = True
             first.turn.release()
 
     def _lead(self) -> None:
-        """Make all calls that wait."""
+        """Make all calls in the queue."""
         with self._lock:
-            batch, self._waiting = self._waiting, []
+            batch, self._queue = self._queue, []
         has_failed = True
         try:
             self._commit(batch)
             has_failed = False
-        except FAILURES as problem:
-            complain(problem)
+        except FAILURES as error:
+            log_failure(error)
         finally:
             with self._lock:
                 if has_failed:
-                    self._link.close()
-                    # Who came meanwhile would only meet the same, each in its turn.
-                    batch += self._waiting
-                    self._waiting = []
+                    self._connection.close()
+                    # Writes that joined the queue meanwhile fail too: one by one, each would wait for the same failure.
+                    batch += self._queue
+                    self._queue = []
                     for each in batch:
-                        each.problem = StoreUnavailable()
-                self._pass_on()
+                        each.error = StoreUnavailable()
+                self._appoint_leader()
             for each in batch:
                 if each.turn.locked():
                     each.turn.release()
 
     def _commit(self, batch: Sequence[PendingWrite]) -> None:
-        db = self._link.open()
-        begin(db)
+        db = self._connection.open()
+        begin_transaction(db)
         if any(write.is_long for write in batch):
-            in_os_thread(lambda: make(db, batch))
+            run_in_os_thread(lambda: make_calls(db, batch))
         else:
-            make(db, batch)
-        in_os_thread(lambda: db.execute("COMMIT"))
+            make_calls(db, batch)
+        run_in_os_thread(lambda: db.execute("COMMIT"))
 
 
-def begin(db: sqlite3.Connection) -> None:
+def begin_transaction(db: sqlite3.Connection) -> None:
     try:
         db.execute("BEGIN IMMEDIATE")
-    except sqlite3.OperationalError as problem:
-        if not is_busy(problem):
+    except sqlite3.OperationalError as error:
+        if not is_busy(error):
             raise
-        in_os_thread(lambda: begin_patiently(db))
+        run_in_os_thread(lambda: begin_with_retries(db))
 
 
-def begin_patiently(db: sqlite3.Connection) -> None:
-    """Look every millisecond: SQLite's own waits grow to a tenth of a second, and others come first all the while."""
+def begin_with_retries(db: sqlite3.Connection) -> None:
+    """Retry every millisecond for BUSY_SECONDS.
+
+    SQLite's own busy handler backs off to a tenth of a second, while other processes keep getting the lock first.
+    """
     until = time.monotonic() + BUSY_SECONDS
     db.execute("PRAGMA busy_timeout = 1")
     while True:
         try:
             db.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as problem:
-            if not is_busy(problem) or time.monotonic() > until:
+        except sqlite3.OperationalError as error:
+            if not is_busy(error) or time.monotonic() > until:
                 raise
         else:
             break
     db.execute("PRAGMA busy_timeout = 0")
 
 
-def make(db: sqlite3.Connection, batch: Sequence[PendingWrite]) -> None:
+def make_calls(db: sqlite3.Connection, batch: Sequence[PendingWrite]) -> None:
     for write in batch:
         db.execute("SAVEPOINT write")
         try:
             write.result = write.call(db)
-        except AppError as refused:
-            write.problem = refused
+        except AppError as error:
+            write.error = error
         except FAILURES:
             raise
-        except Exception as fault:  # noqa: BLE001 - It is raised again, in the thread whose call this is.
-            write.problem = fault
+        except Exception as error:  # noqa: BLE001 - It is raised again, in the thread that made this call.
+            write.error = error
             db.execute("ROLLBACK TO write")
         db.execute("RELEASE write")
 
 
-def is_busy(problem: sqlite3.Error) -> bool:
-    return problem.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+def is_busy(error: sqlite3.Error) -> bool:
+    return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
 
 
-def complain(problem: Exception) -> None:
-    cause = getattr(problem, "sqlite_errorname", type(problem).__name__)
-    log.error("the SQLite store failed: %s (%s)", schema.remedy(problem), cause)
+def log_failure(error: Exception) -> None:
+    cause = getattr(error, "sqlite_errorname", type(error).__name__)
+    log.error("the SQLite store failed: %s (%s)", schema.find_remedy(error), cause)

@@ -1,4 +1,4 @@
-"""The messages of one conversation, each at its place."""
+"""The messages of one conversation, each at its index."""
 
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,73 +8,74 @@ import orjson
 
 from server.domain import Message
 from server.errors import NotFound
-from server.store.protocol import NEWEST
+from server.store.protocol import RECENT_MESSAGES
 
-MESSAGES = "SELECT fragment, run_id, timestamp, id, metadata FROM messages WHERE place BETWEEN ? AND ? ORDER BY place"
-ADD_MESSAGE = "INSERT INTO messages (place, id, run_id, timestamp, fragment, metadata) VALUES (?, ?, ?, ?, ?, ?)"
-PLACE = "SELECT place FROM messages WHERE place BETWEEN ? AND ? AND id = ? ORDER BY place DESC LIMIT 1"
-METADATA = "UPDATE messages SET metadata = ? WHERE place = ?"
-TAKE_OUT = "DELETE FROM messages WHERE place = ?"
-MOVE_UP = "UPDATE messages SET place = place - 1 WHERE place > ? AND place <= ?"
+MESSAGES = """
+SELECT fragment, run_id, timestamp, id, metadata FROM messages WHERE row_key BETWEEN ? AND ? ORDER BY row_key
+"""
+ADD_MESSAGE = "INSERT INTO messages (row_key, id, run_id, timestamp, fragment, metadata) VALUES (?, ?, ?, ?, ?, ?)"
+ROW_KEY = "SELECT row_key FROM messages WHERE row_key BETWEEN ? AND ? AND id = ? ORDER BY row_key DESC LIMIT 1"
+SET_METADATA = "UPDATE messages SET metadata = ? WHERE row_key = ?"
+DELETE_MESSAGE = "DELETE FROM messages WHERE row_key = ?"
+SHIFT_MESSAGES = "UPDATE messages SET row_key = row_key - 1 WHERE row_key > ? AND row_key <= ?"
+SHIFT_REPLIES = """
+UPDATE runs SET reply_row_key = reply_row_key - 1 WHERE row_key BETWEEN ? AND ? AND reply_row_key > ?
+"""
 
-MOVE_REPLIES = "UPDATE runs SET reply = reply - 1 WHERE place BETWEEN ? AND ? AND reply > ?"
 
-
-def row_key_range(conversation: int) -> tuple[int, int]:
-    """The first and the last place of what belongs to a conversation."""
-    first = conversation << 32
+def row_key_range(conversation_id: int) -> tuple[int, int]:
+    """The first and the last possible row key of a conversation's messages and runs."""
+    first = conversation_id << 32
     return first, first + 0xFFFFFFFF
 
 
 class History:
-    """Places count from 0 here, and the conversation is named by its id."""
+    """The messages of the conversation with an id. Indexes count from 0."""
 
-    def __init__(self, db: sqlite3.Connection, conversation: int) -> None:
+    def __init__(self, db: sqlite3.Connection, conversation_id: int) -> None:
         self._db = db
-        self._first, self._last = row_key_range(conversation)
+        self._first, self._last = row_key_range(conversation_id)
 
     def read(self, start: int, stop: int) -> list[Message]:
-        return self._read(self._first + start, min(self._first + stop - 1, self._last))
-
-    def add(self, place: int, messages: Iterable[Message]) -> None:
-        """Add messages from `place` on, which must be behind the newest."""
-        rows = [
-            (self._first + n, each.id, each.run_id, each.timestamp, each.fragment, _packed(each.metadata))
-            for n, each in enumerate(messages, place)
-        ]
-        self._db.executemany(ADD_MESSAGE, rows)
-
-    def has_added(self, count: int, messages: Sequence[Message]) -> bool:
-        """Whether the same messages were added before, as `Store.add` looks for them; the history has `count`."""
-        newest = self._first + max(0, count - len(messages) - NEWEST), self._first + count
-        return any(self._db.execute(PLACE, (*newest, first.id)).fetchone() is not None for first in messages[:1])
-
-    def index_of(self, message_id: str) -> int:
-        """Raises NotFound."""
-        row = self._db.execute(PLACE, (self._first, self._last, message_id)).fetchone()
-        if row is None:
-            raise NotFound
-        return int(row[0]) - self._first
-
-    def change(self, message_id: str, metadata: Mapping[str, Any]) -> Message:
-        """Raises NotFound."""
-        place = self.index_of(message_id)
-        self._db.execute(METADATA, (_packed(metadata), self._first + place))
-        return self.read(place, place + 1)[0]
-
-    def take_out(self, place: int) -> None:
-        """Delete a message, and let those after it move up."""
-        self._db.execute(TAKE_OUT, (self._first + place,))
-        self._db.execute(MOVE_UP, (self._first + place, self._last))
-        self._db.execute(MOVE_REPLIES, (self._first, self._last, self._first + place))
-
-    def _read(self, first: int, last: int) -> list[Message]:
-        rows = self._db.execute(MESSAGES, (first, last))
+        """The messages with indexes from `start` up to, not including, `stop`."""
+        rows = self._db.execute(MESSAGES, (self._first + start, min(self._first + stop - 1, self._last)))
         return [
             Message(fragment, run_id, timestamp, message_id, orjson.loads(metadata) if metadata else {})
             for fragment, run_id, timestamp, message_id, metadata in rows
         ]
 
+    def add(self, index: int, messages: Iterable[Message]) -> None:
+        """Add messages from `index` on, which must be the number of messages so far."""
+        rows = [
+            (row_key, each.id, each.run_id, each.timestamp, each.fragment, _dump_metadata(each.metadata))
+            for row_key, each in enumerate(messages, self._first + index)
+        ]
+        self._db.executemany(ADD_MESSAGE, rows)
 
-def _packed(metadata: Mapping[str, Any]) -> bytes | None:
+    def has_added(self, count: int, messages: Sequence[Message]) -> bool:
+        """Whether `Store.add_messages` is repeated with these messages. The history has `count`."""
+        recent = self._first + max(0, count - len(messages) - RECENT_MESSAGES), self._first + count
+        return any(self._db.execute(ROW_KEY, (*recent, first.id)).fetchone() is not None for first in messages[:1])
+
+    def index_of(self, message_id: str) -> int:
+        """Raises NotFound."""
+        row = self._db.execute(ROW_KEY, (self._first, self._last, message_id)).fetchone()
+        if row is None:
+            raise NotFound
+        return int(row[0]) - self._first
+
+    def set_metadata(self, message_id: str, metadata: Mapping[str, Any]) -> Message:
+        """Raises NotFound."""
+        index = self.index_of(message_id)
+        self._db.execute(SET_METADATA, (_dump_metadata(metadata), self._first + index))
+        return self.read(index, index + 1)[0]
+
+    def delete(self, index: int) -> None:
+        """Delete a message; the index of each later one decreases by one."""
+        self._db.execute(DELETE_MESSAGE, (self._first + index,))
+        self._db.execute(SHIFT_MESSAGES, (self._first + index, self._last))
+        self._db.execute(SHIFT_REPLIES, (self._first, self._last, self._first + index))
+
+
+def _dump_metadata(metadata: Mapping[str, Any]) -> bytes | None:
     return orjson.dumps(metadata) if metadata else None

@@ -1,4 +1,7 @@
-"""How one writer of an SQLite file hears what the others do: it looks, and where nobody wrote, that costs nothing."""
+"""Change notifications between processes that share the file.
+
+A worker polls `PRAGMA data_version`: an unchanged version costs one read and no look at any table.
+"""
 
 import sqlite3
 import time
@@ -11,68 +14,71 @@ from server.store.sqlite.database import GroupCommitWriter, Reader
 from server.store.sqlite.transaction import Transaction
 from server.store.sqlite.workers import WorkerLocks
 
-LOOK_SECONDS = 0.025
-"""How often who listens looks."""
+POLL_SECONDS = 0.025
 
-NEWS = "SELECT place, run_id FROM news WHERE writer = ? ORDER BY place"
-HEARD = "DELETE FROM news WHERE writer = ? AND place <= ?"
-FOLLOWED = """
-SELECT r.id, o.status, length(o.text), o.writer, o.lease FROM json_each(?) followed
-JOIN runs r ON r.id = followed.value LEFT JOIN open_runs o ON o.place = r.place
+NOTIFICATIONS = "SELECT row_key, run_id FROM notifications WHERE worker = ? ORDER BY row_key"
+DELETE_NOTIFICATIONS = "DELETE FROM notifications WHERE worker = ? AND row_key <= ?"
+FOLLOWED_RUNS = """
+SELECT r.id, o.status, length(o.text), o.worker, o.lease FROM json_each(?) followed
+JOIN runs r ON r.id = followed.value LEFT JOIN open_runs o ON o.row_key = r.row_key
 """
 
-Mark = tuple[str | None, int | None, bool]
-"""A run's status and its text's length while it is open, and whether it is abandoned."""
+RunState = tuple[str | None, int | None, bool]
+"""Status and text length in bytes of an open run, None for an ended one; and whether it is not abandoned."""
 
 
 class SqliteListener:
-    """To be used by one thread at a time."""
+    """Implements `Store.listen`. To be used by one thread at a time."""
 
-    def __init__(self, path: Path, writer: GroupCommitWriter, writers: WorkerLocks, clock: Callable[[], float]) -> None:
+    def __init__(self, path: Path, writer: GroupCommitWriter, locks: WorkerLocks, clock: Callable[[], float]) -> None:
         self._reader = Reader(path)
         self._writer = writer
-        self._writers = writers
+        self._locks = locks
         self._clock = clock
-        self._seen: tuple[object, ...] = ()
-        """How all stood at the last look; where that is as it was, nothing else needs to be looked at."""
-        self._marks: dict[str, Mark | None] = {}
-        """How each followed run stood; None where it was gone."""
-        self._others: set[str] = set()
-        """The writers of those of them that were open."""
+        self._last_poll: tuple[object, ...] = ()
+        """What the last poll found; if a poll finds the same, no table is read."""
+        self._run_states: dict[str, RunState | None] = {}
+        """The state of each followed run at the last poll; None if it was missing."""
+        self._run_workers: set[str] = set()
+        """The other workers of the followed runs that were open."""
 
     def listen(self, followed: Collection[str], seconds: float) -> Collection[str]:
         until = time.monotonic() + seconds
         while True:
-            news, changed = self._reader.read(lambda db: self._look(db, followed))
-            if news:
-                self._forget(news[-1][0])
+            notifications, changed = self._reader.read(lambda db: self._poll(db, followed))
+            if notifications:
+                self._delete_notifications(notifications[-1][0])
             left = until - time.monotonic()
-            if news or changed or left <= 0:
-                return changed | {run_id for _, run_id in news}
-            time.sleep(min(LOOK_SECONDS, left))
-
-    def _forget(self, last: int) -> None:
-        self._writer.write(lambda db: db.execute(HEARD, (self._writers.name, last)))
+            if notifications or changed or left <= 0:
+                return changed | {run_id for _, run_id in notifications}
+            time.sleep(min(POLL_SECONDS, left))
 
     def close(self) -> None:
         self._reader.close()
-        self._seen = ()
+        self._last_poll = ()
 
-    def _look(self, db: sqlite3.Connection, followed: Collection[str]) -> tuple[list[tuple[int, str]], set[str]]:
-        """The news, each with its place, and which of the followed runs stand otherwise than they did."""
+    def _delete_notifications(self, last: int) -> None:
+        self._writer.write(lambda db: db.execute(DELETE_NOTIFICATIONS, (self._locks.name, last)))
+
+    def _poll(self, db: sqlite3.Connection, followed: Collection[str]) -> tuple[list[tuple[int, str]], set[str]]:
+        """The notifications, each with its row key, and the ids of followed runs whose state has changed."""
         (version,) = db.execute("PRAGMA data_version").fetchone()
-        seen = (db, version, [each for each in self._others if self._writers.is_gone(each)])
-        if seen == self._seen and self._marks.keys() == set(followed):
+        poll = (db, version, [each for each in self._run_workers if self._locks.has_ended(each)])
+        if poll == self._last_poll and self._run_states.keys() == set(followed):
             return [], set()
-        tx = Transaction(db, self._writers, self._clock())
-        marks: dict[str, Mark | None] = dict.fromkeys(followed)
-        others = set()
-        rows = db.execute(FOLLOWED, (orjson.dumps(list(followed)).decode(),)).fetchall()
-        for run_id, status, length, writer, lease in rows:
-            marks[run_id] = (status, length, writer is None or tx.is_held(writer, lease))
-            if writer is not None and not self._writers.is_me(writer):
-                others.add(writer)
-        changed = {each for each, mark in marks.items() if each not in self._marks or self._marks[each] != mark}
-        news = db.execute(NEWS, (self._writers.name,)).fetchall()
-        self._seen, self._marks, self._others = seen, marks, others
-        return news, changed
+        tx = Transaction(db, self._locks, self._clock())
+        states: dict[str, RunState | None] = dict.fromkeys(followed)
+        workers = set()
+        rows = db.execute(FOLLOWED_RUNS, (orjson.dumps(list(followed)).decode(),)).fetchall()
+        for run_id, status, length, worker, lease in rows:
+            states[run_id] = (status, length, worker is None or tx.is_leased(worker, lease))
+            if worker is not None and not self._locks.is_me(worker):
+                workers.add(worker)
+        changed = {
+            run_id
+            for run_id, state in states.items()
+            if run_id not in self._run_states or self._run_states[run_id] != state
+        }
+        notifications = db.execute(NOTIFICATIONS, (self._locks.name,)).fetchall()
+        self._last_poll, self._run_states, self._run_workers = poll, states, workers
+        return notifications, changed

@@ -1,4 +1,4 @@
-"""What a store's calls do with runs, each in one transaction."""
+"""The store's calls that change runs, each within one transaction."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,124 +12,131 @@ from server.store.protocol import CreatedRun, CreateOptions
 from server.store.sqlite.history import History, row_key_range
 from server.store.sqlite.transaction import ConversationRow, Transaction
 
-START = "UPDATE open_runs SET status = 'running', lease = ? WHERE place = ?"
-APPEND = """
-UPDATE open_runs SET text = CAST(ifnull(CAST(substr(text, 1, ?) AS TEXT), '') || ? AS BLOB), lease = ? WHERE place = ?
+START_RUN = "UPDATE open_runs SET status = 'running', lease = ? WHERE row_key = ?"
+APPEND_TEXT = """
+UPDATE open_runs SET text = CAST(ifnull(CAST(substr(text, 1, ?) AS TEXT), '') || ? AS BLOB), lease = ?
+WHERE row_key = ?
 """
-NOTE = "UPDATE runs SET details = ? WHERE place = ?"
+SET_DETAILS = "UPDATE runs SET details = ? WHERE row_key = ?"
 
 
 def create_run(
     tx: Transaction, name: str, run: Run, options: CreateOptions, *, waiting: int, start: bool, lease: float
 ) -> CreatedRun:
-    """As `Store.begin`; the lease passes at `lease`, in Unix seconds."""
-    found = tx.find(name)
-    if found is None and not options.create_conversation:
+    """As `Store.create_run`; the lease expires at `lease`, in Unix seconds."""
+    row = tx.find_conversation(name)
+    if row is None and not options.create_conversation:
         raise NotFound
-    still = tx.settle(found.id) if found is not None and found.has_open else []
-    if found is not None:
-        same = tx.get_run(run.id, name)
+    open_runs = tx.end_abandoned_runs(row.id) if row is not None and row.has_open_runs else []
+    if row is not None:
+        same = tx.find_run(run.id, name)
         if same is not None:
-            return CreatedRun(same.run, found.conversation, is_new=True)
-        known = tx.answering(found.id, run, still)
-        if known is not None:
-            return CreatedRun(known, found.conversation, is_new=False)
-    status: Status = "running" if start and not still else "queued"
-    queued = sum(each.run.status == "queued" for each in still)
-    if (options.reject_if_busy and still) or (status == "queued" and queued >= waiting):
+            return CreatedRun(same.run, row.conversation, is_new=True)
+        existing = tx.find_run_to_join(row.id, run, open_runs)
+        if existing is not None:
+            return CreatedRun(existing, row.conversation, is_new=False)
+    status: Status = "running" if start and not open_runs else "queued"
+    queued = sum(each.run.status == "queued" for each in open_runs)
+    if (options.reject_if_busy and open_runs) or (status == "queued" and queued >= waiting):
         raise ConversationBusy
-    begun = replace(run, status=status, conversation=name)
-    found = found or tx.make(name, None, {})
-    tx.add(found.id, begun, lease)
-    if found.is_made:
-        tx.touch(found.id)
-    return CreatedRun(begun, add_messages(tx, found, options.messages), is_new=True)
+    created = replace(run, status=status, conversation=name)
+    row = row or tx.create_conversation(name, None, {})
+    tx.add_run(row.id, created, lease)
+    if row.has_time_limit:
+        tx.touch(row.id)
+    return CreatedRun(created, add_messages(tx, row, options.messages), is_new=True)
 
 
-def add_messages(tx: Transaction, found: ConversationRow, messages: Sequence[Message]) -> Conversation:
-    """The conversation once `messages` are at the end of its history."""
-    count = found.conversation.message_count
+def add_messages(tx: Transaction, row: ConversationRow, messages: Sequence[Message]) -> Conversation:
+    """Add messages at the end of the history. Returns the conversation with its new message count."""
+    count = row.conversation.message_count
     if messages:
-        History(tx.db, found.id).add(count, messages)
-    return replace(found.conversation, message_count=count + len(messages))
+        History(tx.db, row.id).add(count, messages)
+    return replace(row.conversation, message_count=count + len(messages))
 
 
-def is_due(tx: Transaction, name: str, run_id: str) -> bool:
-    """Whether `start` may have something to write."""
-    found = tx.find_id(name)
-    open_runs = [] if found is None else tx.open_runs(found)
+def may_start_run(tx: Transaction, name: str, run_id: str) -> bool:
+    """Whether `start_run` may have something to write. Needs no write transaction."""
+    conversation_id = tx.find_conversation_id(name)
+    open_runs = [] if conversation_id is None else tx.list_open_runs(conversation_id)
     return any(not each.run.is_open for each in open_runs) or any(each.run.id == run_id for each in open_runs[:1])
 
 
 def start_run(tx: Transaction, name: str, run_id: str, lease: float) -> Conversation | None:
-    found = tx.find(name)
-    oldest = [] if found is None else tx.settle(found.id)[:1]
-    if found is None or not any(each.run.id == run_id and each.run.status == "queued" for each in oldest):
+    row = tx.find_conversation(name)
+    oldest = [] if row is None else tx.end_abandoned_runs(row.id)[:1]
+    if row is None or not any(each.run.id == run_id and each.run.status == "queued" for each in oldest):
         return None
-    tx.db.execute(START, (lease, oldest[0].place))
-    return found.conversation
+    tx.db.execute(START_RUN, (lease, oldest[0].row_key))
+    return row.conversation
 
 
 def append_text(tx: Transaction, name: str, run_id: str, at: int, text: str, lease: float) -> bool:
-    still = tx.open_run(run_id, name)
-    if still is None or still.status != "running":
+    open_run = tx.find_open_run(run_id, name)
+    if open_run is None or open_run.status != "running":
         return False
-    tx.db.execute(APPEND, (at, text, lease, still.place))
+    tx.db.execute(APPEND_TEXT, (at, text, lease, open_run.row_key))
     return True
 
 
 def finish_run(tx: Transaction, name: str, ended: Run, context_starts: Mapping[str, int]) -> Run | None:
-    still = tx.open_run(ended.id, name)
-    if still is None:
-        known = tx.get_run(ended.id, name)
-        return None if known is None else known.run
-    history_messages = ended.history_messages()
-    reply = row_key_range(still.conversation)[0] + still.message_count + len(history_messages) - 1
-    tx.end(still.place, ended, reply if history_messages else None)
-    History(tx.db, still.conversation).add(still.message_count, history_messages)
+    open_run = tx.find_open_run(ended.id, name)
+    if open_run is None:
+        row = tx.find_run(ended.id, name)
+        return None if row is None else row.run
+    conversation_id, messages = open_run.conversation_id, ended.history_messages()
+    reply_row_key = row_key_range(conversation_id)[0] + open_run.message_count + len(messages) - 1
+    tx.end_run(open_run.row_key, ended, reply_row_key if messages else None)
+    History(tx.db, conversation_id).add(open_run.message_count, messages)
     if context_starts:
-        tx.add_context_starts(still.conversation, context_starts)
-    if still.is_made:
-        tx.touch(still.conversation)
-    is_mine = tx.is_mine(still.writer)
+        tx.add_context_starts(conversation_id, context_starts)
+    if open_run.has_time_limit:
+        tx.touch(conversation_id)
+    is_mine = tx.is_mine(open_run.worker)
     if not is_mine:
-        tx.tell(still.writer, ended.id)
-    for following in tx.open_runs(still.conversation, 1) if still.is_followed else ():
-        if following.run.status == "queued" and not (is_mine and tx.is_mine(following.writer)):
-            tx.tell(following.writer, following.run.id)
+        tx.notify(open_run.worker, ended.id)
+    for following in tx.list_open_runs(conversation_id, 1) if open_run.has_successor else ():
+        if following.run.status == "queued" and not (is_mine and tx.is_mine(following.worker)):
+            tx.notify(following.worker, following.run.id)
     return ended
 
 
-def replace_run(tx: Transaction, name: str, run: Run, earlier: Status, *, writer: str, lease: float) -> bool:
-    """Replace an open run that has the status `earlier`; `writer` is empty where nobody writes it from now on."""
-    still = tx.open_run(run.id, name)
-    if still is None:
+def replace_run(tx: Transaction, name: str, run: Run, earlier: Status, *, worker: str, lease: float) -> bool:
+    """Replace an open run that has the status `earlier`; `worker` is empty if the run requires action from now on."""
+    open_run = tx.find_open_run(run.id, name)
+    if open_run is None:
         return False
-    if still.status != earlier:  # It may be the same call made again.
-        placed = tx.get_run(run.id, name)
-        return still.writer == writer and placed is not None and placed.run == run
-    tx.change(still.place, run, writer, lease)
+    if open_run.status != earlier:  # This may be the same call, repeated.
+        row = tx.find_run(run.id, name)
+        return open_run.worker == worker and row is not None and row.run == run
+    tx.update_open_run(open_run.row_key, run, worker, lease)
     return True
 
 
 def set_run_details(tx: Transaction, name: str, run_id: str, details: Mapping[str, Any]) -> Run:
-    placed = tx.get_run(run_id, name)
-    if placed is None:
+    row = tx.find_run(run_id, name)
+    if row is None:
         raise NotFound
-    tx.db.execute(NOTE, (orjson.dumps(details), placed.place))
-    return replace(placed.run, options=replace(placed.run.options, details=details))
+    tx.db.execute(SET_DETAILS, (orjson.dumps(details), row.row_key))
+    return replace(row.run, options=replace(row.run.options, details=details))
+
+
+def mark_delivered(tx: Transaction, name: str, run_id: str) -> None:
+    row = tx.find_run(run_id, name)
+    if row is not None and row.worker is None:
+        tx.update_run(row.row_key, replace(row.run, delivered=True), row.reply_row_key)
 
 
 def delete_message(tx: Transaction, name: str, message_id: str) -> None:
-    found = tx.find(name)
-    if found is None:
+    conversation = tx.find_conversation(name)
+    if conversation is None:
         raise NotFound
-    history = History(tx.db, found.id)
-    place = history.index_of(message_id)
-    for message in history.read(place, place + 1):
-        placed = None if message.run_id is None else tx.get_run(message.run_id, name)
-        if placed is not None and placed.reply == row_key_range(found.id)[0] + place:
-            tx.replace(placed.place, placed.run)  # The run takes its text back.
-    history.take_out(place)
-    starts = found.conversation.context_starts
-    tx.change_history(found.id, {model: start - (place < start) for model, start in starts.items()})
+    history = History(tx.db, conversation.id)
+    index = history.index_of(message_id)
+    for message in history.read(index, index + 1):
+        row = None if message.run_id is None else tx.find_run(message.run_id, name)
+        if row is not None and row.reply_row_key == row_key_range(conversation.id)[0] + index:
+            tx.update_run(row.row_key, row.run)  # From now on, the run's JSON has its text.
+    history.delete(index)
+    starts = conversation.conversation.context_starts
+    tx.renew_history_id(conversation.id, {model: start - (index < start) for model, start in starts.items()})

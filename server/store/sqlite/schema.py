@@ -1,4 +1,4 @@
-"""What is in an SQLite store's file, how it came to be so, and what to do where it cannot be used."""
+"""The tables of an SQLite store's file, their migrations, and what to do if a file cannot be used."""
 
 import sqlite3
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ from pathlib import Path
 from server.store.sqlite import compaction
 
 APPLICATION_ID = 0x436F6E76
-"""Tells the file from the databases of other programs."""
+"""Distinguishes the file from the databases of other programs."""
 
 MIGRATIONS: Sequence[Sequence[str]] = (
     (
-        # Ids are never used again: a reader may hold one while its conversation is deleted.
+        # AUTOINCREMENT: an id is never reused, since a reader may hold one while its conversation is deleted.
         """
         CREATE TABLE conversations (
             id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -24,8 +24,8 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         )
         """,
         "CREATE INDEX conversations_by_expiry ON conversations (expires) WHERE expires IS NOT NULL",
-        # A place is the conversation's id in the upper half and a count from 0 in the lower, so that what belongs
-        # together lies together, without another index.
+        # A row key is the conversation's id in the upper 32 bits and a count from 0 in the lower, so that the rows of a
+        # conversation are stored together, in order, without another index.
         """
         CREATE TABLE messages (
             place INTEGER PRIMARY KEY,
@@ -44,7 +44,7 @@ MIGRATIONS: Sequence[Sequence[str]] = (
             packed BLOB NOT NULL
         )
         """,
-        # What changes while a run is open, by the run's place; `lease` is when it passes.
+        # The values that change while a run is open, by the run's row key; `lease` is when the lease expires.
         """
         CREATE TABLE open_runs (
             place INTEGER PRIMARY KEY,
@@ -64,7 +64,7 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         ) WITHOUT ROWID
         """,
         "CREATE INDEX request_ids_by_age ON request_ids (begun)",
-        # What a writer is to hear of its runs, until it did.
+        # Notifications for a worker about its runs, until it has read them.
         "CREATE TABLE news (place INTEGER PRIMARY KEY, writer TEXT NOT NULL, run_id TEXT NOT NULL)",
     ),
     (
@@ -72,7 +72,7 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         "ALTER TABLE conversations ADD COLUMN touched REAL NOT NULL DEFAULT 0",
         "ALTER TABLE conversations ADD COLUMN metadata BLOB NOT NULL DEFAULT '{}'",
         "ALTER TABLE messages ADD COLUMN metadata BLOB",
-        # What was noted of a run since it was begun, in place of the details that are packed with it.
+        # Details set after the run was created; they replace those in the run's JSON.
         "ALTER TABLE runs ADD COLUMN details BLOB",
         """
         CREATE TABLE records (
@@ -84,18 +84,35 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         """,
     ),
     (
-        # What a model could not read is remembered for that model alone, as JSON by its name.
+        # JSON: the start of the context window by model, since each model has a context length of its own.
         "ALTER TABLE conversations DROP COLUMN replay_from",
         "ALTER TABLE conversations ADD COLUMN context_starts BLOB NOT NULL DEFAULT '{}'",
-        # Another one as soon as the history has changed other than by growing.
+        # Changes whenever the history changes other than by messages added at its end.
         "ALTER TABLE conversations ADD COLUMN history INTEGER NOT NULL DEFAULT 0",
     ),
-    # The place of the message that has a run's text, where the text is not packed with the run.
+    # The row key of the message that has a run's text, if the text is not in the run's JSON.
     ("ALTER TABLE runs ADD COLUMN reply INTEGER",),
+    # The words of the glossary. Only names in the schema change, so a large file takes no longer than a small one.
+    (
+        "ALTER TABLE conversations RENAME COLUMN history TO history_id",
+        "ALTER TABLE messages RENAME COLUMN place TO row_key",
+        "ALTER TABLE runs RENAME COLUMN place TO row_key",
+        "ALTER TABLE runs RENAME COLUMN collected TO delivered",
+        "ALTER TABLE runs RENAME COLUMN packed TO run_json",
+        "ALTER TABLE runs RENAME COLUMN reply TO reply_row_key",
+        "ALTER TABLE open_runs RENAME COLUMN place TO row_key",
+        "ALTER TABLE open_runs RENAME COLUMN writer TO worker",
+        "ALTER TABLE request_ids RENAME COLUMN conversation TO conversation_id",
+        "ALTER TABLE request_ids RENAME COLUMN run TO run_row_key",
+        "ALTER TABLE request_ids RENAME COLUMN begun TO created",
+        "ALTER TABLE news RENAME TO notifications",
+        "ALTER TABLE notifications RENAME COLUMN place TO row_key",
+        "ALTER TABLE notifications RENAME COLUMN writer TO worker",
+    ),
 )
-"""The statements of each version, in order; a file's `user_version` is how many of these it has seen."""
+"""The statements of each version, in order. A file's `user_version` is the number of versions applied to it."""
 
-STATE = """
+VERSION = """
 SELECT user_version, application_id, (SELECT count(*) FROM sqlite_master)
 FROM pragma_user_version, pragma_application_id
 """
@@ -118,52 +135,52 @@ UNSHARED = "the file's disk does not let processes share a file; choose a disk o
 STUCK = "a write to the file does not come to its end; look whether its disk answers"
 
 
-class Unusable(Exception):
-    """A file that is no store of ours, or not any more; the message says what to do."""
+class UnusableFile(Exception):
+    """The file is not a usable store of this version. The message says what to do."""
 
 
-def remedy(problem: Exception) -> str:
-    """What is wrong, and what a person can do about it."""
-    if isinstance(problem, FileNotFoundError):
+def find_remedy(error: Exception) -> str:
+    """What is wrong, and what an operator can do about it."""
+    if isinstance(error, FileNotFoundError):
         return GONE
-    name = getattr(problem, "sqlite_errorname", "")
-    return next((sentence for prefix, sentence in REMEDIES.items() if name.startswith(prefix)), str(problem))
+    name = getattr(error, "sqlite_errorname", "")
+    return next((sentence for prefix, sentence in REMEDIES.items() if name.startswith(prefix)), str(error))
 
 
 def prepare(path: Path) -> None:
-    """Make the file where it is missing, bring it to the newest version, and try it with a write.
+    """Create the file if it is missing, migrate it to the newest version, and test that it can be written.
 
-    Nothing is held afterwards. Raises sqlite3.Error and Unusable.
+    Leaves nothing open. Raises sqlite3.Error and UnusableFile.
     """
-    compaction.wait_for_rewriting(path)
+    compaction.wait_for_rewrite(path)
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
-        check(db, at_least=0)
-        compaction.prepare(db)
+        check_version(db, at_least=0)
+        compaction.enable(db)
         if db.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
-            raise Unusable(UNSHARED)
+            raise UnusableFile(UNSHARED)
         db.execute("BEGIN IMMEDIATE")
-        for statements in MIGRATIONS[check(db, at_least=0) :]:
+        for statements in MIGRATIONS[check_version(db, at_least=0) :]:
             for statement in statements:
                 db.execute(statement)
         db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-        touch(db)
+        write_nothing(db)
         db.execute("COMMIT")
-    compaction.rewrite(path)
+    compaction.rewrite_file(path)
 
 
-def touch(db: sqlite3.Connection) -> None:
-    """Write something, and change nothing."""
+def write_nothing(db: sqlite3.Connection) -> None:
+    """Make a write that changes nothing."""
     db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
 
 
-def check(db: sqlite3.Connection, at_least: int) -> int:
-    """The version of the file. Raises Unusable where it is older than that, newer than ours, or not ours at all."""
-    # In one statement: another process may be making the file at this moment.
-    version, application, tables = db.execute(STATE).fetchone()
+def check_version(db: sqlite3.Connection, at_least: int) -> int:
+    """The version of the file. Raises UnusableFile if it is older than `at_least`, too new, or another program's."""
+    # In one statement, because another process may be creating the file at this moment.
+    version, application, tables = db.execute(VERSION).fetchone()
     if application != APPLICATION_ID and (version, application, tables) != (0, 0, 0):
-        raise Unusable(FOREIGN)
+        raise UnusableFile(FOREIGN)
     if version > len(MIGRATIONS):
-        raise Unusable(NEWER)
+        raise UnusableFile(NEWER)
     if version < at_least:
-        raise Unusable(OLDER)
+        raise UnusableFile(OLDER)
     return int(version)

@@ -1,4 +1,4 @@
-"""Conversations in an SQLite file, for the processes of one machine: on the disk before any call returns."""
+"""The SQLite store: every write is on the disk before its call returns."""
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 import orjson
 
+from server.concurrency import run_in_os_thread
 from server.domain import Conversation, Message, Run, Status
 from server.errors import ConversationBusy, NotFound, StoreUnavailable, TooManyRecords
-from server.store.protocol import DEFAULT_OPTIONS, NOTHING, SWEEP_SECONDS, CreatedRun, CreateOptions
+from server.store.protocol import DEFAULT_OPTIONS, NO_CONTEXT_STARTS, SWEEP_SECONDS, CreatedRun, CreateOptions
 from server.store.sqlite import compaction, runs, schema
-from server.store.sqlite.blocking import in_os_thread
 from server.store.sqlite.database import FAILURES, GroupCommitWriter, Reader
 from server.store.sqlite.history import History
 from server.store.sqlite.listener import SqliteListener
@@ -21,13 +21,15 @@ from server.store.sqlite.transaction import ConversationRow, Transaction
 from server.store.sqlite.workers import WorkerLocks
 
 PING_SECONDS = 1.8
-"""How long a ping waits for writes before it."""
+"""How long a ping waits in the queue of writes."""
 
-METADATA = "UPDATE conversations SET metadata = ? WHERE id = ?"
+SET_METADATA = "UPDATE conversations SET metadata = ? WHERE id = ?"
 RECORD = "SELECT record FROM records WHERE kind = ? AND id = ?"
-HELD = """
-SELECT r.id, o.place FROM json_each(?) held JOIN runs r ON r.id = held.value JOIN open_runs o ON o.place = r.place
+LEASED_RUNS = """
+SELECT r.id, o.row_key FROM json_each(?) leased
+JOIN runs r ON r.id = leased.value JOIN open_runs o ON o.row_key = r.row_key
 """
+RENEW_LEASE = "UPDATE open_runs SET lease = ? WHERE row_key = ?"
 
 T = TypeVar("T")
 
@@ -35,7 +37,7 @@ T = TypeVar("T")
 class SqliteStore:
     """A Store for all processes of one machine that have the same `path`.
 
-    It holds nothing until the first call. Raises ValueError where the file cannot be used, and says what to do.
+    It opens nothing before the first call. Raises ValueError, which says what to do, if the file cannot be used.
     """
 
     is_durable = True
@@ -46,23 +48,23 @@ class SqliteStore:
         file = Path(path).absolute()
         try:
             if not path or path.startswith(("sqlite:", ":")):
-                raise schema.Unusable(schema.NO_FILE)
+                raise schema.UnusableFile(schema.NO_FILE)
             schema.prepare(file)
-        except FAILURES as problem:
-            raise ValueError(f"STORE_URL: {schema.remedy(problem)}.") from None
+        except FAILURES as error:
+            raise ValueError(f"STORE_URL: {schema.find_remedy(error)}.") from None
         self._lease_seconds = lease_seconds
         self._max_records = max_records
         self._clock = clock
         self._file = file
-        self._writers = WorkerLocks(file)
+        self._locks = WorkerLocks(file)
         self._reader = Reader(file)
         self._writer = GroupCommitWriter(file)
-        self._ear = SqliteListener(file, self._writer, self._writers, clock)
+        self._listener = SqliteListener(file, self._writer, self._locks, clock)
         self._rest: Callable[[], None] = lambda: time.sleep(REST_SECONDS)
 
     def get_conversation(self, name: str) -> Conversation | None:
-        found = self._read(lambda tx: tx.find(name))
-        return None if found is None else found.conversation
+        row = self._read(lambda tx: tx.find_conversation(name))
+        return None if row is None else row.conversation
 
     def create_conversation(
         self,
@@ -74,117 +76,114 @@ class SqliteStore:
         is_evictable: bool = False,
     ) -> Conversation:
         def create(tx: Transaction) -> Conversation:
-            there = tx.find(name)
-            made = there or tx.make(name, seconds, metadata)
-            return made.conversation if there else runs.add_messages(tx, made, messages)
+            row = tx.find_conversation(name)
+            if row is not None:
+                return row.conversation
+            return runs.add_messages(tx, tx.create_conversation(name, seconds, metadata), messages)
 
         return self._write(create)
 
     def touch(self, name: str) -> bool:
         def touch(tx: Transaction) -> bool:
-            found = tx.find(name)
-            if found is not None:
-                tx.touch(found.id)
-            return found is not None
+            row = tx.find_conversation(name)
+            if row is not None:
+                tx.touch(row.id)
+            return row is not None
 
-        found = self._read(lambda tx: tx.find(name))
-        # What does not expire has no time, and reading it shall cost no write.
-        return self._write(touch) if found is not None and found.is_made else found is not None
+        row = self._read(lambda tx: tx.find_conversation(name))
+        # Each read of a history touches it: without a time limit, that must not cost a write.
+        return self._write(touch) if row is not None and row.has_time_limit else row is not None
 
     def set_model(self, name: str, model: str) -> None:
         def set_model(tx: Transaction) -> None:
-            found = tx.find(name) or tx.make(name, None, {})
-            tx.db.execute("UPDATE conversations SET model = ? WHERE id = ?", (model, found.id))
+            row = tx.find_conversation(name) or tx.create_conversation(name, None, {})
+            tx.db.execute("UPDATE conversations SET model = ? WHERE id = ?", (model, row.id))
 
         self._write(set_model)
 
     def set_metadata(self, name: str, metadata: Mapping[str, Any]) -> Conversation:
         def set_metadata(tx: Transaction) -> Conversation:
-            found = _there(tx.find(name))
-            tx.db.execute(METADATA, (orjson.dumps(metadata), found.id))
-            return replace(found.conversation, metadata=metadata)
+            row = _require_row(tx, name)
+            tx.db.execute(SET_METADATA, (orjson.dumps(metadata), row.id))
+            return replace(row.conversation, metadata=metadata)
 
         return self._write(set_metadata)
 
     def create_run(
         self, name: str, run: Run, options: CreateOptions = DEFAULT_OPTIONS, *, waiting: int, start: bool
     ) -> CreatedRun:
-        def begin(tx: Transaction) -> CreatedRun:
+        def create_run(tx: Transaction) -> CreatedRun:
             lease = tx.now + self._lease_seconds
             return runs.create_run(tx, name, run, options, waiting=waiting, start=start, lease=lease)
 
-        return self._write(begin)
+        return self._write(create_run)
 
     def start_run(self, name: str, run_id: str) -> Conversation | None:
-        if not self._read(lambda tx: runs.is_due(tx, name, run_id)):
+        if not self._read(lambda tx: runs.may_start_run(tx, name, run_id)):
             return None
         return self._write(lambda tx: runs.start_run(tx, name, run_id, tx.now + self._lease_seconds))
 
     def append_text(self, name: str, run_id: str, at: int, text: str) -> bool:
         return self._write(lambda tx: runs.append_text(tx, name, run_id, at, text, tx.now + self._lease_seconds))
 
-    def finish_run(self, name: str, ended: Run, context_starts: Mapping[str, int] = NOTHING) -> Run | None:
+    def finish_run(self, name: str, ended: Run, context_starts: Mapping[str, int] = NO_CONTEXT_STARTS) -> Run | None:
         return self._write(lambda tx: runs.finish_run(tx, name, ended, context_starts))
 
     def pause_run(self, name: str, run: Run) -> bool:
-        until = run.expires or 0.0
-        return self._write(lambda tx: runs.replace_run(tx, name, run, "running", writer="", lease=until))
+        lease = run.expires or 0.0
+        return self._write(lambda tx: runs.replace_run(tx, name, run, "running", worker="", lease=lease))
 
     def resume_run(self, name: str, run: Run) -> bool:
-        def resume(tx: Transaction) -> bool:
+        def resume_run(tx: Transaction) -> bool:
             lease = tx.now + self._lease_seconds
-            return runs.replace_run(tx, name, run, "requires_action", writer=self._writers.me(), lease=lease)
+            worker = self._locks.acquire()
+            return runs.replace_run(tx, name, run, "requires_action", worker=worker, lease=lease)
 
-        return self._write(resume)
+        return self._write(resume_run)
 
     def set_run_details(self, name: str, run_id: str, details: Mapping[str, Any]) -> Run:
         return self._write(lambda tx: runs.set_run_details(tx, name, run_id, details))
 
     def mark_delivered(self, name: str, run_id: str) -> None:
-        def collect(tx: Transaction) -> None:
-            placed = tx.get_run(run_id, name)
-            if placed is not None and placed.writer is None:
-                tx.replace(placed.place, replace(placed.run, delivered=True), placed.reply)
-
-        self._write(collect)
+        self._write(lambda tx: runs.mark_delivered(tx, name, run_id))
 
     def get_run(self, run_id: str) -> Run:
-        placed = self._read(lambda tx: tx.get_run(run_id))
-        if placed is None:
+        row = self._read(lambda tx: tx.find_run(run_id))
+        if row is None:
             raise NotFound
-        return placed.run
+        return row.run
 
     def list_runs(self, name: str, status: Status | None, most: int) -> Sequence[Run]:
-        def newest(tx: Transaction) -> Sequence[Run]:
-            found = tx.find_id(name)
-            return () if found is None else tx.list_runs(found, status, most)
+        def list_runs(tx: Transaction) -> Sequence[Run]:
+            conversation_id = tx.find_conversation_id(name)
+            return () if conversation_id is None else tx.list_runs(conversation_id, status, most)
 
-        return self._read(newest)
+        return self._read(list_runs)
 
     def list_messages(self, name: str, start: int, stop: int) -> Sequence[Message]:
-        def messages(tx: Transaction) -> Sequence[Message]:
-            found = tx.find_id(name)
-            return () if found is None else History(tx.db, found).read(start, stop)
+        def list_messages(tx: Transaction) -> Sequence[Message]:
+            conversation_id = tx.find_conversation_id(name)
+            return () if conversation_id is None else History(tx.db, conversation_id).read(start, stop)
 
-        return self._read(messages)
+        return self._read(list_messages)
 
     def message_index(self, name: str, message_id: str) -> int:
-        return self._read(lambda tx: _history(tx, name).index_of(message_id))
+        return self._read(lambda tx: _require_history(tx, name).index_of(message_id))
 
     def add_messages(self, name: str, messages: Sequence[Message]) -> None:
-        def add(tx: Transaction) -> None:
-            found = _there(tx.find(name))
-            if History(tx.db, found.id).has_added(found.conversation.message_count, messages):
+        def add_messages(tx: Transaction) -> None:
+            row = _require_row(tx, name)
+            if History(tx.db, row.id).has_added(row.conversation.message_count, messages):
                 return
-            if tx.settle(found.id):
+            if tx.end_abandoned_runs(row.id):
                 raise ConversationBusy
-            runs.add_messages(tx, found, messages)
-            tx.touch(found.id)
+            runs.add_messages(tx, row, messages)
+            tx.touch(row.id)
 
-        self._write(add)
+        self._write(add_messages)
 
     def set_message_metadata(self, name: str, message_id: str, metadata: Mapping[str, Any]) -> Message:
-        return self._write(lambda tx: _history(tx, name).change(message_id, metadata))
+        return self._write(lambda tx: _require_history(tx, name).set_metadata(message_id, metadata))
 
     def delete_message(self, name: str, message_id: str) -> None:
         self._write(lambda tx: runs.delete_message(tx, name, message_id), is_long=True)
@@ -218,79 +217,78 @@ class SqliteStore:
         self._write(delete_record)
 
     def clear_conversation(self, name: str) -> Sequence[str]:
-        def clear(tx: Transaction) -> Sequence[str]:
-            found = tx.find(name)
-            if found is None:
+        def clear_conversation(tx: Transaction) -> Sequence[str]:
+            row = tx.find_conversation(name)
+            if row is None:
                 return ()
-            open_runs = tx.empty(found.id)
-            tx.change_history(found.id, {})
-            tx.touch(found.id)
+            open_runs = tx.delete_contents(row.id)
+            tx.renew_history_id(row.id, {})
+            tx.touch(row.id)
             return open_runs
 
-        return self._write(clear, is_long=True)
+        return self._write(clear_conversation, is_long=True)
 
     def delete_conversation(self, name: str) -> Sequence[str]:
-        return self._write(lambda tx: tx.delete(name), is_long=True)
+        return self._write(lambda tx: tx.delete_conversation(name), is_long=True)
 
-    def renew_leases(self, held: Mapping[str, str]) -> Collection[str]:
-        def renew(tx: Transaction) -> Collection[str]:
-            still = dict(tx.db.execute(HELD, (orjson.dumps(list(held)).decode(),)).fetchall())
+    def renew_leases(self, leases: Mapping[str, str]) -> Collection[str]:
+        def renew_leases(tx: Transaction) -> Collection[str]:
+            row_keys = dict(tx.db.execute(LEASED_RUNS, (orjson.dumps(list(leases)).decode(),)).fetchall())
             lease = tx.now + self._lease_seconds
-            tx.db.executemany(
-                "UPDATE open_runs SET lease = ? WHERE place = ?", [(lease, place) for place in still.values()]
-            )
-            return held.keys() - still.keys()
+            tx.db.executemany(RENEW_LEASE, [(lease, row_key) for row_key in row_keys.values()])
+            return leases.keys() - row_keys.keys()
 
-        return self._write(renew, is_long=True) if held else ()
+        return self._write(renew_leases, is_long=True) if leases else ()
 
     def listen(self, followed: Collection[str], seconds: float) -> Collection[str]:
-        return self._ear.listen(followed, seconds)
+        return self._listener.listen(followed, seconds)
 
     def sweep(self, seconds: float = SWEEP_SECONDS) -> bool:
-        def gone(tx: Transaction) -> list[str]:
-            return [writer for writer in self._writers.gone() if tx.is_done_with(writer)]
+        def release_workers(tx: Transaction) -> list[str]:
+            return [worker for worker in self._locks.list_ended() if tx.release_worker(worker)]
 
         until = time.monotonic() + seconds
         sweep = Sweep()
-        while self._write(sweep.step, is_long=True):
+        while self._write(sweep.run_step, is_long=True):
             if time.monotonic() > until:
                 return True
             self._rest()
-        in_os_thread(lambda: compaction.shorten(self._file))
-        for writer in self._write(gone, is_long=True):
-            self._writers.forget(writer)
+        run_in_os_thread(lambda: compaction.truncate_file(self._file))
+        for worker in self._write(release_workers, is_long=True):
+            self._locks.delete_lock(worker)
         return False
 
     def ping(self) -> None:
-        self._writer.write(schema.touch, patience=PING_SECONDS)
+        self._writer.write(schema.write_nothing, timeout=PING_SECONDS)
 
     def close(self) -> None:
-        me = self._writers.name
+        worker = self._locks.name
         try:
-            is_done = me is not None and self._write(lambda tx: tx.is_done_with(me))
+            is_unused = worker is not None and self._write(lambda tx: tx.release_worker(worker))
         except StoreUnavailable:
-            is_done = False
-        self._writers.leave()
-        if me is not None and is_done:
-            self._writers.forget(me)
-        self._ear.close()
+            is_unused = False
+        self._locks.release()
+        if worker is not None and is_unused:
+            self._locks.delete_lock(worker)
+        self._listener.close()
         self._reader.close()
         self._writer.close()
 
     def _read(self, call: Callable[[Transaction], T]) -> T:
-        return self._reader.read(lambda db: call(Transaction(db, self._writers, self._clock())))
+        return self._reader.read(lambda db: call(Transaction(db, self._locks, self._clock())))
 
     def _write(self, call: Callable[[Transaction], T], is_long: bool = False) -> T:
-        return self._writer.write(lambda db: call(Transaction(db, self._writers, self._clock())), is_long=is_long)
+        return self._writer.write(lambda db: call(Transaction(db, self._locks, self._clock())), is_long=is_long)
 
 
-def _there(found: ConversationRow | None) -> ConversationRow:
+def _require_row(tx: Transaction, name: str) -> ConversationRow:
     """Raises NotFound."""
-    if found is None:
+    row = tx.find_conversation(name)
+    if row is None:
         raise NotFound
-    return found
+    return row
 
 
-def _history(tx: Transaction, name: str) -> History:
+def _require_history(tx: Transaction, name: str) -> History:
     """Raises NotFound."""
-    return History(tx.db, _there(tx.find(name)).id)
+    return History(tx.db, _require_row(tx, name).id)

@@ -1,4 +1,4 @@
-"""What is forgotten by itself, in steps: each is a short transaction, between which others write."""
+"""Deletes expired data in steps. Each step is a short transaction, between which other processes write."""
 
 import time
 
@@ -7,46 +7,48 @@ from server.store.sqlite import compaction
 from server.store.sqlite.transaction import Transaction
 
 STEP_SECONDS = 0.01
-"""How long a step takes, and REST_SECONDS how long others may write before the next: processes look once a ms."""
+"""How long a step takes."""
+
 REST_SECONDS = 0.005
+"""The pause between steps. A process that waits for the file tries once a millisecond, so it gets its turn."""
 
-AT_ONCE = 50
+BATCH = 50
 
-EXPIRED = "SELECT name FROM conversations WHERE expires < ? ORDER BY expires LIMIT ? OFFSET ?"
-FORGET_REQUEST_IDS = """
-DELETE FROM request_ids WHERE (conversation, request_id) IN
-(SELECT conversation, request_id FROM request_ids WHERE begun < ? ORDER BY begun LIMIT ?)
+EXPIRED_NAMES = "SELECT name FROM conversations WHERE expires < ? ORDER BY expires LIMIT ? OFFSET ?"
+DELETE_REQUEST_IDS = """
+DELETE FROM request_ids WHERE (conversation_id, request_id) IN
+(SELECT conversation_id, request_id FROM request_ids WHERE created < ? ORDER BY created LIMIT ?)
 """
 
 
 class Sweep:
-    """One sweep. `step` is to be called until there is no more."""
+    """One sweep. Call `run_step` until it returns False."""
 
     def __init__(self) -> None:
-        self._passed = 0
-        """How many conversations would have expired if no run of theirs were open."""
+        self._skipped = 0
+        """How many conversations found so far have passed their time limit but have an open run."""
 
-    def step(self, tx: Transaction) -> bool:
-        """Forget some, or give back some room. Whether there may be more."""
+    def run_step(self, tx: Transaction) -> bool:
+        """Delete some data, or free some pages. Whether there may be more."""
         until = time.monotonic() + STEP_SECONDS
-        is_more = self._forget_conversations(tx, until) or self._forget_request_ids(tx, until)
-        return is_more or compaction.give_back(tx.db, until)
+        has_more = self._delete_conversations(tx, until) or self._delete_request_ids(tx, until)
+        return has_more or compaction.free_pages(tx.db, until)
 
-    def _forget_conversations(self, tx: Transaction, until: float) -> bool:
+    def _delete_conversations(self, tx: Transaction, until: float) -> bool:
         while True:
-            names = tx.db.execute(EXPIRED, (tx.now, AT_ONCE, self._passed)).fetchall()
+            names = tx.db.execute(EXPIRED_NAMES, (tx.now, BATCH, self._skipped)).fetchall()
             for (name,) in names:
-                if tx.find(name) is None:
-                    tx.delete(name)
+                if tx.find_conversation(name) is None:
+                    tx.delete_conversation(name)
                 else:
-                    self._passed += 1
+                    self._skipped += 1
                 if time.monotonic() > until:
                     return True
-            if len(names) < AT_ONCE:
+            if len(names) < BATCH:
                 return False
 
-    def _forget_request_ids(self, tx: Transaction, until: float) -> bool:
-        while tx.db.execute(FORGET_REQUEST_IDS, (tx.now - REQUEST_ID_SECONDS, AT_ONCE)).rowcount == AT_ONCE:
+    def _delete_request_ids(self, tx: Transaction, until: float) -> bool:
+        while tx.db.execute(DELETE_REQUEST_IDS, (tx.now - REQUEST_ID_SECONDS, BATCH)).rowcount == BATCH:
             if time.monotonic() > until:
                 return True
         return False

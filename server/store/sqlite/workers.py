@@ -1,4 +1,4 @@
-"""Which of an SQLite file's writers are alive."""
+"""Which workers of an SQLite file are alive."""
 
 import fcntl
 import os
@@ -9,76 +9,76 @@ from pathlib import Path
 
 
 class WorkerLocks:
-    """The writers of one file: each holds a lock on a file of its own beside it, which ends with its process."""
+    """Each worker holds a lock on a file of its own, beside the store's file. The lock ends with its process."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
         self.name: str | None = None
-        """None while this writer has begun nothing."""
+        """The name of this worker; None if it holds no lock, because it has created no run yet."""
         self._file = -1
         self._pid = 0
-        self._gone: set[str] = set()
+        self._ended: set[str] = set()
 
-    def me(self) -> str:
-        """The name of this writer, which lives from now on. Raises OSError."""
+    def acquire(self) -> str:
+        """Hold a lock from now on, if not yet, and return this worker's name. Raises OSError."""
         name = self.name
         if name is None or self._pid != os.getpid():
             with self._lock:
                 if self.name is None or self._pid != os.getpid():
-                    self.leave()
-                    self._file, self.name = self._enter()
+                    self.release()
+                    self._file, self.name = self._create_lock()
                     self._pid = os.getpid()
                 name = self.name
         return name
 
-    def is_me(self, writer: str | None) -> bool:
-        return writer == self.name
-
-    def is_gone(self, writer: str) -> bool:
-        """Whether another writer's process has ended. Where its lock is missing, nobody knows."""
-        if writer not in self._gone and self._ended(writer):
-            self._gone.add(writer)
-        return writer in self._gone
-
-    def leave(self) -> None:
-        """Be gone, from now on."""
+    def release(self) -> None:
+        """Count as ended from now on."""
         if self._file >= 0:
             os.close(self._file)
         self._file, self.name = -1, None
 
-    def gone(self) -> list[str]:
-        """The writers that have left their files behind."""
+    def is_me(self, worker: str | None) -> bool:
+        return worker == self.name
+
+    def has_ended(self, worker: str) -> bool:
+        """Whether another worker's process has ended. False if its lock file is missing: then only its lease counts."""
+        if worker not in self._ended and self._is_unlocked(worker):
+            self._ended.add(worker)
+        return worker in self._ended
+
+    def list_ended(self) -> list[str]:
+        """The ended workers whose lock files still exist."""
         prefix = self._lock_path("").name
         names = [each.name.removeprefix(prefix) for each in self._path.parent.iterdir() if each.name.startswith(prefix)]
-        return [name for name in names if self.is_gone(name)]
+        return [name for name in names if self.has_ended(name)]
 
-    def forget(self, writer: str) -> None:
-        """Remove what a gone writer left behind. To be called when nothing names it any more."""
-        self._lock_path(writer).unlink(missing_ok=True)
+    def delete_lock(self, worker: str) -> None:
+        """Delete the lock file of an ended worker. No row may name that worker any more."""
+        self._lock_path(worker).unlink(missing_ok=True)
 
-    def _lock_path(self, writer: str) -> Path:
-        return self._path.with_name(f"{self._path.name}-writer-{writer}")
+    def _lock_path(self, worker: str) -> Path:
+        return self._path.with_name(f"{self._path.name}-worker-{worker}")
 
-    def _enter(self) -> tuple[int, str]:
+    def _create_lock(self) -> tuple[int, str]:
         while True:
             name = secrets.token_hex(8)
-            # Locked before it has its name: nobody may ever find a writer's file without its lock.
-            unnamed = self._lock_path(f"{name}.new")
-            file = os.open(unnamed, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
+            # Locked under another name first: no process may ever see a living worker's file without its lock.
+            temporary = self._lock_path(f"{name}.new")
+            file = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
             with suppress(BlockingIOError, FileNotFoundError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                unnamed.rename(self._lock_path(name))
+                temporary.rename(self._lock_path(name))
                 return file, name
-            os.close(file)  # Somebody took it for one that was left behind.
+            os.close(file)  # Another process took the file for an ended worker's.
 
-    def _ended(self, writer: str) -> bool:
+    def _is_unlocked(self, worker: str) -> bool:
         try:
-            file = os.open(self._lock_path(writer), os.O_RDONLY)
+            file = os.open(self._lock_path(worker), os.O_RDONLY)
         except FileNotFoundError:
             return False
         try:
-            # Shared, so that of two who look neither takes the other for the writer.
+            # A shared lock: two processes that look at the same time do not take each other for the worker.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
