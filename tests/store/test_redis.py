@@ -213,8 +213,8 @@ class TestKeys:
 
     def test_a_sweep_forgets_thousands_at_once(self, redis: RedisServer, store: RedisStore, clock: Clock) -> None:
         names = [f"client {n}" for n in range(5000)]
-        store._forgetting.ask_all([store._script("create", name, 60.0, b"{}", "1") for name in names])
-        store._forgetting.ask_all([("ZADD", "expiring", clock.now + 60.0, redis_store._tag(name)) for name in names])
+        store._expiry.ask_all([store._script("create_conversation", name, 60.0, b"{}", "1") for name in names])
+        store._expiry.ask_all([("ZADD", "expiring", clock.now + 60.0, redis_store._tag(name)) for name in names])
         clock.now += 61
         assert store.sweep(60.0) is False
         assert redis.all_keys() == []
@@ -240,8 +240,8 @@ class TestKeys:
         runs = [finished(store, asked(store, str(n)).run) for n in range(3)]
         for run in runs:
             key = "{" + sha256(b"ada").hexdigest() + "}:run:" + run.id
-            redis.ask("HSET", key, "kept", run.dump().decode())
-            redis.ask("HDEL", key, "place", "head")
+            redis.ask("HSET", key, "run_json", run.dump().decode())
+            redis.ask("HDEL", key, "reply_index", "reply_head")
         store.delete_message("ada", runs[0].reply_id)
         assert [store.get_run(run.id).text for run in runs] == ["re: 0", "re: 1", "re: 2"]
 
@@ -419,26 +419,32 @@ def paused(store: Store) -> bool:
 
 CHANGES: dict[str, tuple[Callable[[Store], object], Callable[[Store], object]]] = {
     # What is done before, and a call that makes the script of this name run.
-    "create": (expire, lambda store: store.create_conversation("ada", 60.0, {"a": 1}, [SAID])),
+    "create_conversation": (expire, lambda store: store.create_conversation("ada", 60.0, {"a": 1}, [SAID])),
     "touch": (lambda store: store.create_conversation("ada", 60.0, {}), lambda store: store.touch("ada")),
     "set_model": (expire, lambda store: store.set_model("ada", "m")),
     "set_metadata": (
         lambda store: store.create_conversation("ada", None, {}),
         lambda store: store.set_metadata("ada", {"a": 1}),
     ),
-    "begin": (expire, lambda store: store.create_run("ada", RUN, CreateOptions([SAID]), waiting=1, start=True)),
-    "start": (
+    "create_run": (expire, lambda store: store.create_run("ada", RUN, CreateOptions([SAID]), waiting=1, start=True)),
+    "start_run": (
         lambda store: (begin(store, RUN, BEHIND), finish(store)),
         lambda store: store.start_run("ada", BEHIND.id),
     ),
-    "append": (lambda store: begin(store, RUN), lambda store: store.append_text("ada", RUN.id, 0, "be")),
-    "finish": (lambda store: begin(store, RUN, BEHIND), finish),
-    "pause": (lambda store: begin(store, RUN), lambda store: store.pause_run("ada", PAUSED)),
-    "resume": (paused, lambda store: store.resume_run("ada", RESUMED)),
-    "note": (lambda store: begin(store, RUN), lambda store: store.set_run_details("ada", RUN.id, {"a": 1})),
-    "collect": (lambda store: (begin(store, RUN), finish(store)), lambda store: store.mark_delivered("ada", RUN.id)),
-    "add": (lambda store: store.create_conversation("ada", None, {}), lambda store: store.add_messages("ada", [SAID])),
-    "change_message": (
+    "append_text": (lambda store: begin(store, RUN), lambda store: store.append_text("ada", RUN.id, 0, "be")),
+    "finish_run": (lambda store: begin(store, RUN, BEHIND), finish),
+    "pause_run": (lambda store: begin(store, RUN), lambda store: store.pause_run("ada", PAUSED)),
+    "resume_run": (paused, lambda store: store.resume_run("ada", RESUMED)),
+    "set_run_details": (lambda store: begin(store, RUN), lambda store: store.set_run_details("ada", RUN.id, {"a": 1})),
+    "mark_delivered": (
+        lambda store: (begin(store, RUN), finish(store)),
+        lambda store: store.mark_delivered("ada", RUN.id),
+    ),
+    "add_messages": (
+        lambda store: store.create_conversation("ada", None, {}),
+        lambda store: store.add_messages("ada", [SAID]),
+    ),
+    "set_message_metadata": (
         lambda store: store.create_conversation("ada", None, {}, [SAID]),
         lambda store: store.set_message_metadata("ada", SAID.id, {"a": 1}),
     ),
@@ -446,19 +452,25 @@ CHANGES: dict[str, tuple[Callable[[Store], object], Callable[[Store], object]]] 
         lambda store: store.create_conversation("ada", None, {}, [SAID]),
         lambda store: store.delete_message("ada", SAID.id),
     ),
-    "clear": (
+    "clear_conversation": (
         lambda store: (store.create_conversation("ada", 60.0, {}), begin(store, RUN, BEHIND)),
         lambda store: store.clear_conversation("ada"),
     ),
-    "delete": (
+    "delete_conversation": (
         lambda store: (begin(store, RUN, BEHIND), finish(store)),
         lambda store: store.delete_conversation("ada"),
     ),
-    "settle": (lambda store: begin(store, RUN, BEHIND), lambda store: store.delete_conversation("ada")),
-    "unlist": (lambda store: begin(store, RUN, BEHIND), lambda store: store.clear_conversation("ada")),
-    "expire": (expire, lambda store: store.sweep()),
-    "list": (lambda store: store.create_conversation("ada", 60.0, {}), lambda store: store.clear_conversation("ada")),
-    "renew": (lambda store: begin(store, RUN), lambda store: store.renew_leases({RUN.id: "ada", "run_9": "ada"})),
+    "forget_runs": (lambda store: begin(store, RUN, BEHIND), lambda store: store.delete_conversation("ada")),
+    "unschedule_expiry": (lambda store: begin(store, RUN, BEHIND), lambda store: store.clear_conversation("ada")),
+    "expire_conversation": (expire, lambda store: store.sweep()),
+    "schedule_expiry": (
+        lambda store: store.create_conversation("ada", 60.0, {}),
+        lambda store: store.clear_conversation("ada"),
+    ),
+    "renew_leases": (
+        lambda store: begin(store, RUN),
+        lambda store: store.renew_leases({RUN.id: "ada", "run_9": "ada"}),
+    ),
     "put_record": (lambda store: None, lambda store: store.put_record("key", "1", b"{}")),
     "delete_record": (lambda store: store.put_record("key", "1", b"{}"), lambda store: store.delete_record("key", "1")),
 }
@@ -482,7 +494,7 @@ class LostAnswerTests:
         return answer, store.get_conversation("ada"), messages, runs, store.list_records("key"), keys, listed
 
     def test_every_script_that_changes_something_is_asked(self) -> None:
-        changing = {name for name, text in commands._texts.items() if not text.startswith("#!lua flags=no-writes")}
+        changing = {name for name, text in commands._sources.items() if not text.startswith("#!lua flags=no-writes")}
         assert changing == CHANGES.keys()
 
     @pytest.mark.parametrize("name", CHANGES)
@@ -495,7 +507,7 @@ class LostAnswerTests:
         for place in places:
             for each in servers:
                 each.ask("FLUSHALL")
-                for text in commands._texts.values():
+                for text in commands._sources.values():
                     each.ask("SCRIPT", "LOAD", text)
             before(store)
             for proxy in proxies:
@@ -539,7 +551,7 @@ class LostAnswerTests:
     ) -> None:
         begin(store, RUN, BEHIND)
         with monkeypatch.context() as patched:
-            patched.setattr(store._forgetting, "_settling", lambda *given: [])  # As if the process had ended here.
+            patched.setattr(store._expiry, "_complete", lambda *given: [])  # As if the process had ended here.
             store.delete_conversation("ada")
         assert any(each.all_keys() for each in servers)
         clock.now += 1

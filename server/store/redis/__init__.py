@@ -1,3 +1,3 @@
-"""Conversations in Redis or Valkey, shared by the processes of many machines."""
+"""The Redis store, also for Valkey: shared by the processes of many machines."""
 
 from server.store.redis.store import RedisStore as RedisStore

@@ -1,8 +1,8 @@
-"""How conversations are forgotten in Redis, where a run is found by a key on another node than its conversation's.
+"""Deletes conversations in Redis, in steps, since the key `run:ID` of a run may be on another node than the run itself.
 
-In this order, each step of which may be made again: the tag is listed in `expiring`; a script deletes the conversation
-and keeps its runs in `TAG:gone`; their `run:ID` are deleted; `TAG:gone` is emptied; the tag is unlisted. Wherever that
-ends early, the next `clear` or `delete` goes on with it, or the next sweep.
+Each step may be repeated. In this order: the tag is scheduled in `expiring`; a script deletes the conversation's keys
+and lists its runs in `TAG:deleted_runs`; their keys `run:ID` are deleted; `TAG:deleted_runs` is emptied; the tag is
+unscheduled. If a process ends in between, the next `clear_conversation`, `delete_conversation` or sweep goes on.
 """
 
 import secrets
@@ -14,39 +14,44 @@ from server.store.redis.client import RedisClient
 from server.store.redis.commands import Command, evalsha
 
 BATCH = 100
-"""How much is asked of Redis in one go, so that other calls come in between."""
+"""How many commands are sent at once; between batches, Redis serves other calls."""
 
 
 class Expiry:
-    def __init__(self, redis: RedisClient, clock: Callable[[], float], script: Callable[..., Command]) -> None:
-        """`script` makes the command that runs a script on a tag."""
+    """Clears, deletes and expires conversations by their tags."""
+
+    def __init__(self, redis: RedisClient, clock: Callable[[], float], run_script: Callable[..., Command]) -> None:
+        """`run_script` returns the command that runs a script on a tag."""
         self._redis = redis
         self._clock = clock
-        self._script = script
+        self._run_script = run_script
 
     def ask_all(self, commands: Sequence[Command]) -> list[Any]:
+        """The answer to each command."""
         return [
             answer for at in range(0, len(commands), BATCH) for answer in self._redis.ask(*commands[at : at + BATCH])
         ]
 
     def clear(self, tag: str) -> Sequence[str]:
-        """The ids of the runs that were open."""
-        return self._forget(tag, "clear")
+        """Returns the ids of the runs that were open."""
+        return self._delete(tag, "clear_conversation")
 
     def delete(self, tag: str) -> Sequence[str]:
-        """The ids of the runs that were open."""
-        return self._forget(tag, "delete")
+        """Returns the ids of the runs that were open."""
+        return self._delete(tag, "delete_conversation")
 
     def expire(self, *tags: str) -> None:
-        """Forget those of the conversations that have expired, and list when to look again at the others."""
+        """Delete those of the conversations that have expired, and schedule the others for a later sweep."""
         now = self._clock()
-        answers = self.ask_all([self._script("expire", tag) for tag in tags])
-        self.ask_all([each for tag, told in zip(tags, answers, strict=True) for each in self._settling(tag, now, told)])
+        answers = self.ask_all([self._run_script("expire_conversation", tag) for tag in tags])
+        self.ask_all(
+            [each for tag, answer in zip(tags, answers, strict=True) for each in self._complete(tag, now, answer)]
+        )
 
     def sweep(self, seconds: float, rest: Callable[[], None]) -> bool:
-        """As `Store.sweep`, with `rest` between the steps. Request ids Redis forgets by itself."""
+        """As `Store.sweep`, with `rest` between the steps. Redis itself deletes old request ids."""
         until = time.monotonic() + seconds
-        # Those that do not expire yet are listed for now or later.
+        # Those that have not expired are scheduled anew, for now or later, and so not found again.
         earlier = f"({self._clock()!r}"
         while True:
             (due,) = self._redis.ask(("ZRANGE", "expiring", "-inf", earlier, "BYSCORE", "LIMIT", 0, BATCH))
@@ -57,20 +62,21 @@ class Expiry:
                 return True
             rest()
 
-    def _forget(self, tag: str, script: str) -> Sequence[str]:
+    def _delete(self, tag: str, script: str) -> Sequence[str]:
         now = self._clock()
-        listed = evalsha("list", "expiring", tag, "LT", now)
-        _, told = self._redis.ask(listed, self._script(script, tag, secrets.token_hex(8)))
-        self.ask_all(self._settling(tag, now, told))
-        return [entry[1:].decode() for entry in told[0] if entry.startswith(b"+")]
+        schedule = evalsha("schedule_expiry", "expiring", tag, "LT", now)
+        _, answer = self._redis.ask(schedule, self._run_script(script, tag, secrets.token_hex(8)))
+        self.ask_all(self._complete(tag, now, answer))
+        return [entry[1:].decode() for entry in answer[0] if entry.startswith(b"+")]
 
-    def _settling(self, tag: str, now: float, told: tuple[Sequence[bytes], bytes | None]) -> list[Command]:
-        """What is left to do after a script told what is in `gone`, and when to look at the conversation again."""
-        gone, again = told
-        commands: list[Command] = [("UNLINK", b"run:" + entry[1:]) for entry in gone if not entry.startswith(b"=")]
-        if gone:
-            commands.append(self._script("settle", tag, *gone))
-        look = (
-            evalsha("unlist", "expiring", tag, now) if again is None else evalsha("list", "expiring", tag, "XX", again)
-        )
-        return [*commands, look]
+    def _complete(self, tag: str, now: float, answer: tuple[Sequence[bytes], bytes | None]) -> list[Command]:
+        """The remaining steps after a script's answer: the entries of `deleted_runs`, and when the tag is due again."""
+        entries, due = answer
+        commands: list[Command] = [("UNLINK", b"run:" + entry[1:]) for entry in entries if not entry.startswith(b"=")]
+        if entries:
+            commands.append(self._run_script("forget_runs", tag, *entries))
+        if due is None:
+            commands.append(evalsha("unschedule_expiry", "expiring", tag, now))
+        else:
+            commands.append(evalsha("schedule_expiry", "expiring", tag, "XX", due))
+        return commands

@@ -1,4 +1,4 @@
-"""Hears what other writers do to the runs that matter here, on one connection."""
+"""Change notifications between workers, over one pub/sub connection."""
 
 import threading
 import time
@@ -11,60 +11,63 @@ from server.store.redis.client import CALL_SECONDS, RedisClient
 
 
 class RedisListener:
-    """Scripts publish on `writer:TOKEN` the ids of that writer's runs, and on `run:ID` that a run has changed."""
+    """Implements `Store.listen`.
+
+    Scripts publish the ids of a worker's runs on `worker:TOKEN`, and an empty message on `run:ID` if a run has changed.
+    """
 
     def __init__(self, client: RedisClient) -> None:
         self._client = client
         self._lock = threading.Lock()
-        self._channels: Any = None
-        """The connection. What is published on the channels that it has subscribed to waits there until it is read."""
+        self._pubsub: Any = None
+        """The connection. Messages on its channels wait in it until they are read."""
         self._followed: set[str] = set()
         self._was_open = False
 
-    def open(self, writer: str) -> None:
-        """Hear from now on what is done to the runs of `writer`. Once open, only `listen` opens it again."""
+    def open(self, worker: str) -> None:
+        """Receive notifications about the runs of `worker` from now on. After a failure, only `listen` reconnects."""
         if not self._was_open:
-            self._client.attempt(lambda client: self._opened(client, writer))
+            self._client.attempt(lambda client: self._connect(client, worker))
             self._was_open = True
 
-    def listen(self, writer: str, followed: Collection[str], seconds: float) -> Collection[str]:
-        """As `Store.listen`. Where the connection broke, all `followed` runs are followed anew."""
+    def listen(self, worker: str, followed: Collection[str], seconds: float) -> Collection[str]:
+        """As `Store.listen`. If the connection broke, all `followed` runs count as newly followed."""
         end = time.monotonic() + seconds
-        return self._client.attempt(lambda client: self._heard(client, writer, set(followed), end))
+        return self._client.attempt(lambda client: self._receive(client, worker, set(followed), end))
 
     def close(self) -> None:
         with self._lock:
-            channels, self._channels = self._channels, None
-        if channels is not None:
-            channels.close()
+            pubsub, self._pubsub = self._pubsub, None
+        if pubsub is not None:
+            pubsub.close()
 
-    def _opened(self, client: Any, writer: str) -> Any:
+    def _connect(self, client: Any, worker: str) -> Any:
         with self._lock:
-            if self._channels is None:
-                channels = client.pubsub()
-                channels.subscribe(f"writer:{writer}")
-                _read(channels)
-                self._channels, self._followed = channels, set()
-            return self._channels
+            if self._pubsub is None:
+                pubsub = client.pubsub()
+                pubsub.subscribe(f"worker:{worker}")
+                _read_messages(pubsub)
+                self._pubsub, self._followed = pubsub, set()
+            return self._pubsub
 
-    def _heard(self, client: Any, writer: str, followed: set[str], end: float) -> Collection[str]:
-        channels = self._opened(client, writer)
+    def _receive(self, client: Any, worker: str, followed: set[str], end: float) -> Collection[str]:
+        pubsub = self._connect(client, worker)
         try:
-            self._follow(channels, followed)
-            messages = _read(channels)
+            self._follow(pubsub, followed)
+            messages = _read_messages(pubsub)
             seconds = end - time.monotonic()
             if not messages and seconds > 0:
-                first = channels.get_message(timeout=seconds)
-                messages = [first, *_read(channels)] if first else []
+                first = pubsub.get_message(timeout=seconds)
+                messages = [first, *_read_messages(pubsub)] if first else []
         except BaseException:
             self.close()
             raise
         return {run_id for each in messages if (run_id := _run_id(each, followed))}
 
-    def _follow(self, channels: Any, followed: set[str]) -> None:
+    def _follow(self, pubsub: Any, followed: set[str]) -> None:
         for change, run_ids in (
-            (channels.subscribe, followed - self._followed),
-            (channels.unsubscribe, self._followed - followed),
+            (pubsub.subscribe, followed - self._followed),
+            (pubsub.unsubscribe, self._followed - followed),
         ):
             if run_ids:
                 change(*(f"run:{each}" for each in run_ids))
@@ -72,19 +75,19 @@ class RedisListener:
 
 
 def _run_id(message: dict[str, Any], followed: set[str]) -> str | None:
-    """The run of which a message tells, if that matters here."""
+    """The id of the run that a message is about; None if this worker need not know it."""
     kind, _, name = message["channel"].decode().partition(":")
     if kind == "run":
         return name if name in followed else None
     return message["data"].decode() if message["type"] == "message" else None
 
 
-def _read(channels: Any) -> list[dict[str, Any]]:
-    """All that was published until now: Redis answers in order, so that its answer to a PING comes after it."""
-    channels.ping()
+def _read_messages(pubsub: Any) -> list[dict[str, Any]]:
+    """All messages published until now. Redis answers in order: its answer to a PING comes after them."""
+    pubsub.ping()
     messages: list[dict[str, Any]] = []
     while True:
-        message = channels.get_message(timeout=CALL_SECONDS)
+        message = pubsub.get_message(timeout=CALL_SECONDS)
         if message is None:
             raise exceptions.TimeoutError("no answer to a PING")
         if message["type"] == "pong":

@@ -1,4 +1,4 @@
-"""Conversations, runs and messages as Redis keeps them and as its scripts give them."""
+"""Conversations, runs and messages to and from the values that Redis stores and its scripts return."""
 
 from dataclasses import replace
 from hashlib import sha256
@@ -11,15 +11,16 @@ from server.store.protocol import as_abandoned
 
 
 def question_hash(run: Run) -> bytes:
-    """A mark of what a run asks; empty where it has no question."""
+    """A hash of a run's question and options; empty without a question."""
     if not run.question:
         return b""
     options = replace(run.options, details={})
     return sha256(orjson.dumps((run.question, options), option=orjson.OPT_SORT_KEYS)).digest()
 
 
-def load_conversation(name: str, snapshot: list[Any]) -> Conversation:
-    model, message_count, context_starts, created, touched, metadata, history_id = snapshot
+def load_conversation(name: str, values: list[Any]) -> Conversation:
+    """A conversation from the result of `read_conversation` in the scripts."""
+    model, message_count, context_starts, created, touched, metadata, history_id = values
     return Conversation(
         name,
         None if model is None else model.decode(),
@@ -32,34 +33,34 @@ def load_conversation(name: str, snapshot: list[Any]) -> Conversation:
     )
 
 
-def load_run(record: list[Any]) -> Run:
-    """A run from what the scripts' `record` gives."""
-    kept, delivered, details, *so_far = record
-    run = Run.load(kept)
+def load_run(values: list[Any]) -> Run:
+    """A run from the result of `read_run` in the scripts."""
+    run_json, delivered, details, *rest = values
+    run = Run.load(run_json)
     if details is not None:
         run = replace(run, options=replace(run.options, details=orjson.loads(details)))
-    if len(so_far) == 1:
-        (reply,) = so_far
-        run = run if reply is None else replace(run, text=orjson.loads(reply)["content"])
+    if len(rest) == 1:
+        (reply_fragment,) = rest
+        run = run if reply_fragment is None else replace(run, text=orjson.loads(reply_fragment)["content"])
     else:
-        status, text, lost = so_far
+        status, text, abandoned = rest
         run = replace(run, text=text.decode())
-        run = replace(run, status=status.decode()) if lost is None else as_abandoned(run, float(lost))
+        run = replace(run, status=status.decode()) if abandoned is None else as_abandoned(run, float(abandoned))
     return replace(run, delivered=True) if delivered else run
 
 
 def dump_message(message: Message) -> bytes:
-    """Three lines: what is known of the message, its metadata, and its fragment; in JSON no line breaks."""
-    known = message_head(message.id) + orjson.dumps((message.run_id, message.timestamp))[1:]
-    return known + b"\n" + orjson.dumps(message.metadata) + b"\n" + message.fragment
+    """Three lines: id, run and timestamp; metadata; fragment. Each is JSON, which has no line breaks."""
+    header = message_head(message.id) + orjson.dumps((message.run_id, message.timestamp))[1:]
+    return header + b"\n" + orjson.dumps(message.metadata) + b"\n" + message.fragment
 
 
 def message_head(message_id: str) -> bytes:
-    """How the lines of a message begin."""
+    """The beginning of a message's lines, by which the scripts find it."""
     return b"[" + orjson.dumps(message_id) + b","
 
 
-def load_message(kept: bytes) -> Message:
-    known, metadata, fragment = kept.split(b"\n", 2)
-    message_id, run_id, timestamp = orjson.loads(known)
+def load_message(lines: bytes) -> Message:
+    header, metadata, fragment = lines.split(b"\n", 2)
+    message_id, run_id, timestamp = orjson.loads(header)
     return Message(fragment, run_id, timestamp, message_id, orjson.loads(metadata))

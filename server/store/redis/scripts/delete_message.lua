@@ -1,19 +1,20 @@
 #!lua flags=allow-oom
--- The same call, made again because its answer was lost, comes with the same mark, which the history has since.
-local place = is_there() and place_of(ARGV[4])
-if not place then return is_there() and known[7] == ARGV[5] and 1 or 0 end
--- The run whose reply it is takes its text back.
-local line = redis.call('LINDEX', messages, place)
+-- A repeated call has the same `call_id`, which is the history's id since the first one.
+local head, call_id = ARGV[4], ARGV[5]
+local index = exists() and find_index(head)
+if not index then return exists() and fields[7] == call_id and 1 or 0 end
+-- If the message has a run's text, the run gets a copy.
+local line = redis.call('LINDEX', messages, index)
 local run_id = cjson.decode(string.match(line, '^[^\n]*'))[2]
-if type(run_id) == 'string' and field(run_id, 'head') == ARGV[4] then
-  redis.call('HSET', run_key(run_id), 'reply', string.match(line, '^[^\n]*\n[^\n]*\n(.*)$'))
+if type(run_id) == 'string' and get_field(run_id, 'reply_head') == head then
+  redis.call('HSET', run_key(run_id), 'reply_fragment', string.match(line, '^[^\n]*\n[^\n]*\n(.*)$'))
 end
-redis.call('HINCRBY', conversation, 'deleted', 1)
-redis.call('LSET', messages, place, '')
+redis.call('HINCRBY', conversation, 'deleted_messages', 1)
+redis.call('LSET', messages, index, '')
 redis.call('LREM', messages, 1, '')
-local starts = cjson.decode(known[4] or '{}')
+local starts = cjson.decode(fields[4] or '{}')
 for model, start in pairs(starts) do
-  if start > place then starts[model] = start - 1 end
+  if start > index then starts[model] = start - 1 end
 end
-redis.call('HSET', conversation, 'context_starts', cjson.encode(starts), 'history', ARGV[5])
+redis.call('HSET', conversation, 'context_starts', cjson.encode(starts), 'history_id', call_id)
 return 1

@@ -1,5 +1,5 @@
 #!lua
-if not is_there() then return false end
+if not exists() then return false end
 redis.call('HSET', conversation, 'metadata', ARGV[4])
-known[6] = ARGV[4]
-return snapshot()
+fields[6] = ARGV[4]
+return read_conversation()

@@ -1,4 +1,4 @@
 #!lua
-if not is_there() then return 0 end
+if not exists() then return 0 end
 if seconds then redis.call('HSET', conversation, 'touched', now) end
 return 1

@@ -1,0 +1,68 @@
+#!lua
+-- `request_key` is the key of the request id, and empty without one. `question_hash` covers question and options, and is
+-- empty without a question. Messages follow the named arguments.
+local id, run_json, question_text_hash, request_key, start = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8] == '1'
+local waiting, request_id_seconds, redelivery_seconds = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
+local question_hash, reject_if_busy, create_conversation = ARGV[12], ARGV[13] == '1', ARGV[14] == '1'
+local first_message = 15
+
+local function find_by_request_id()
+  local earlier_id, created = unpack(redis.call('HMGET', request_key, 'run_id', 'created'))
+  if not earlier_id or tonumber(now) - tonumber(created) > request_id_seconds then return false end
+  local text_hash, status = unpack(redis.call('HMGET', run_key(earlier_id), 'question_text_hash', 'status'))
+  if text_hash ~= question_text_hash then return false, 'conflict' end
+  return status ~= 'failed' and status ~= 'interrupted' and status ~= 'expired' and earlier_id
+end
+
+local function find_by_question(open)
+  for _, each in ipairs(open) do
+    if get_field(each, 'question_hash') == question_hash then return each end
+  end
+  local newest = redis.call('LINDEX', runs, -1)
+  if not newest then return false end
+  local run = redis.call('HMGET', run_key(newest), 'question_hash', 'status', 'delivered', 'ended')
+  return run[1] == question_hash and run[2] == 'completed' and not run[3]
+    and tonumber(now) - tonumber(run[4]) <= redelivery_seconds and newest
+end
+
+local function count_queued(open)
+  local queued = 0
+  for _, each in ipairs(open) do
+    if get_field(each, 'status') == 'queued' then queued = queued + 1 end
+  end
+  return queued
+end
+
+if not create_conversation and not exists() then return 'missing' end
+if has_expired() then return 'expired' end
+local open = end_abandoned_runs()
+if redis.call('EXISTS', run_key(id)) == 1 then return {1, read_conversation(), read_run(id)} end
+local existing, refusal
+if request_key ~= '' then
+  existing, refusal = find_by_request_id()
+elseif question_hash ~= '' then
+  existing = find_by_question(open)
+end
+if refusal then return refusal end
+if existing then return {0, read_conversation(), read_run(existing)} end
+local status = start and #open == 0 and 'running' or 'queued'
+if (reject_if_busy and #open > 0) or (status == 'queued' and count_queued(open) >= waiting) then return 'busy' end
+
+redis.call('HSET', conversation, 'touched', now)
+redis.call('HSETNX', conversation, 'created', now)
+redis.call('HSETNX', conversation, 'history_id', id)
+fields = {now, fields[2], fields[3], fields[4], fields[5] or now, fields[6], fields[7] or id}
+redis.call(
+  'HSET', run_key(id), 'run_json', run_json, 'question_text_hash', question_text_hash, 'status', status,
+  'worker', worker, 'lease', lease
+)
+if question_hash ~= '' then redis.call('HSET', run_key(id), 'question_hash', question_hash) end
+for n = first_message, #ARGV do redis.call('RPUSH', messages, ARGV[n]) end
+redis.call('RPUSH', runs, id)
+redis.call('RPUSH', open_runs, id)
+if request_key ~= '' then
+  redis.call('HSET', run_key(id), 'request_key', request_key)
+  redis.call('HSET', request_key, 'run_id', id, 'created', now)
+  redis.call('EXPIRE', request_key, request_id_seconds + 60)
+end
+return {1, read_conversation(), status}
