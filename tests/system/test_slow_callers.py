@@ -19,6 +19,7 @@ from server.app import create_app
 from server.core.history import FIRST_MESSAGES, newest, page
 from server.domain import Message
 from server.errors import NotFound, StoreUnavailable
+from server.serving.worker import MAX_UNSENT_BYTES
 from server.settings import Settings
 from server.store.memory import MemoryStore
 from tests.support.process import Served, eventually, free_port, serve, started
@@ -244,6 +245,16 @@ def memory(served: Served) -> int:
     return sum(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
+def server_side(line: socket.socket) -> tuple[str, int]:
+    """State and unacknowledged bytes of the server's end of `line`, as Linux tells them."""
+    ends = (line.getpeername()[1], line.getsockname()[1])
+    for row in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, state, queues, *_ = row.split()
+        if tuple(int(each.split(":")[1], 16) for each in (local, remote)) == ends:
+            return state, int(queues.split(":")[0], 16)
+    raise AssertionError("the server's end is gone")
+
+
 class TestSlowCallers:
     @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
     def test_readers_of_a_long_history_cost_little_memory(self, strict: Served, long: str) -> None:
@@ -254,6 +265,14 @@ class TestSlowCallers:
                 assert line.recv(1).startswith(b"H")
             grown = memory(strict) - before
         assert grown < 50_000_000
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
+    def test_a_reader_who_takes_nothing_costs_the_system_little_memory(self, strict: Served, long: str) -> None:
+        with reader(strict, long) as line:
+            assert line.recv(1) == b"H"
+            established = "01"
+            assert eventually(lambda: server_side(line)[0] != established)  # Until then, more might be queued.
+            assert 0 < server_side(line)[1] < 2 * MAX_UNSENT_BYTES
 
     def test_a_reader_who_takes_a_little_at_a_time_gets_it_whole(self, strict: Served, long: str) -> None:
         answer = bytearray()
