@@ -364,7 +364,7 @@ def test_a_run_that_goes_on_with_outputs_is_not_ended_by_who_lost_the_answer_to_
         requiring_action(runner, told)
     (run,) = store.list_runs("ada", None, 9)
     other = Runner(store, upstream, RunConfig(), clock)
-    other.resume_run(with_outputs(run, "slower"))
+    other.resume(with_outputs(run, "slower"))
     told.await_call("slower")
     runner.ticker.tick()
     told.end("slower", "seen")

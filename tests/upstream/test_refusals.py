@@ -1157,7 +1157,7 @@ def test_with_a_default_model_no_question_asks_for_the_list(
     server.follow(by_path(answers, refuses(500)))
     ours = conversations(default_model="chosen")
     for _ in range(2):
-        assert ours.answer(Run("why?", conversation="ada"), lambda: True).text == "Hello"
+        assert ours.replies.answer(Run("why?", conversation="ada"), lambda: True).text == "Hello"
     assert {heard.path for heard in server.heard} == {"/v1/chat/completions"}
     assert {heard.body["model"] for heard in server.heard} == {"chosen"}
 
@@ -1168,7 +1168,7 @@ def test_without_a_default_model_the_list_is_asked_for_once(
     server.follow(by_path(answers, listing(["local"])))
     ours = conversations()
     for _ in range(3):
-        assert ours.answer(Run("why?", conversation="ada"), lambda: True).text == "Hello"
+        assert ours.replies.answer(Run("why?", conversation="ada"), lambda: True).text == "Hello"
     assert [heard.path for heard in server.heard].count("/v1/models") == 1
 
 
@@ -1184,7 +1184,7 @@ def test_a_slow_list_holds_no_question_up_that_names_its_model(
     server.follow(by_path(answers, slow))
     ours = conversations()
     for _ in range(3):
-        ours.require_offered("any")
+        ours.models.require_offered("any")
         assert not may_answer.is_set()
     assert len(server.heard) == 1
     may_answer.set()
@@ -1209,7 +1209,7 @@ def test_a_slow_list_is_waited_for_only_once(
     ours = conversations()
     monkeypatch.setattr(threading.Thread, "join", noted)
     for _ in range(3):
-        ours.require_offered("any")
+        ours.models.require_offered("any")
     may_answer.set()
     monkeypatch.undo()
     assert [wait for wait in waits if wait is not None and wait > 0.6] == []
@@ -1220,9 +1220,9 @@ def test_a_list_that_came_late_is_known_afterwards(server: Misbehaving, conversa
     server.follow(listing(["local"]))
     ours = conversations()
     ours.models()
-    ours.require_offered("local")
+    ours.models.require_offered("local")
     with pytest.raises(errors.UnknownModel):
-        ours.require_offered("other")
+        ours.models.require_offered("other")
 
 
 @table(BAD_LISTS | {"empty": listing({"data": []}), "null": listing({"data": None})})
@@ -1231,10 +1231,10 @@ def test_any_model_may_be_chosen_while_there_is_no_list(
 ) -> None:
     server.follow(by_path(answers, kind))
     ours = conversations()
-    ours.set_model("ada", "any")
-    assert ours.model("ada") == "any"
-    ours.require_offered("other")
-    assert ours.answer(Run("why?", conversation="ada"), lambda: True).text == "Hello"
+    ours.models.set("ada", "any")
+    assert ours.models.get("ada") == "any"
+    ours.models.require_offered("other")
+    assert ours.replies.answer(Run("why?", conversation="ada"), lambda: True).text == "Hello"
     assert server.heard[-1].body["model"] == "any"
 
 
@@ -1243,7 +1243,7 @@ def test_only_a_model_of_the_list_may_be_chosen_where_there_is_one(
 ) -> None:
     server.follow(listing(["local"]))
     ours = conversations()
-    ours.set_model("ada", "local")
+    ours.models.set("ada", "local")
     with pytest.raises(errors.UnknownModel):
-        ours.set_model("ada", "other")
-    assert ours.model("ada") == "local"
+        ours.models.set("ada", "other")
+    assert ours.models.get("ada") == "local"
