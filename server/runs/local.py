@@ -61,11 +61,8 @@ class LocalRuns:
             self._idle.wait_for(lambda: not self._open, seconds)
         return until - time.monotonic()
 
-    def create(self, live: LiveRun, options: CreateOptions) -> Run:
-        """Create the run of `live` in the store, or find the run that answers it. A new one starts or is queued.
-
-        Raises what `Store.create_run` raises, and ShuttingDown.
-        """
+    def admit(self, live: LiveRun) -> None:
+        """Register a run that `create` is called for next. Raises ShuttingDown, StoreUnavailable."""
         # Before the store knows the run: a request that joins it a moment later must find it, and so must a shutdown.
         self._add(live)
         try:
@@ -73,6 +70,12 @@ class LocalRuns:
         except errors.Unavailable:
             self._discard(live)
             raise
+
+    def create(self, live: LiveRun, options: CreateOptions) -> Run:
+        """Create an admitted run in the store, or find the run that answers it. A new one starts or is queued.
+
+        Raises what `Store.create_run` raises.
+        """
         has_slot = self._dispatcher.acquire_slot()
         try:
             created = self._write_new(live, options, has_slot)

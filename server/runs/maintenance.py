@@ -59,8 +59,9 @@ class Ticker:
         """Start the thread. Repeated calls do nothing."""
         with self._lock:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="ticker", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="ticker", daemon=True)
+                thread.start()
+                self._thread = thread  # Not before: if the system has no thread left, a later run starts it.
 
     def stop(self) -> None:
         self._stopped.set()

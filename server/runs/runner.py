@@ -159,6 +159,7 @@ class Runner:
         return LiveRun(draft.conversation, replace(draft, created=self._clock()), streamed)
 
     def _create(self, live: LiveRun, options: CreateOptions) -> Run:
+        self._local.admit(live)
         self.ticker.start()
         return self._local.create(live, options)
 
