@@ -1,8 +1,6 @@
 """The runs that this process owns: every change of their state, also while the store is unreachable."""
 
 import logging
-import threading
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -16,6 +14,7 @@ from server.runs.dispatcher import Dispatcher
 from server.runs.events import run_error
 from server.runs.executor import Executor
 from server.runs.live import LiveRun
+from server.runs.registry import OpenRuns
 from server.runs.remote import refreshed
 from server.store.protocol import NO_CONTEXT_STARTS, CreatedRun, CreateOptions, Store
 
@@ -37,9 +36,7 @@ class LocalRuns:
         self._executor = executor
         self._config = config
         self._clock = clock
-        self._lock = threading.Lock()
-        self._idle = threading.Condition(self._lock)
-        self._open: dict[str, LiveRun] = {}
+        self.open = OpenRuns()
         self._threads = ThreadPool("run", self._execute)
         self._dispatcher = Dispatcher(config.max_concurrent_runs, self._start, self._submit)
         self.store_available = True
@@ -47,28 +44,14 @@ class LocalRuns:
         self.is_closing = False
         """Whether new runs are refused because the process is shutting down."""
 
-    def get(self, run_id: str) -> LiveRun | None:
-        return self._open.get(run_id)
-
-    def all(self) -> list[LiveRun]:
-        with self._lock:
-            return list(self._open.values())
-
-    def wait_until_none(self, seconds: float) -> float:
-        """Block until no run is open, for at most `seconds`. Returns the seconds that are left."""
-        until = time.monotonic() + seconds
-        with self._idle:
-            self._idle.wait_for(lambda: not self._open, seconds)
-        return until - time.monotonic()
-
     def admit(self, live: LiveRun) -> None:
         """Register a run that `create` is called for next. Raises ShuttingDown, StoreUnavailable."""
         # Before the store knows the run: a request that joins it a moment later must find it, and so must a shutdown.
-        self._add(live)
+        self.open.add(live)
         try:
             self._require_open()
         except errors.Unavailable:
-            self._discard(live)
+            self.open.discard(live)
             raise
 
     def create(self, live: LiveRun, options: CreateOptions) -> Run:
@@ -103,7 +86,7 @@ class LocalRuns:
             self._fail_unconfirmed(live)
             raise
         live.is_created = True
-        self._add(live)
+        self.open.add(live)
         self._dispatcher.enqueue(live)
 
     def end(
@@ -157,7 +140,7 @@ class LocalRuns:
 
     def release_ended(self) -> None:
         """Drop all runs that other processes have ended, and start those whose turn has come."""
-        for live in self.all():
+        for live in self.open.all():
             self.release_if_ended(live)
         self._dispatcher.dispatch()
 
@@ -172,7 +155,7 @@ class LocalRuns:
         """Start no more runs, and end the open ones as interrupted, with their text."""
         self._dispatcher.stop()
         self.probe_store()
-        for live in self.all():
+        for live in self.open.all():
             self.retry_pending_end(live)
             if live.run.is_active:
                 self.abort(live, "interrupted", errors.RunInterrupted())
@@ -269,7 +252,7 @@ class LocalRuns:
                 ended = ended.ended_as("failed", self._clock(), error=run_error(errors.StoreUnavailable()))
             live.defer_end(ended, NO_CONTEXT_STARTS)
         self.store_available = False
-        self._add(live)
+        self.open.add(live)
 
     def _write_end(self, live: LiveRun, ended: Run, context_starts: Mapping[str, int]) -> None:
         """Write an end to the store, or keep it until that is possible. The caller holds `live.changed`."""
@@ -283,18 +266,6 @@ class LocalRuns:
             self.store_available = False
             live.defer_end(ended, context_starts)
 
-    def _add(self, live: LiveRun) -> None:
-        with self._lock:
-            self._open[live.run.id] = live
-
-    def _discard(self, live: LiveRun) -> None:
-        with self._lock:
-            # A run that continues with the outputs of tools is another LiveRun with the same id.
-            if self._open.get(live.run.id) is live:
-                del self._open[live.run.id]
-            if not self._open:
-                self._idle.notify_all()
-
     def _release(self, live: LiveRun) -> None:
-        self._discard(live)
+        self.open.discard(live)
         self._dispatcher.remove(live)

@@ -71,7 +71,7 @@ class Ticker:
         self._local.probe_store()
         now = self._clock()
         self._remote.check_keepalive(now)
-        for live in self._local.all():
+        for live in self._local.open.all():
             live.check_keepalive(now)
             if live.pending_end is not None:
                 self._local.retry_pending_end(live)
@@ -91,7 +91,7 @@ class Ticker:
 
     def take_in(self, run_ids: Collection[str]) -> None:
         """Apply what other processes did to local runs, and to the remote runs that are followed."""
-        for live in filter(None, map(self._local.get, run_ids)):
+        for live in filter(None, map(self._local.open.get, run_ids)):
             if live.is_created:
                 self._local.refresh(live)
         self._remote.update(run_ids)
@@ -115,7 +115,7 @@ class Ticker:
 
     def _listen(self, seconds: float) -> None:
         followed = self._remote.ids()
-        if not self._local.store_available or not (self._local.all() or followed):
+        if not self._local.store_available or not (self._local.open.all() or followed):
             self._stopped.wait(seconds)
             return
         try:
@@ -128,7 +128,7 @@ class Ticker:
     def _flush(self) -> None:
         """Write the text that was generated since the last flush, if the store is durable."""
         if self._store.is_durable:
-            list(self._flushers.map(self._flush_run, [live for live in self._local.all() if live.is_unflushed()]))
+            list(self._flushers.map(self._flush_run, [live for live in self._local.open.all() if live.is_unflushed()]))
 
     def _flush_run(self, live: LiveRun) -> None:
         try:
@@ -138,7 +138,7 @@ class Ticker:
             self._local.store_available = False
 
     def _renew_leases(self) -> None:
-        created = {live.run.id: live for live in self._local.all() if live.is_created}
+        created = {live.run.id: live for live in self._local.open.all() if live.is_created}
         for run_id in self._store.renew_leases({run_id: live.name for run_id, live in created.items()}):
             self._local.refresh(created[run_id])
 

@@ -86,7 +86,7 @@ class Runner:
         `is_connected` tells whether the caller is still connected; if not, the reply does not count as delivered.
         Raises NotFound, and StoreUnavailable if only the store could tell how the run ended.
         """
-        live = self._local.get(run_id)
+        live = self._local.open.get(run_id)
         if live is not None:
             return live.wait(seconds, is_connected)
         self.ticker.start()
@@ -102,7 +102,7 @@ class Runner:
         StoreUnavailable as `wait`.
         """
         self.ticker.start()
-        live = self._local.get(run_id) or self._remote.get(run_id)
+        live = self._local.open.get(run_id) or self._remote.get(run_id)
         if not live.run.is_open:
             live.check(position)
         return notify_end(live.read(position, is_connected), lambda run: self._mark_delivered(run, is_connected))
@@ -112,7 +112,7 @@ class Runner:
 
         Of a run that another process executes, the text is what that process had written to the store.
         """
-        live = self._local.get(run_id)
+        live = self._local.open.get(run_id)
         if live is not None:
             self._local.abort(live, "cancelled")
             return live.run
@@ -150,7 +150,7 @@ class Runner:
         Waiters and readers of other processes' runs have the same time; then they get StoreUnavailable.
         """
         self._local.is_closing = True
-        self._remote.wait_until_none(self._local.wait_until_none(seconds))
+        self._remote.wait_until_none(self._local.open.wait_until_none(seconds))
         self.ticker.stop()
         self._remote.release_waiters()
         self._local.shut_down()
@@ -170,5 +170,5 @@ class Runner:
                 self._store.mark_delivered(run.conversation, run.id)
 
     def _cancel_local(self, run_ids: Collection[str]) -> None:
-        for live in filter(None, map(self._local.get, run_ids)):
+        for live in filter(None, map(self._local.open.get, run_ids)):
             self._local.abort(live, "cancelled")

@@ -420,7 +420,7 @@ class TestNothingIsPaidTwice:
             looked.set()
             return is_connected
 
-        live = runner._local.get(run.id)
+        live = runner._local.open.get(run.id)
         caller = at_once(runner.wait, run.id, PATIENCE_SECONDS, connection_probe)
         while not looked.is_set():
             with live.changed:
