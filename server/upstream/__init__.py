@@ -1,1 +1,1 @@
-"""What writes the replies: OpenAI and whatever speaks its protocol, or the scripted one."""
+"""What generates the replies: OpenAI, servers that speak its protocol, or the demonstration."""

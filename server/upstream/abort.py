@@ -1,4 +1,4 @@
-"""How a call to the upstream is ended by another thread, from the first packet to the last."""
+"""Aborts a request to the upstream from another thread, at any time from connecting to the last byte."""
 
 import socket
 import threading
@@ -7,16 +7,16 @@ from typing import Any
 
 
 class Abort:
-    """Ends one call at any instant. Handed to httpx2 as `extensions={"abort": abort, "trace": abort.trace}`.
+    """Aborts one request. Passed to httpx2 as `extensions={"abort": abort, "trace": abort.trace}`; closed after it.
 
-    Our own transport calls `watch`; through `trace`, those of httpx2 tell which socket a call has connected. To be
-    closed after the call.
+    `server.upstream.transport` calls `watch` with its socket. httpx2's own transports, which are used behind a proxy,
+    call `trace` with theirs.
     """
 
     def __init__(self) -> None:
         self.is_set = False
         self._lock = threading.Lock()
-        """Held while the socket changes, so that no socket is shut that was lent to another call meanwhile."""
+        """Held while the socket changes, so that a socket is not shut down after another request has taken it over."""
         self._socket: socket.socket | None = None
         self._duplicate: socket.socket | None = None
 
@@ -26,7 +26,7 @@ class Abort:
             self._shut()
 
     def watch(self, wire: socket.socket | None) -> None:
-        """Shut `wire` when the call is aborted, or at once if it was."""
+        """Shut `wire` down when the request is aborted, or now if it was. None: nothing is to be shut down any more."""
         with self._lock:
             self._socket = wire
             if self.is_set:
@@ -34,7 +34,7 @@ class Abort:
 
     def trace(self, event: str, info: dict[str, Any]) -> None:
         if event.endswith(".connect_tcp.complete"):
-            # A duplicate, since TLS takes the file out of the socket that it is given.
+            # A duplicate, since wrapping a socket in TLS detaches its file descriptor.
             self.close()
             self._duplicate = info["return_value"].get_extra_info("socket").dup()
             self.watch(self._duplicate)
@@ -46,26 +46,29 @@ class Abort:
 
     def _shut(self) -> None:
         if self._socket is not None:
-            # Not its own method: under TLS, that would let another thread's words out unencrypted for an instant.
-            with suppress(OSError):  # The other side was quicker.
+            # Not SSLSocket.shutdown(), which drops the TLS state first: another thread's data could leave unencrypted.
+            with suppress(OSError):  # The peer has closed already.
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
 
 def connect(host: str, port: int, seconds: float | None, abort: Abort) -> socket.socket:
-    """As `socket.create_connection`, which nobody could abort: the first address of the host that takes one."""
-    error = OSError("no address")
+    """A TCP connection to the first address of `host` that accepts one. Raises OSError.
+
+    It does what `socket.create_connection` does, which cannot be aborted. `seconds` is the timeout for each address.
+    """
+    last_error = OSError("no address")
     try:
         for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
             try:
-                return _connected(socket.socket(family, kind, protocol), address, seconds, abort)
-            except OSError as problem:
-                error = problem
-        raise error
+                return _connect(socket.socket(family, kind, protocol), address, seconds, abort)
+            except OSError as error:
+                last_error = error
+        raise last_error
     finally:
-        del error  # It holds this frame, and with it the whole call, for as long as this frame holds it.
+        del last_error  # Its traceback holds this frame: a cycle that would keep the request in memory.
 
 
-def _connected(wire: socket.socket, address: Any, seconds: float | None, abort: Abort) -> socket.socket:
+def _connect(wire: socket.socket, address: Any, seconds: float | None, abort: Abort) -> socket.socket:
     try:
         wire.settimeout(seconds)
         abort.watch(wire)

@@ -1,6 +1,6 @@
-"""The one boundary at which what comes out of the upstream, httpx2 or the `openai` package becomes one of our errors.
+"""Maps every exception of httpx2 and of the `openai` package, and every error of the upstream, to an AppError.
 
-Text of theirs is never passed on: it may have keys, addresses or what was asked.
+The upstream's error texts are never passed on: they may contain keys, addresses or the caller's messages.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from server import errors
 from server.upstream.lenient_json import loads
 from server.upstream.refusals import ErrorBody
 
-MAPPED: dict[type, type[errors.UpstreamFailed]] = {
+ERROR_CLASSES: dict[type, type[errors.UpstreamFailed]] = {
     httpx2.HTTPError: errors.UpstreamFailed,
     httpx2.TimeoutException: errors.UpstreamTimedOut,
     httpx2.ConnectTimeout: errors.UpstreamUnreachable,
@@ -43,7 +43,7 @@ MAPPED: dict[type, type[errors.UpstreamFailed]] = {
     openai.ConflictError: errors.UpstreamRefused,
     openai.NotFoundError: errors.UpstreamNotFound,
     openai.InvalidWebhookSignatureError: errors.UpstreamFailed,
-    # What comes of a reply that is not of the shape that it should be.
+    # Raised while a reply of an unexpected shape is parsed.
     ValueError: errors.UpstreamBadReply,
     LookupError: errors.UpstreamBadReply,
     TypeError: errors.UpstreamBadReply,
@@ -52,9 +52,9 @@ MAPPED: dict[type, type[errors.UpstreamFailed]] = {
     Warning: errors.UpstreamFailed,
     RecursionError: errors.UpstreamBadReply,
 }
-"""By the nearest class above that of an exception."""
+"""An exception is mapped by its nearest base class here."""
 
-UNSENT = (
+UNSENT_ERRORS = (
     httpx2.ConnectError,
     httpx2.ConnectTimeout,
     httpx2.PoolTimeout,
@@ -62,10 +62,10 @@ UNSENT = (
     httpx2.WriteError,
     httpx2.WriteTimeout,
 )
-"""Of these, the request was not wholly sent, so that nothing can have been paid."""
+"""After these, the request was not sent completely, so that nothing can have been charged."""
 
-PASSING = (408, 409, 429, 503)
-"""Statuses after which the same call may work a moment later, and has not been paid."""
+RETRYABLE_STATUSES = (408, 409, 429, 503)
+"""Statuses after which the same request may succeed a moment later, and has not been charged."""
 
 _STATUS: dict[int, type[errors.AppError]] = {
     401: errors.UpstreamRefusedKey,
@@ -80,8 +80,8 @@ _STATUS: dict[int, type[errors.AppError]] = {
 }
 
 
-class Refusal(Exception):
-    """An answer that is no reply, by its status."""
+class ErrorResponse(Exception):
+    """A response whose status is an error or a redirect that cannot be followed."""
 
     def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         super().__init__()
@@ -89,24 +89,27 @@ class Refusal(Exception):
         self._headers = headers
         self.is_page = body.lstrip()[:1] == b"<" or "html" in headers.get("content-type", "")
         try:
-            told = loads(body)
+            content = loads(body)
         except (ValueError, RecursionError):
-            told = body.decode("utf-8", "replace")
-        self.words = ErrorBody(told)
+            content = body.decode("utf-8", "replace")
+        self.body = ErrorBody(content)
 
     @property
     def is_retryable(self) -> bool:
-        """Whether the same call may be made again: by `x-should-retry` if it is there; billing errors never."""
-        told = self._headers.get("x-should-retry", "").strip().lower()
-        is_retryable = told == "true" if told in ("true", "false") else self.status in PASSING
-        return is_retryable and not self.words.is_billing
+        """Whether the request may be sent again: as `x-should-retry` says, else by status; never for billing errors."""
+        header = self._headers.get("x-should-retry", "").strip().lower()
+        is_retryable = header == "true" if header in ("true", "false") else self.status in RETRYABLE_STATUSES
+        return is_retryable and not self.body.is_billing
 
     @property
     def request_id(self) -> str:
         return request_id(self._headers)
 
     def retry_after(self, now: float) -> float:
-        """The seconds that the upstream asks us to wait, in numbers or as a date; 0 if it does not say."""
+        """Seconds to wait before a retry, from `retry-after-ms` or `retry-after` (seconds or a date); 0 without them.
+
+        `now` is in Unix seconds.
+        """
         wait = self._headers.get("retry-after", "")
         try:
             if "retry-after-ms" in self._headers:
@@ -118,38 +121,38 @@ class Refusal(Exception):
                 seconds = parsedate_to_datetime(wait).timestamp() - now
             except (ValueError, OverflowError):
                 return 0.0
-        return max(0.0, seconds)  # The order matters: nan is not more than 0.
+        return max(0.0, seconds)  # In this order, max() turns nan into 0.
 
 
 class ReplyError(Exception):
-    """An error that came with status 200, in place of a reply or in the middle of one."""
+    """An error in a response with status 200, instead of a reply or within one."""
 
     def __init__(self, error: Any, *, has_text: bool) -> None:
-        """`has_text` tells whether a part of the reply had come before."""
+        """`has_text` tells whether text of the reply came before it."""
         super().__init__()
-        self.words = ErrorBody(error)
+        self.body = ErrorBody(error)
         self.has_text = has_text
 
 
-def map_exception(problem: Exception) -> errors.AppError:
-    """Our error for whatever came out of a call, or of the reading of a reply."""
-    if isinstance(problem, errors.AppError):
-        return problem
-    if isinstance(problem, Refusal):
-        return _by_words(problem.words, problem.status, problem.is_page)
-    if isinstance(problem, ReplyError):
-        words = problem.words
-        failure = _by_words(words, words.status or (400 if words.is_bad_key else 500), is_page=False)
-        # Nobody may take it for a call that can be made again with fewer messages: text has been given out.
-        is_late = problem.has_text and isinstance(failure, errors.ContextTooLong)
-        return errors.UpstreamCut() if is_late else failure
-    if isinstance(problem, openai.APIConnectionError) and isinstance(problem.__cause__, httpx2.HTTPError):
-        problem = problem.__cause__  # Which tells more.
-    return next((MAPPED[kind] for kind in type(problem).__mro__ if kind in MAPPED), errors.UpstreamFailed)()
+def map_exception(error: Exception) -> errors.AppError:
+    """The AppError for an exception that was raised while a request was sent or a reply was parsed."""
+    if isinstance(error, errors.AppError):
+        return error
+    if isinstance(error, ErrorResponse):
+        return _map_error_body(error.body, error.status, error.is_page)
+    if isinstance(error, ReplyError):
+        body = error.body
+        mapped = _map_error_body(body, body.status or (400 if body.is_bad_key else 500), is_page=False)
+        # Once text was given out, the request must not be sent again with fewer messages.
+        is_late = error.has_text and isinstance(mapped, errors.ContextTooLong)
+        return errors.UpstreamCut() if is_late else mapped
+    if isinstance(error, openai.APIConnectionError) and isinstance(error.__cause__, httpx2.HTTPError):
+        error = error.__cause__  # More specific.
+    return next((ERROR_CLASSES[kind] for kind in type(error).__mro__ if kind in ERROR_CLASSES), errors.UpstreamFailed)()
 
 
 def request_id(headers: Mapping[str, str]) -> str:
-    """The upstream's name for a request, with which its operator finds it; `-` if it tells none."""
+    """The upstream's id of a request, for questions to its operator; `-` if there is none that is fit for a log."""
     for name in ("x-request-id", "request-id", "apim-request-id"):
         value = headers.get(name, "")
         if value.isascii() and value.isprintable() and 0 < len(value) <= 100:
@@ -157,26 +160,26 @@ def request_id(headers: Mapping[str, str]) -> str:
     return "-"
 
 
-def is_retryable(problem: Exception) -> bool:
-    """Whether the same call may be made again: nothing can have been paid, and it may work a moment later."""
-    return problem.is_retryable if isinstance(problem, Refusal) else isinstance(problem, UNSENT)
+def is_retryable(error: Exception) -> bool:
+    """Whether the same request may be sent again: nothing can have been charged, and it may succeed a moment later."""
+    return error.is_retryable if isinstance(error, ErrorResponse) else isinstance(error, UNSENT_ERRORS)
 
 
-def _by_words(words: ErrorBody, status: int, is_page: bool) -> errors.AppError:
-    if words.is_billing:
+def _map_error_body(body: ErrorBody, status: int, is_page: bool) -> errors.AppError:
+    if body.is_billing:
         return errors.UpstreamQuotaExhausted()
-    if words.is_rate_limit or status == 429:
+    if body.is_rate_limit or status == 429:
         return errors.UpstreamRateLimited()
-    if not is_page and words.is_bad_key and status in (400, 404, 422):
+    if not is_page and body.is_bad_key and status in (400, 404, 422):
         return errors.UpstreamRefusedKey()
-    if not is_page and words.is_too_long and (status in (400, 404, 413, 422) or status >= 500):
+    if not is_page and body.is_too_long and (status in (400, 404, 413, 422) or status >= 500):
         return errors.ContextTooLong()
     if status in _STATUS:
         return _STATUS[status]()
-    if status == 404 and words.is_about_model and not is_page:
+    if status == 404 and body.is_about_model and not is_page:
         return errors.UpstreamRefused()
     if status == 404 or (is_page and status < 500):
         return errors.UpstreamNotFound()
-    if 300 <= status < 400:  # Sent elsewhere, without an address.
+    if 300 <= status < 400:  # A redirect without a Location.
         return errors.UpstreamUnreachable()
     return errors.UpstreamRefused() if status < 500 else errors.UpstreamFailed()

@@ -1,4 +1,4 @@
-"""JSON as servers send it: text that is not quite JSON is read all the same, in linear time."""
+"""A lenient JSON parser, in linear time, for what servers send that is not quite JSON."""
 
 import json
 import re
@@ -7,26 +7,26 @@ from typing import Any
 import orjson
 
 _NUMBERS = re.compile(r'"(?:[^"\\]|\\.)*"?|[-+]?\b(?:nan|inf(?:inity)?)\b', re.IGNORECASE | re.DOTALL)
-"""Strings, which are left alone, and the numbers that JSON does not know, such as `NaN` and `-Infinity`."""
+"""Strings, which stay as they are, and the numbers that JSON does not have, such as `NaN` and `-Infinity`."""
 
 
 def loads(data: bytes) -> Any:
     """The value of `data`. Raises ValueError and RecursionError.
 
-    Bytes that are no UTF-8 become U+FFFD, numbers that JSON does not know null. Lone surrogates stay: `join` mends
-    them, since the other half may be in the next piece.
+    Bytes that are not UTF-8 become U+FFFD, numbers that JSON does not have become null. Lone surrogates stay, since the
+    other half may be in the next piece; `join` and `repair` replace them.
     """
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
-        text = _NUMBERS.sub(_known, data.decode("utf-8-sig", "replace"))
-        return json.loads(text, strict=False, parse_int=_number, parse_float=_number)
+        text = _NUMBERS.sub(_replace_number, data.decode("utf-8-sig", "replace"))
+        return json.loads(text, strict=False, parse_int=_parse_number, parse_float=_parse_number)
 
 
 def join(first: str, second: str) -> tuple[str, str]:
-    """`first` and `second` with surrogates joined or, if they are alone, replaced by U+FFFD.
+    """Concatenate two texts, pair their surrogates, and replace lone ones by U+FFFD.
 
-    Also the high surrogate at the end, if there is one, whose other half may still come.
+    Returns the text and, apart from it, a high surrogate at its end, whose other half may still come; else "".
     """
     text = first + second
     try:
@@ -38,24 +38,24 @@ def join(first: str, second: str) -> tuple[str, str]:
         return whole.decode("utf-16-le", "replace"), rest
 
 
-def mended(value: Any) -> Any:
-    """`value`, of JSON, with surrogates joined or replaced in all of its texts: a store keeps valid Unicode only."""
+def repair(value: Any) -> Any:
+    """A JSON value with surrogates paired or replaced in all of its texts, since stores keep valid Unicode only."""
     if isinstance(value, str):
         text, rest = join("", value)
         return text + "\ufffd" if rest else text
     if isinstance(value, list):
-        return [mended(each) for each in value]
+        return [repair(each) for each in value]
     if isinstance(value, dict):
-        return {mended(name): mended(each) for name, each in value.items()}
+        return {repair(name): repair(each) for name, each in value.items()}
     return value
 
 
-def _known(found: re.Match[str]) -> str:
+def _replace_number(found: re.Match[str]) -> str:
     return found[0] if found[0].startswith('"') else "null"
 
 
-def _number(text: str) -> int | float | None:
-    """Numbers that fit into 64 bits, as orjson reads and writes them."""
+def _parse_number(text: str) -> int | float | None:
+    """An int below 10^18 in absolute value, else a float; None if it is infinite. orjson can write all of these."""
     if text.lstrip("-").isdigit() and len(text) < 19:
         return int(text)
     number = float(text)

@@ -1,7 +1,7 @@
-"""What a server's refusal means, in every known server's words.
+"""Classifies the error bodies of every known server: context too long, bad key, billing, unknown parameter.
 
-Only structured fields and the first MAX_TEXT characters are looked at, with expressions whose time is linear in them:
-servers echo what callers sent, which may be a megabyte that was written to be slow to search.
+Only structured fields and the first MAX_TEXT characters are searched, with expressions that take linear time: servers
+repeat what callers sent, which may be a megabyte that was written to be slow to search.
 """
 
 import re
@@ -12,8 +12,8 @@ from typing import Any
 MAX_TEXT = 4_096
 MAX_DEPTH = 8
 MAX_ENTRIES = 64
-LIMITS = ("max_completion_tokens", "max_tokens")
-"""The two names of the longest reply, of which some servers know only one."""
+LIMIT_NAMES = ("max_completion_tokens", "max_tokens")
+"""The two names of the token limit of a reply. Some servers know only one of them."""
 
 BILLING_CODES = ("insufficient_quota", "credit_balance_exhausted", "billing_hard_limit_reached", "billing_not_active")
 
@@ -33,7 +33,7 @@ _TOO_LONG = re.compile(
 )
 
 _BAD_KEY = re.compile(
-    r"invalid_api_key|api_key_invalid|no_db_connection"  # The last is LiteLLM's, which would look the key up.
+    r"invalid_api_key|api_key_invalid|no_db_connection"  # The last is LiteLLM's, for an unknown key.
     r"|\b(?:incorrect|invalid|missing|expired|wrong|no|unknown)[ _-](?:or \w+ )?api[ _-]?key"
     r"|\bapi[ _-]?key\b[^.\n]{0,40}\b(?:invalid|incorrect|expired|missing|not valid|not found|required|revoked)",
     re.IGNORECASE,
@@ -51,15 +51,15 @@ _KNOWN_LIMIT = r"\b(?:value|use)\b|tokens\W.*\b(?:not|n't) support\b"
 
 
 class ErrorBody:
-    """What one error says: an object, a list of one, or a text."""
+    """The content of an error: a JSON object, a list of one, or a text."""
 
     def __init__(self, body: Any) -> None:
-        """`body` is that of an answer, or the error in the middle of one."""
+        """`body` is that of a response, or an error within a reply."""
         self._body = body[0] if isinstance(body, list) and len(body) == 1 else body
         error = self._body.get("error") if isinstance(self._body, Mapping) else None
         self._error = error or self._body
-        self.text = " ".join(islice(_texts(self._body), MAX_ENTRIES))[:MAX_TEXT]
-        """All of its texts, one after another, as far as they are looked at."""
+        self.text = " ".join(islice(_find_texts(self._body), MAX_ENTRIES))[:MAX_TEXT]
+        """All of its texts, joined by spaces and truncated to MAX_TEXT characters."""
 
     def field(self, name: str) -> str | None:
         value = self._error.get(name) if isinstance(self._error, Mapping) else None
@@ -71,12 +71,12 @@ class ErrorBody:
 
     @property
     def status(self) -> int | None:
-        """The status that the server would have sent, if it says so: some errors come with 200."""
-        return status_in(self._error)
+        """The HTTP status that the body names, if any; some errors come in a response with status 200."""
+        return find_status(self._error)
 
     @property
     def is_too_long(self) -> bool:
-        """Whether the messages are more than the model can read."""
+        """Whether the messages are longer than the model's context."""
         return _TOO_LONG.search(self.text) is not None
 
     @property
@@ -98,21 +98,21 @@ class ErrorBody:
 
     @property
     def is_about_model(self) -> bool:
-        """Whether it is the model that is not there, rather than the address."""
+        """Whether the model was not found, rather than the address."""
         return isinstance(self._body, Mapping) and _NO_SUCH_MODEL.search(self.text) is not None
 
-    def unknown(self, names: Sequence[str]) -> str | None:
-        """The first of the parameters `names` that the server does not take; None if it refuses for another reason."""
+    def find_unknown(self, names: Sequence[str]) -> str | None:
+        """The first of `names` that the server does not support; None if the error has another reason."""
         if self.code in ("unsupported_parameter", "unsupported_value", "unknown_parameter"):
             param = self.field("param")
-            is_value_of_limit = self.code == "unsupported_value" and param in LIMITS
+            is_value_of_limit = self.code == "unsupported_value" and param in LIMIT_NAMES
             return param if param in names and not is_value_of_limit else None
-        forbidden = set(_forbidden(self._body))
+        forbidden = set(_find_forbidden(self._body))
         return next((name for name in names if name in forbidden or _says_unknown(self.text, name)), None)
 
 
-def status_in(error: Any) -> int | None:
-    """The status that stands in an error, as a number or as a text."""
+def find_status(error: Any) -> int | None:
+    """The HTTP status in an error's fields, a number or a text; None if there is none."""
     for name in ("code", "status", "status_code", "error_code") if isinstance(error, Mapping) else ():
         if re.fullmatch("[45][0-9][0-9]", str(error.get(name))):
             return int(error[name])
@@ -130,31 +130,31 @@ def _says_unknown(text: str, name: str) -> bool:
     if name not in text:
         return False
     found = [match[0] for pattern in patterns if (match := re.search(pattern, text, re.IGNORECASE))]
-    # A limit may be known, and its value not be supported, or it may be what is to be used instead.
-    return any(name not in LIMITS or not re.search(_KNOWN_LIMIT, match, re.IGNORECASE) for match in found)
+    # A limit is known if its value is what is not supported, or if the text says to use it instead.
+    return any(name not in LIMIT_NAMES or not re.search(_KNOWN_LIMIT, match, re.IGNORECASE) for match in found)
 
 
-def _forbidden(body: Any, depth: int = 0) -> Iterator[str]:
-    """The parameters that pydantic calls extra, by the last word of each `loc`."""
+def _find_forbidden(body: Any, depth: int = 0) -> Iterator[str]:
+    """The parameters that pydantic reports as extra: the last part of each `loc`."""
     if isinstance(body, Mapping) and depth < MAX_DEPTH:
         loc, kind = body.get("loc"), body.get("type")
         if isinstance(loc, list) and loc and isinstance(kind, str) and "extra" in kind:
             yield str(loc[-1])[:MAX_TEXT]
         for value in islice(body.values(), MAX_ENTRIES):
             if isinstance(value, list | Mapping):
-                yield from _forbidden(value, depth + 1)
+                yield from _find_forbidden(value, depth + 1)
     elif isinstance(body, list) and depth < MAX_DEPTH:
         for value in islice(body, MAX_ENTRIES):
-            yield from _forbidden(value, depth + 1)
+            yield from _find_forbidden(value, depth + 1)
 
 
-def _texts(body: Any, depth: int = 0) -> Iterator[str]:
-    """The texts in an error, outermost first, each as far as it is looked at."""
+def _find_texts(body: Any, depth: int = 0) -> Iterator[str]:
+    """The texts in an error, outermost first, each truncated to MAX_TEXT characters."""
     if isinstance(body, str):
         yield body[:MAX_TEXT]
     elif isinstance(body, Mapping) and depth < MAX_DEPTH:
         for value in sorted(islice(body.values(), MAX_ENTRIES), key=lambda each: not isinstance(each, str)):
-            yield from _texts(value, depth + 1)
+            yield from _find_texts(value, depth + 1)
     elif isinstance(body, list) and depth < MAX_DEPTH:
         for value in islice(body, MAX_ENTRIES):
-            yield from _texts(value, depth + 1)
+            yield from _find_texts(value, depth + 1)

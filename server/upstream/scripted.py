@@ -1,4 +1,4 @@
-"""An upstream that calls nobody: the demonstration. It keeps nothing of what it was asked."""
+"""The demonstration upstream: it sends no request and stores nothing of what it receives."""
 
 from collections.abc import Collection, Generator, Iterable, Iterator
 from typing import Any
@@ -12,9 +12,9 @@ from server.upstream.protocol import Completion, CompletionRequest, UpstreamStat
 MODEL = "scripted-demo"
 
 
-def demo(call: CompletionRequest) -> Iterator[str]:
-    """A reply that says that it is the demo, and shows which history came with the question."""
-    sent = [each for each in orjson.loads(call.messages) if each["role"] != "system"]
+def write_demo(request: CompletionRequest) -> Iterator[str]:
+    """A reply that names itself a demo and shows which history came with the question."""
+    sent = [each for each in orjson.loads(request.messages) if each["role"] != "system"]
     *history, question = sent or [{"content": "nothing"}]
     yield f"[demo, no model was asked] You said: {question['content']}"
     if history:
@@ -24,8 +24,8 @@ def demo(call: CompletionRequest) -> Iterator[str]:
 
 
 class ScriptedUpstream:
-    def open_stream(self, call: CompletionRequest) -> "ScriptedStream":
-        return ScriptedStream(call, demo(call))
+    def open_stream(self, request: CompletionRequest) -> "ScriptedStream":
+        return ScriptedStream(request, write_demo(request))
 
     def list_models(self) -> list[dict[str, Any]]:
         return [{"id": MODEL, "object": "model", "created": 0, "owned_by": "this server"}]
@@ -40,21 +40,21 @@ class ScriptedUpstream:
         return "connected"
 
     def close_idle(self) -> None:
-        """There are none."""
+        """It has no connections."""
 
 
 class ScriptedStream:
-    """Gives the pieces that it was made with; a Reply among them is the last."""
+    """Yields the given pieces; a Completion among them ends it, else one is made up from the number of words."""
 
-    def __init__(self, call: CompletionRequest, pieces: Iterable[str | Completion]) -> None:
-        self._call = call
+    def __init__(self, request: CompletionRequest, pieces: Iterable[str | Completion]) -> None:
+        self._request = request
         self._pieces = pieces
-        self._cut = False
+        self._is_aborted = False
 
     def __iter__(self) -> Generator[str | Completion, None, None]:
         words = 0
         for piece in self._pieces:
-            if self._cut:
+            if self._is_aborted:
                 raise UpstreamCut
             if isinstance(piece, Completion):
                 yield piece
@@ -62,8 +62,8 @@ class ScriptedStream:
             if piece:
                 words += len(piece.split())
                 yield piece
-        asked = len(self._call.messages.split())
-        yield Completion(self._call.model, Usage(asked, words, asked + words), "stop")
+        prompt_words = len(self._request.messages.split())
+        yield Completion(self._request.model, Usage(prompt_words, words, prompt_words + words), "stop")
 
     def abort(self) -> None:
-        self._cut = True
+        self._is_aborted = True

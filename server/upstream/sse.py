@@ -1,4 +1,4 @@
-"""Server-sent events as servers send them, which is not always as the standard has it."""
+"""A lenient parser of server-sent events, for servers that deviate from the standard."""
 
 from collections.abc import Iterator
 from itertools import chain
@@ -11,11 +11,11 @@ from server.upstream.lenient_json import loads
 
 BOM = b"\xef\xbb\xbf"
 KNOWN_FIELDS = (b"", b"data", b"event", b"id", b"retry")
-"""Of server-sent events; a line without a field is a comment. Any other line is an error in words."""
+"""Of server-sent events; an empty field name marks a comment. Any other line is an error message in plain text."""
 
 
-def first_bytes(chunks: Iterator[bytes]) -> bytes:
-    """The first of the chunks, up to something that is no white space."""
+def read_first_bytes(chunks: Iterator[bytes]) -> bytes:
+    """Read chunks until one has something other than white space; a byte order mark is removed."""
     start = b""
     for chunk in chunks:
         start += chunk
@@ -26,17 +26,20 @@ def first_bytes(chunks: Iterator[bytes]) -> bytes:
     return start
 
 
-def events(start: bytes, chunks: Iterator[bytes]) -> Iterator[Any]:
-    """The JSON of each server-sent event; None for `[DONE]`. Raises UpstreamBadReply for one that is no JSON."""
+def parse_events(start: bytes, chunks: Iterator[bytes]) -> Iterator[Any]:
+    """The JSON of each event, None for `[DONE]`; an `error` event is wrapped as `{"error": …}`.
+
+    Raises UpstreamBadReply for an event that is not JSON, RemoteProtocolError if the last event is incomplete.
+    """
     data, is_error = b"", False
-    for line in _lines(start, chunks):
+    for line in _split_lines(start, chunks):
         field, _, value = line.partition(b":")
         if line.startswith((b"{", b"[")):
             field, value = b"data", line
         if not line:
             if data:
                 raise errors.UpstreamBadReply
-            if is_error:  # Without data, or behind it.
+            if is_error:  # An error event without data, or with its name after the data.
                 yield {"error": "error"}
         elif field == b"event":
             is_error = value.strip() == b"error"
@@ -51,7 +54,7 @@ def events(start: bytes, chunks: Iterator[bytes]) -> Iterator[Any]:
         if data.endswith((b"}", b"]")):
             try:
                 event = loads(data)
-            except ValueError:  # More lines of it are to come.
+            except ValueError:  # Its JSON goes on in the next line.
                 continue
             yield {"error": event} if is_error else event
             data = b""
@@ -59,17 +62,17 @@ def events(start: bytes, chunks: Iterator[bytes]) -> Iterator[Any]:
         raise httpx2.RemoteProtocolError("the last event is not whole")
 
 
-def _lines(start: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Split at line ends only: a JSON text may hold other separators."""
+def _split_lines(start: bytes, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Split at LF only: JSON may contain the other separators of `bytes.splitlines`."""
     rest = b""
     for chunk in chain([start], chunks):
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
-            yield from _split(line)
-    yield from _split(rest)
+            yield from _split_at_cr(line)
+    yield from _split_at_cr(rest)
 
 
-def _split(line: bytes) -> list[bytes]:
-    """A line without its CR, or the lines of a server that ends them with CR alone."""
+def _split_at_cr(line: bytes) -> list[bytes]:
+    """Remove the CR at the end of a line; split it if the server ends lines with CR alone."""
     line = line.rstrip(b"\r")
     return line.split(b"\r") if b"\rdata:" in line else [line]

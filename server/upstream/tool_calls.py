@@ -1,4 +1,4 @@
-"""The calls of functions in a reply, put together from the pieces in which servers send them."""
+"""Assembles the tool calls of a reply from the pieces in which servers send them."""
 
 import secrets
 from collections.abc import Mapping, Sequence
@@ -9,10 +9,10 @@ import orjson
 
 from server.domain import ToolCall
 from server.errors import UpstreamBadReply
-from server.upstream.lenient_json import loads, mended
+from server.upstream.lenient_json import loads, repair
 
-KNOWN = ("index", "id", "type", "function")
-"""What a call is made of; whatever else stands in one is sent back with its output."""
+CALL_FIELDS = ("index", "id", "type", "function")
+"""The fields of a call that are read. Other fields are kept and sent back with its output."""
 
 
 @dataclass(slots=True)
@@ -25,7 +25,7 @@ class _Call:
 
     @property
     def has_arguments(self) -> bool:
-        """Whether they are whole."""
+        """Whether the arguments are complete JSON."""
         try:
             loads(self.arguments.encode("utf-8", "surrogatepass"))
         except ValueError:
@@ -34,7 +34,7 @@ class _Call:
 
 
 class ToolCalls:
-    """Takes the `tool_calls` of each message or delta, in order."""
+    """Collects the `tool_calls` of each message or delta, in order."""
 
     def __init__(self) -> None:
         self._calls: list[_Call] = []
@@ -43,7 +43,7 @@ class ToolCalls:
         return bool(self._calls)
 
     def add(self, message: Mapping[str, Any]) -> None:
-        """Raises UpstreamBadReply if what is there is no list of calls."""
+        """Add the calls of a message or delta, if any. Raises UpstreamBadReply if they are malformed."""
         parts = message.get("tool_calls") or []
         legacy = message.get("function_call")
         if legacy and not parts:
@@ -55,7 +55,10 @@ class ToolCalls:
             self._add(part, earlier)
 
     def finish(self) -> tuple[ToolCall, ...]:
-        """The calls, each with an id of its own and JSON as arguments. Raises UpstreamBadReply if one has no name."""
+        """The calls, each with a unique id and arguments, `{}` if there were none.
+
+        Raises UpstreamBadReply if a call has no name.
+        """
         seen: set[str] = set()
         found = []
         for call in self._calls:
@@ -64,17 +67,17 @@ class ToolCalls:
             if not call.id or call.id in seen:
                 call.id = f"call_{secrets.token_hex(12)}"
             seen.add(call.id)
-            arguments = mended(call.arguments.strip()) or "{}"
-            found.append(ToolCall(mended(call.id), mended(call.name), arguments, extra=mended(call.extra)))
+            arguments = repair(call.arguments.strip()) or "{}"
+            found.append(ToolCall(repair(call.id), repair(call.name), arguments, extra=repair(call.extra)))
         return tuple(found)
 
     def _add(self, part: Mapping[str, Any], earlier: Sequence[_Call]) -> None:
-        """Take in one part, which may go on with one of the `earlier` calls."""
+        """Add one part: to one of the `earlier` calls that it continues, else as a new call."""
         function = part.get("function")
         function = function if isinstance(function, dict) else part
-        call_id, name = _word(part.get("id")), _word(function.get("name"))
-        arguments = _json_text(function.get("arguments"))
-        call = _continued(earlier, part.get("index"), call_id, name, arguments)
+        call_id, name = _require_str(part.get("id")), _require_str(function.get("name"))
+        arguments = _dump_arguments(function.get("arguments"))
+        call = _find_continued(earlier, part.get("index"), call_id, name, arguments)
         if call is None:
             call = _Call(part.get("index"))
             self._calls.append(call)
@@ -82,12 +85,12 @@ class ToolCalls:
         call.name = call.name or name
         call.arguments += arguments
         for key, value in part.items():
-            if key not in KNOWN and function is not part:
+            if key not in CALL_FIELDS and function is not part:
                 call.extra[key] = value
 
 
-def _continued(earlier: Sequence[_Call], index: Any, call_id: str, name: str, arguments: str) -> _Call | None:
-    """The call that a part goes on with; None if it begins another.
+def _find_continued(earlier: Sequence[_Call], index: Any, call_id: str, name: str, arguments: str) -> _Call | None:
+    """The call that a part continues; None if it begins another.
 
     Some servers give all calls the same index, or none; some repeat id and name with each part; some give no ids.
     """
@@ -99,18 +102,18 @@ def _continued(earlier: Sequence[_Call], index: Any, call_id: str, name: str, ar
         call = newest_first[0]
     if name and call.name and name != call.name:
         return None
-    # One that is whole goes on with nothing but an empty part.
+    # A call with complete arguments is continued by an empty part only.
     return None if call.has_arguments and (arguments or (name and not call_id)) else call
 
 
-def _word(value: Any) -> str:
+def _require_str(value: Any) -> str:
     if value is None or isinstance(value, str):
         return value or ""
     raise UpstreamBadReply
 
 
-def _json_text(arguments: Any) -> str:
-    """Arguments are JSON in a string; some servers send the object itself, or nothing."""
+def _dump_arguments(arguments: Any) -> str:
+    """The arguments as JSON in a string; some servers send the object itself, or nothing."""
     if arguments is None or isinstance(arguments, str):
         return arguments or ""
-    return orjson.dumps(mended(arguments)).decode()
+    return orjson.dumps(repair(arguments)).decode()

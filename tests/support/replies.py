@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from server.upstream.protocol import Completion, CompletionRequest
-from server.upstream.scripted import ScriptedStream, ScriptedUpstream, demo
+from server.upstream.scripted import ScriptedStream, ScriptedUpstream, write_demo
 
 PATIENCE_SECONDS = 20.0
 """How long a test that went wrong may hang."""
@@ -88,7 +88,7 @@ class SteeredUpstream(ScriptedUpstream):
     Where `answer` gives a Reply, that is the last of it: so it can want functions called.
     """
 
-    def __init__(self, answer: Callable[[CompletionRequest], Iterable[str | Completion]] = demo) -> None:
+    def __init__(self, answer: Callable[[CompletionRequest], Iterable[str | Completion]] = write_demo) -> None:
         self.answer = answer
         self.heard: deque[CompletionRequest] = deque(maxlen=1000)
         """The newest calls, oldest first."""
@@ -96,8 +96,8 @@ class SteeredUpstream(ScriptedUpstream):
         """Calls that have begun and not ended."""
         self._lock = threading.Lock()
 
-    def open_stream(self, call: CompletionRequest) -> ScriptedStream:
-        return _Steered(self, call)
+    def open_stream(self, request: CompletionRequest) -> ScriptedStream:
+        return _Steered(self, request)
 
     def count(self, change: int) -> None:
         with self._lock:
@@ -105,15 +105,15 @@ class SteeredUpstream(ScriptedUpstream):
 
 
 class _Steered(ScriptedStream):
-    def __init__(self, upstream: SteeredUpstream, call: CompletionRequest) -> None:
-        super().__init__(call, ())
+    def __init__(self, upstream: SteeredUpstream, request: CompletionRequest) -> None:
+        super().__init__(request, ())
         self._upstream = upstream
 
     def __iter__(self) -> Generator[str | Completion, None, None]:
-        self._upstream.heard.append(self._call)
+        self._upstream.heard.append(self._request)
         self._upstream.count(+1)
         try:
-            self._pieces = self._upstream.answer(self._call)
+            self._pieces = self._upstream.answer(self._request)
             yield from super().__iter__()
         finally:
             self._upstream.count(-1)

@@ -27,7 +27,7 @@ from server.app import open_upstream
 from server.settings import Settings
 from server.upstream import openai as upstream_module
 from server.upstream.client import Account, Client
-from server.upstream.errors import MAPPED, map_exception
+from server.upstream.errors import ERROR_CLASSES, map_exception
 from server.upstream.openai import OpenAIUpstream
 from server.upstream.protocol import Completion, CompletionRequest
 from tests.support.openai_server import (
@@ -946,7 +946,7 @@ INSIDE = {"openai.auth._x509._TransientTokenExchangeError"}
 @pytest.mark.parametrize("kind", RAISED, ids=lambda kind: f"{kind.__module__}.{kind.__qualname__}")
 def test_whatever_the_packages_raise_becomes_a_failure_of_ours_in_our_words(kind: type[Exception]) -> None:
     name = f"{kind.__module__}.{kind.__qualname__}"
-    assert name in INSIDE or any(each in MAPPED for each in kind.__mro__)
+    assert name in INSIDE or any(each in ERROR_CLASSES for each in kind.__mro__)
     problem = kind.__new__(kind, "words of theirs")
     error = map_exception(problem)
     assert isinstance(error, errors.UpstreamFailed)

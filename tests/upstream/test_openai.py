@@ -256,7 +256,7 @@ def test_a_plain_request_asks_for_no_stream(server: Misbehaving, upstream: OpenA
     ],
 )
 def test_only_openai_is_told_who_asks(base_url: str, is_openai: bool) -> None:
-    told = json.loads(OpenAIUpstream(KEY, base_url).body(call()).to_bytes())
+    told = json.loads(OpenAIUpstream(KEY, base_url).build_body(call()).to_bytes())
     who = {"prompt_cache_key": "fingerprint", "safety_identifier": "fingerprint"}
     plain = {"model": "gpt-test", "messages": json.loads(MESSAGES), "stream": False}
     assert told == plain | (who if is_openai else {})

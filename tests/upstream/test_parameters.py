@@ -503,5 +503,5 @@ def test_only_a_refusal_of_the_request_itself_leaves_anything_out(
 )
 def test_only_openai_in_any_of_its_regions_is_told_who_asks(base_url: str, is_ours: bool) -> None:
     upstream = OpenAIUpstream(KEY, base_url)
-    body = json.loads(upstream.body(call(streamed=True)).to_bytes())
+    body = json.loads(upstream.build_body(call(streamed=True)).to_bytes())
     assert {*OWN} & body.keys() == ({*OWN} if is_ours else {"stream_options"})
