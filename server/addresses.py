@@ -1,4 +1,4 @@
-"""Addresses that an operator writes: where to listen, where callers reach the server, and whose pages may call it."""
+"""Parses the addresses in settings: hosts to listen on, the public address, origins whose pages may call."""
 
 import re
 from functools import lru_cache
@@ -6,7 +6,7 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-"""What every machine calls itself."""
+"""The names under which every machine reaches itself."""
 
 _NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*")
 
@@ -22,20 +22,20 @@ _SUBDOMAINS = r"(?:[a-z0-9_-]+\.)+"
 
 
 class Site(NamedTuple):
-    """Where a server for HTTP is found."""
+    """The address of an HTTP server."""
 
     address: str
     """Scheme, host, port and path, without a slash at the end."""
     host: str
-    """As `host` gives it."""
+    """As `parse_host` returns it."""
     path: str
     """Empty, or a path that begins with a slash and does not end with one."""
 
 
-def host(text: str) -> str:
-    """A host as requests name it: in lower case and ASCII (IDNA), without a dot at its end.
+def parse_host(text: str) -> str:
+    """Normalize a host: lower case, ASCII (IDNA), without a trailing dot; IPv6 compressed.
 
-    `text` is a name or an address, IPv6 without brackets. Raises ValueError if it is neither.
+    `text` is a name or an IP address, IPv6 without brackets. Raises ValueError if it is neither.
     """
     try:
         return ip_address(text).compressed
@@ -46,56 +46,56 @@ def host(text: str) -> str:
     return name
 
 
-def host_pattern(text: str) -> str:
-    """`text` as `host` gives it, with `*.` before it where it means the subdomains, or `*` alone.
+def parse_host_pattern(text: str) -> str:
+    """Normalize a host as `parse_host` does, with `*.` before it if it means the subdomains; `*` alone means any.
 
     An IPv6 address may stand in brackets. Raises ValueError.
     """
     if text == "*":
         return text
     if text.startswith("*."):
-        return f"*.{host(text[2:])}"
-    return host(text[1:-1] if re.fullmatch(r"\[.*:.*\]", text) else text)
+        return f"*.{parse_host(text[2:])}"
+    return parse_host(text[1:-1] if re.fullmatch(r"\[.*:.*\]", text) else text)
 
 
 @lru_cache(16)
 def is_loopback(text: str) -> bool:
-    """Whether a host that `host` has given leads nowhere but to this machine."""
+    """Whether a host, as `parse_host` returns it, always leads to this machine."""
     try:
         address = ip_address(text)
-        # Python before 3.13 does not look into an IPv4 address that is written as one of IPv6.
+        # Python before 3.13 says False for IPv4-mapped IPv6 addresses such as ::ffff:127.0.0.1.
         return (getattr(address, "ipv4_mapped", None) or address).is_loopback
     except ValueError:
         return text == "localhost" or text.endswith(".localhost")
 
 
-def site(text: str) -> Site:
-    """Raises ValueError unless `text` is an address of HTTP without a user, a query and a fragment."""
-    found = _parts(text)
+def parse_site(text: str) -> Site:
+    """Parse an address of HTTP. Raises ValueError if it has a user, a query or a fragment, or is none."""
+    found = _match_address(text)
     if found["star"] or found["scheme"].lower() not in _DEFAULT_PORTS:
         raise ValueError("no address of HTTP")
     name, port = _host(found), "" if found["port"] is None else f":{int(found['port'])}"
     path = found["path"].rstrip("/")
-    return Site(f"{found['scheme'].lower()}://{_bracketed(name)}{port}{path}", name, path)
+    return Site(f"{found['scheme'].lower()}://{_bracket(name)}{port}{path}", name, path)
 
 
-def origin(text: str) -> re.Pattern[str]:
-    """What matches the header `Origin` (RFC 6454) of the pages that `text` names, and of no others.
+def compile_origin(text: str) -> re.Pattern[str]:
+    """An expression that matches the header `Origin` (RFC 6454) of the pages that `text` names, and no other.
 
     `https://*.a.example` names the subdomains of `a.example`, at any depth. Raises ValueError if there is no scheme, a
     path, or a star in another place.
     """
-    found = _parts(text)
+    found = _match_address(text)
     scheme = found["scheme"].lower()
     if found["path"] not in ("", "/") or (found["star"] and scheme not in _DEFAULT_PORTS):
         raise ValueError("no origin")
     port = "" if found["port"] is None or int(found["port"]) == _DEFAULT_PORTS.get(scheme) else f":{int(found['port'])}"
     subdomains = _SUBDOMAINS if found["star"] else ""
-    place = re.escape(f"{_bracketed(_host(found))}{port}")
-    return re.compile(rf"{re.escape(scheme)}://{subdomains}{place}\Z", re.IGNORECASE | re.ASCII)
+    address = re.escape(f"{_bracket(_host(found))}{port}")
+    return re.compile(rf"{re.escape(scheme)}://{subdomains}{address}\Z", re.IGNORECASE | re.ASCII)
 
 
-def _parts(text: str) -> re.Match[str]:
+def _match_address(text: str) -> re.Match[str]:
     found = _ADDRESS.fullmatch(text)
     if found is None or (found["port"] is not None and not 1 <= int(found["port"]) <= 65535):
         raise ValueError("no address")
@@ -104,11 +104,11 @@ def _parts(text: str) -> re.Match[str]:
 
 def _host(found: re.Match[str]) -> str:
     if found["six"] is None:
-        return host(found["name"])
+        return parse_host(found["name"])
     if ":" not in found["six"] or found["star"]:
         raise ValueError("no IPv6 address")
-    return host(found["six"])
+    return parse_host(found["six"])
 
 
-def _bracketed(name: str) -> str:
+def _bracket(name: str) -> str:
     return f"[{name}]" if ":" in name else name

@@ -70,7 +70,7 @@ def _register_hooks(app: Flask, settings: Settings) -> None:
     restrict_hosts(
         app,
         hosts_of(settings),
-        listens_on=addresses.host(settings.host),
+        listens_on=addresses.parse_host(settings.host),
         is_configured=bool(settings.allowed_hosts or settings.public_url),
         exempt=ops.PROBES,
     )
@@ -98,13 +98,15 @@ def _register_blueprints(app: Flask, settings: Settings, core: Core, contracts: 
 
 def hosts_of(settings: Settings) -> Hosts:
     """What callers may call the server: what the operator has written anywhere."""
-    allowed = [addresses.host_pattern(each) for each in settings.allowed_hosts]
-    return Hosts([addresses.host(settings.host), *(each.host for each in settings.sites), *allowed])
+    allowed = [addresses.parse_host_pattern(each) for each in settings.allowed_hosts]
+    return Hosts([addresses.parse_host(settings.host), *(each.host for each in settings.sites), *allowed])
 
 
 def origins_of(settings: Settings) -> str | list[re.Pattern[str]]:
     """As flask-cors takes them, which would guess of a text whether it is an expression, and leave its end open."""
-    return "*" if settings.cors_origins == ("*",) else [addresses.origin(each) for each in settings.cors_origins]
+    return (
+        "*" if settings.cors_origins == ("*",) else [addresses.compile_origin(each) for each in settings.cors_origins]
+    )
 
 
 def store_of(settings: Settings) -> Store:

@@ -1,4 +1,4 @@
-"""The words of the project: Conversation, Message, Run, Usage. Imports nothing of ours."""
+"""The domain: Conversation, Message, Run, Step, ToolCall, Usage. It imports no other module of the server."""
 
 import hashlib
 import secrets
@@ -19,11 +19,14 @@ def new_id(kind: str) -> str:
     return f"{kind}_{secrets.token_hex(16)}"
 
 
-def id_from(kind: str, door: str, key: str | None) -> str:
-    """The id that belongs to `key` at a door, which only those can tell who know the key; a new one without a key."""
+def derive_id(kind: str, scope: str, key: str | None) -> str:
+    """The id that belongs to `key` within `scope`, by SHA-256, so that only who knows the key can tell it.
+
+    Without a key, a new id.
+    """
     if key is None:
         return new_id(kind)
-    return f"{kind}_{hashlib.sha256(f'{door} {key}'.encode()).hexdigest()[:32]}"
+    return f"{kind}_{hashlib.sha256(f'{scope} {key}'.encode()).hexdigest()[:32]}"
 
 
 def rfc3339(seconds: float) -> str:
@@ -42,21 +45,21 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One entry of a history, kept as the very bytes that a replay sends."""
+    """One entry of a history, stored as the bytes that are sent upstream when the history is replayed."""
 
     fragment: bytes
     """`{"role":…,"content":…}`, JSON in UTF-8."""
     run_id: str | None
-    """The run that wrote it, if one did."""
+    """The run whose question or reply it is; None if it was added without a run."""
     timestamp: float
     """Unix seconds: when a question was asked, when a reply was finished."""
     id: str = field(default_factory=lambda: new_id("msg"))
     metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """What a client keeps with it; sent to nobody."""
+    """The client's own data; never sent upstream."""
 
     @classmethod
     def of(cls, role: Role, content: str, run_id: str | None, timestamp: float, **more: Any) -> Self:
-        # Copied, since orjson's bytes keep the kilobytes of the buffer that they were written in.
+        # Copied, since the bytes that orjson returns hold its output buffer of a kilobyte or more.
         fragment = memoryview(orjson.dumps({"role": role, "content": content})).tobytes()
         return cls(fragment, run_id, timestamp, **more)
 
@@ -73,7 +76,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class RunError:
-    """Why a run ended without a reply: what `errors.revived` takes."""
+    """Why a run ended without a reply, as stored; `errors.error_from_code` makes an AppError of it."""
 
     code: str
     sentence: str
@@ -81,7 +84,7 @@ class RunError:
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What one run is asked with besides its question. Nothing of it is kept for the next run."""
+    """The options of one run. None of them apply to later runs of the conversation."""
 
     model: str | None = None
     """None: the conversation's."""
@@ -90,74 +93,74 @@ class RunOptions:
     parameters: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Fields of the upstream's request, such as `temperature`, `response_format` or `tools`."""
     last_messages: int | None = None
-    """The most messages of the history that are replayed."""
+    """How many messages of the history are replayed at most; None: no limit of its own."""
     details: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
-    """What the dialect that began the run keeps with it; nobody else reads it."""
+    """Data of the dialect that created the run; no other part of the server reads it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A function that the model wants called, and what came of it."""
+    """A function call that the model requests, and its output."""
 
     id: str
     name: str
     arguments: str
     """JSON, as the model wrote it."""
     output: str | None = None
-    """None until the client has told it."""
+    """None until the client has submitted it."""
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """Further fields of the upstream's call, which are sent back with the output."""
+    """Further fields of the call, which the upstream needs back with the output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The calls that a reply waited for."""
+    """A pause of a run: the tool calls whose outputs the model needs before it goes on."""
 
     calls: tuple[ToolCall, ...]
     created: float
     """Unix seconds."""
     text: str = ""
-    """What the model had written since the step before."""
+    """The text that the model wrote since the previous step."""
     ended: float | None = None
-    """When the outputs came, in Unix seconds; None while they have not."""
+    """Unix seconds: when the outputs were submitted; None until then."""
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """Fields of the upstream's message, such as its reasoning, which are sent back with the outputs."""
+    """Fields of the upstream's message, such as its reasoning, which it needs back with the outputs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The writing of one reply. A value: each step of a run's life is a new one."""
+    """The generation of one reply. Immutable: each change of state makes a new value."""
 
     question: str
-    """Empty where the run answers what is in the history already."""
+    """Empty if the run answers messages that are in the history already."""
     request_id: str | None = None
     created: float = field(default_factory=time.time)
     """Unix seconds."""
     id: str = field(default_factory=lambda: new_id("run"))
     status: Status = "queued"
     text: str = ""
-    """The reply: so far, as the store last heard of it, or whole."""
+    """The reply: while the run is open, as far as it was saved."""
     model: str | None = None
     usage: Usage | None = None
     error: RunError | None = None
     ended: float | None = None
     """Unix seconds; None while the run is open."""
     delivered: bool = False
-    """Whether a request was waiting for the reply when it was finished."""
+    """Whether a request was waiting for the reply when the run ended, or has fetched it since."""
     replayed: int = 0
     """How many messages of the history were sent upstream."""
     omitted: int = 0
-    """How many were left out."""
+    """How many messages of the history were left out."""
     conversation: str = ""
-    """The name of the conversation that it belongs to, from when it was begun."""
+    """The name of its conversation, set when the run is created."""
     options: RunOptions = RunOptions()
     steps: tuple[Step, ...] = ()
     expires: float | None = None
     """Unix seconds: when a run that requires action ends as `expired`."""
     finish_reason: str | None = None
-    """Why the model stopped, in the upstream's word, such as `stop` or `length`."""
+    """Why the model stopped, as the upstream says it, such as `stop` or `length`."""
     logprobs: list[Any] | None = field(default=None, hash=False)
-    """The upstream's own, where they were asked for."""
+    """The upstream's own, if the request asked for them."""
 
     @property
     def is_open(self) -> bool:
@@ -165,31 +168,31 @@ class Run:
 
     @property
     def is_active(self) -> bool:
-        """Whether the reply is being written, or will be without anybody doing anything."""
+        """Whether the reply is being generated, or will be without a further request."""
         return self.status in ("queued", "running")
 
     @property
     def reply_id(self) -> str:
-        """The id of the message that the reply is, or will be."""
+        """The id of the reply's message, which is known before it exists."""
         return "msg_" + self.id.removeprefix("run_")
 
     @property
     def resumed(self) -> float:
-        """Unix seconds: since when nobody but the server was waited for."""
+        """Unix seconds: the last submission of tool outputs, else the creation; the timeout counts from here."""
         ends = [step.ended for step in self.steps if step.ended is not None]
         return ends[-1] if ends else self.created
 
     def ended_as(self, status: Status, now: float, **known: Any) -> "Run":
-        """This run, ended."""
+        """This run with its end; `known` are further fields to change."""
         return replace(self, status=status, ended=now, **known)
 
     def dump(self) -> bytes:
-        """The run as JSON, for a store to keep; `unpacked` gives it back."""
+        """The run as JSON, for a store; `load` reverses it."""
         return orjson.dumps(self)
 
     @classmethod
-    def load(cls, kept: bytes) -> Self:
-        known = orjson.loads(kept)
+    def load(cls, data: bytes) -> Self:
+        known = orjson.loads(data)
         usage, error = known.pop("usage"), known.pop("error")
         options, steps = known.pop("options", {}), known.pop("steps", ())
         return cls(
@@ -201,10 +204,9 @@ class Run:
         )
 
     def history_messages(self) -> tuple[Message, ...]:
-        """What the run's end adds to the history: question, where there was one, and reply; or nothing.
+        """What the run's end adds to the history: the question, if there is one, and the reply; or nothing.
 
-        A run that failed or was interrupted keeps its question and its text to itself, and so does a cancelled one
-        that had not written anything.
+        A run that failed or was interrupted adds neither, and a cancelled one only if it has text.
         """
         if self.ended is None or self.status not in ("completed", "cancelled") or not self.text:
             return ()
@@ -214,22 +216,22 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What one client has, besides its messages and runs."""
+    """A conversation's own fields, without its messages and runs."""
 
     name: str
     model: str | None = None
-    """None while the client has not chosen one."""
+    """None until the client chooses one."""
     message_count: int = 0
     context_starts: Mapping[str, int] = field(default_factory=dict, hash=False)
-    """By model, the place of the first message that is still replayed, since that model could not read more."""
+    """By model, the index of the first message that is replayed to it, since its context is too short for more."""
     history_id: str = field(default="", compare=False)
-    """Another one as soon as the history has changed other than by growing; empty if that is not known."""
+    """It changes whenever the history changes other than by appending; empty if that is not known."""
     created: float = field(default=0.0, compare=False)
     """Unix seconds."""
     touched: float = field(default=0.0, compare=False)
-    """Unix seconds: when it was last asked, answered or renewed."""
+    """Unix seconds: the last question, reply or `touch`."""
     metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    """What a client keeps with it; sent to nobody."""
+    """The client's own data; never sent upstream."""
 
 
 _NO_OPTIONS = RunOptions()

@@ -1,7 +1,7 @@
 """
-Every failure that this server names.
+Every error that this server names.
 
-ServerError
+AppError
   Refused                  the caller must change something
     InvalidRequest
       InvalidPosition
@@ -10,7 +10,7 @@ ServerError
     NotFound
     MethodNotAllowed
     MisdirectedRequest
-    RunConflict            the conversation's own state stands against it
+    RunConflict            the state of the conversation or the run does not allow it
       RequestIdConflict
       RunCancelled
       NotRetryable
@@ -20,7 +20,7 @@ ServerError
     UnsupportedMediaType
     ConversationBusy
     TooManyRecords
-  Unavailable              something behind the caller failed; the same request may work later
+  Unavailable              the server or something behind it failed; the same request may work later
     InternalError
     NotConfigured
     ShuttingDown
@@ -41,8 +41,8 @@ ServerError
       UpstreamEmptyReply
       UpstreamCut
 
-Each has a stable `code` for programs and a sentence for people. Nothing here knows HTTP: `wire/failures.py` gives each
-class its status, once. No sentence carries what the caller sent, an address or a key.
+Each has a stable `code` for programs and a sentence for people. `server/http/errors.py` gives each class its HTTP
+status. No sentence contains what the caller sent, an address or a key.
 """
 
 
@@ -245,9 +245,10 @@ class UpstreamCut(UpstreamFailed):
 
 
 def error_from_code(code: str, sentence: str) -> AppError:
-    """The failure that a run kept as `code` and `sentence`, to be raised again."""
-    return next((kind for kind in reversed(_below(AppError)) if kind.code == code), InternalError)(sentence)
+    """The error that a run stored as `code` and `sentence`, to be raised again; InternalError for an unknown code."""
+    return next((kind for kind in reversed(_list_subclasses(AppError)) if kind.code == code), InternalError)(sentence)
 
 
-def _below(kind: type[AppError]) -> list[type[AppError]]:
-    return [kind, *(each for child in kind.__subclasses__() for each in _below(child))]
+def _list_subclasses(kind: type[AppError]) -> list[type[AppError]]:
+    """`kind` and all classes below it, each before its own subclasses."""
+    return [kind, *(each for child in kind.__subclasses__() for each in _list_subclasses(child))]

@@ -1,4 +1,4 @@
-"""What an operator may choose, read from the environment once, at start."""
+"""The operator's settings, read from the environment once, at start."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -142,53 +142,53 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
                 raise ValueError(f"{name.upper()}: must be between {least:.12g} and {most:.12g}")
-        for name, (read, form) in _FORMS.items():
+        for name, (parse_text, form) in _PARSERS.items():
             value = getattr(self, name)
             try:
                 for text in [value] if isinstance(value, str) else value:
                     if text and value != ("*",):
-                        read(text)
+                        parse_text(text)
             except ValueError:
                 raise ValueError(f"{name.upper()}: must be {form}") from None
         for name in ("openai_api_key", "openai_org_id", "openai_project_id"):
             value = getattr(self, name)
             if not value.isascii() or not value.isprintable():
                 raise ValueError(f"{name.upper()}: must have no characters but those of ASCII")
-        if any(not _HEADER.fullmatch(line) for line in _lines(self.openai_custom_headers)):
+        if any(not _HEADER.fullmatch(line) for line in _split_lines(self.openai_custom_headers)):
             raise ValueError("OPENAI_CUSTOM_HEADERS: must be lines such as api-key: abc")
 
     @property
     def bind(self) -> str:
-        """`host` and `port` as gunicorn takes them."""
+        """`host` and `port` in gunicorn's form."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def sites(self) -> list[addresses.Site]:
-        """Where callers reach the server, as far as it is configured, the first of them first."""
-        return [addresses.site(url) for url in (self.public_url, self.render_external_url) if url]
+        """The configured public addresses, the preferred one first."""
+        return [addresses.parse_site(url) for url in (self.public_url, self.render_external_url) if url]
 
     @property
     def upstream_headers(self) -> dict[str, str]:
         """`openai_custom_headers` by name."""
-        pairs = [line.split(":", 1) for line in _lines(self.openai_custom_headers)]
+        pairs = [line.split(":", 1) for line in _split_lines(self.openai_custom_headers)]
         return {name.strip(): value.strip() for name, value in pairs}
 
     @property
     def effective_store_url(self) -> str:
-        """`store_url`, or what stands for it: the SQLite file that `database_url` names, or memory."""
+        """`store_url`; if it is empty, the SQLite file that `database_url` names, else `memory://`."""
         if self.store_url or not self.database_url or self.ignores_database_url:
             return self.store_url or "memory://"
         return self.database_url if "://" in self.database_url else f"sqlite:///{self.database_url}"
 
     @property
     def ignores_database_url(self) -> bool:
-        """Whether `database_url` is no SQLite file: Heroku sets it for its own databases."""
+        """Whether `database_url` names another kind of database, as Heroku sets it for its own."""
         scheme, found, _ = self.database_url.partition("://")
         return bool(found) and scheme != "sqlite"
 
     @classmethod
     def read(cls) -> Self:
-        """Read the environment and, for what it does not have, the file `.env` of the working directory.
+        """Read the environment and, for variables that it lacks, the file `.env` of the working directory.
 
         Raises ValueError as `from_env` does, and if the file cannot be read.
         """
@@ -198,8 +198,8 @@ class Settings:
     def from_env(cls, env: Mapping[str, str | None]) -> Self:
         """Read each field from its upper-case name in `env`.
 
-        An absent or empty variable leaves the default. Raises ValueError, naming the variable and not its value, where
-        a text does not fit.
+        An absent or empty variable leaves the default. Raises ValueError, which names the variable and not its value,
+        if a text is invalid.
         """
         chosen: dict[str, Any] = {}
         for each in fields(cls):
@@ -208,24 +208,24 @@ class Settings:
             if text:
                 try:
                     chosen[each.name] = parse(text.lower() if each.name in _CHOICES else text, each.type)
-                except ValueError as problem:
-                    raise ValueError(f"{name}: {problem}") from None
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from None
         return cls(**chosen)
 
 
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+[ \t]*:[\t\x20-\x7e]*")
-"""A field of HTTP (RFC 9110, 5.1) in ASCII."""
+"""An HTTP header line (RFC 9110, 5) in ASCII."""
 
 _CHOICES = {"upstream": ("openai", "scripted"), "log_level": ("debug", "info", "warning", "error")}
 
-_MANY = 1_000_000_000
+_MAX_COUNT = 1_000_000_000
 _BOUNDS: dict[str, tuple[float, float]] = {
     "default_temperature": (0, 2),
-    "default_max_tokens": (1, _MANY),
+    "default_max_tokens": (1, _MAX_COUNT),
     "port": (1, 65535),
     "web_concurrency": (1, 1024),
     "trusted_proxies": (0, 16),
-    "max_context_messages": (2, _MANY),
+    "max_context_messages": (2, _MAX_COUNT),
     "query_deadline_seconds": (0, 86_400),
     "run_timeout_seconds": (1, 86_400),
     "lease_seconds": (1, 3_600),
@@ -233,59 +233,62 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "client_timeout_seconds": (1, 3_600),
     "session_timeout_hours": (0.01, 87_600),
     "stream_ttl_seconds": (1, 31_536_000),
-    "max_waiting_runs": (0, _MANY),
+    "max_waiting_runs": (0, _MAX_COUNT),
     "max_concurrent_runs": (1, 100_000),
-    "max_conversations": (1, _MANY),
-    "max_records": (0, _MANY),
-    "max_input_chars": (1, _MANY),
-    "max_body_bytes": (1_024, _MANY),
+    "max_conversations": (1, _MAX_COUNT),
+    "max_records": (0, _MAX_COUNT),
+    "max_input_chars": (1, _MAX_COUNT),
+    "max_body_bytes": (1_024, _MAX_COUNT),
     "models_ttl_seconds": (0, 86_400),
 }
 
 
-def _upstream_address(text: str) -> None:
+def _check_upstream_url(text: str) -> None:
     port = urlsplit(text).port
     if port == 0 or not re.fullmatch(r"https?://[^\s/?#:][^\s#]*", text, re.IGNORECASE):
         raise ValueError("no address of HTTP")
 
 
-def _store_url(text: str) -> None:
+def _check_store_url(text: str) -> None:
     if text.startswith("sqlite:") and (not re.fullmatch(r"sqlite:///.+", text) or text.endswith(":memory:")):
         raise ValueError("no file")
 
 
-def _assistant_id(text: str) -> None:
+def _check_assistant_id(text: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9._~-]{1,256}", text):
         raise ValueError("no id")
 
 
-_FORMS: dict[str, tuple[Callable[[str], object], str]] = {
-    "openai_base_url": (_upstream_address, "an address such as http://localhost:11434/v1"),
-    "llm_server_url": (_upstream_address, "an address such as http://localhost:11434/v1"),
-    "store_url": (_store_url, "such as sqlite:///chatbot.db, where it names an SQLite file"),
-    "database_url": (_store_url, "such as chatbot.db or sqlite:///chatbot.db, where it names an SQLite file"),
-    "host": (addresses.host, "an address such as 127.0.0.1 or ::1, without scheme, port or brackets"),
-    "public_url": (addresses.site, "an address such as https://bot.example.com, without user, query or fragment"),
-    "render_external_url": (addresses.site, "an address such as https://bot.onrender.com"),
-    "allowed_hosts": (addresses.host_pattern, "hosts such as bot.example.com or *.example.com, without scheme or port"),
-    "cors_origins": (addresses.origin, "* alone, or origins such as https://a.example or https://*.a.example"),
-    "assistant_id": (_assistant_id, "at most 256 letters, digits, dots, hyphens and underscores"),
+_PARSERS: dict[str, tuple[Callable[[str], object], str]] = {
+    "openai_base_url": (_check_upstream_url, "an address such as http://localhost:11434/v1"),
+    "llm_server_url": (_check_upstream_url, "an address such as http://localhost:11434/v1"),
+    "store_url": (_check_store_url, "such as sqlite:///chatbot.db, where it names an SQLite file"),
+    "database_url": (_check_store_url, "such as chatbot.db or sqlite:///chatbot.db, where it names an SQLite file"),
+    "host": (addresses.parse_host, "an address such as 127.0.0.1 or ::1, without scheme, port or brackets"),
+    "public_url": (addresses.parse_site, "an address such as https://bot.example.com, without user, query or fragment"),
+    "render_external_url": (addresses.parse_site, "an address such as https://bot.onrender.com"),
+    "allowed_hosts": (
+        addresses.parse_host_pattern,
+        "hosts such as bot.example.com or *.example.com, without scheme or port",
+    ),
+    "cors_origins": (addresses.compile_origin, "* alone, or origins such as https://a.example or https://*.a.example"),
+    "assistant_id": (_check_assistant_id, "at most 256 letters, digits, dots, hyphens and underscores"),
 }
-"""What takes a text, or raises ValueError, and how the text must look."""
+"""A function that raises ValueError for a bad text, and the form that the text must have."""
 
-_JUDGED_AS_HEADERS = ("openai_api_key", "openai_org_id", "openai_project_id", "openai_custom_headers")
-_OF_SEVERAL_LINES = ("system_prompt", "assistant_instructions")
+_HEADER_SETTINGS = ("openai_api_key", "openai_org_id", "openai_project_id", "openai_custom_headers")
+_MULTILINE_SETTINGS = ("system_prompt", "assistant_instructions")
 
 
 def _require_text(name: str, text: str) -> None:
-    """Raises ValueError if `text` holds what no line of text does: bytes that are not UTF-8, control characters."""
-    if name in _JUDGED_AS_HEADERS:
+    """Raise ValueError if `text` was not UTF-8 or has control characters; NUL alone in multi-line settings."""
+    if name in _HEADER_SETTINGS:
         return
     if re.search(r"[\ud800-\udfff]", text):
         raise ValueError(f"{name.upper()}: must be text in UTF-8")
-    if re.search(r"\x00" if name in _OF_SEVERAL_LINES else r"[\x00-\x1f\x7f-\x9f]", text):
+    if re.search(r"\x00" if name in _MULTILINE_SETTINGS else r"[\x00-\x1f\x7f-\x9f]", text):
         raise ValueError(f"{name.upper()}: must have no control characters")
 
 
-def _lines(text: str) -> list[str]:
+def _split_lines(text: str) -> list[str]:
     return [line.strip() for line in text.split("\n") if line.strip()]

@@ -8,7 +8,7 @@ from typing import Any
 from flask import Blueprint, Response
 
 from server.core import Core
-from server.domain import Run, RunOptions, id_from, rfc3339
+from server.domain import Run, RunOptions, derive_id, rfc3339
 from server.errors import InvalidRequest, NotFound, StoreFull
 from server.http import connection, headers, sse
 from server.http.contract import Contract
@@ -62,7 +62,7 @@ def _draft(core: Core, ttl_seconds: float, body: dict[str, Any]) -> Run:
     if options.model is not None:
         core.models.require_offered(options.model)
     if name is None:
-        name = id_from("chat", "chat", request_id)
+        name = derive_id("chat", "chat", request_id)
         said = [{"role": each["role"], "content": each["content"]} for each in body.get("conversation_history") or ()]
         core.conversations.create(name, seconds=ttl_seconds, messages=said, is_evictable=True)
     return Run(body["message"], request_id, conversation=name, options=options)

@@ -22,7 +22,7 @@ class Hosts:
     """The host names that requests may use. Loopback's names are always among them."""
 
     def __init__(self, patterns: Collection[str]) -> None:
-        """`patterns` are as `addresses.host_pattern` gives them."""
+        """`patterns` are as `addresses.parse_host_pattern` returns them."""
         self._allows_all = "*" in patterns
         self._names = {*LOOPBACK, *patterns}
         self._suffixes = tuple(each[1:] for each in patterns if each.startswith("*."))
@@ -52,7 +52,7 @@ def restrict_hosts(
             # Also the header that ProxyFix replaced: a page that bypasses the proxy can send any X-Forwarded-Host.
             # If the server is not on loopback, a proxy may use an internal name here.
             headers.append(request.environ["werkzeug.proxy_fix.orig"]["HTTP_HOST"] or "")
-        if any(name not in hosts and name != listener for name in map(parse_host, headers)):
+        if any(name not in hosts and name != listener for name in map(parse_host_header, headers)):
             raise MisdirectedRequest
 
 
@@ -67,7 +67,7 @@ def _listening_host(configured: str) -> str:
 
 
 @lru_cache(256)
-def parse_host(header: str) -> str:
+def parse_host_header(header: str) -> str:
     """The host in a `Host` header, in lower case and without its port; empty if the header is malformed."""
     found = _HOST.fullmatch(header)
     if found is None:

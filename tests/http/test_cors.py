@@ -83,7 +83,7 @@ def test_an_exact_origin_means_itself_and_nothing_else(origins: str) -> None:
     ],
 )
 def test_an_origin_may_have_a_port_another_scheme_or_another_script(origins: str, origin: str) -> None:
-    assert addresses.origin(origins).match(origin)
+    assert addresses.compile_origin(origins).match(origin)
     assert allowed(served_with(origins), origin)
     assert not allowed(served_with(origins), f"{origin}1")
 

@@ -9,7 +9,7 @@ from server.core import Core
 from server.dialects.openai.assistants import assistants as made
 from server.dialects.openai.assistants import runs, threads
 from server.dialects.openai.errors import error_body, not_found_as
-from server.domain import id_from, rfc3339
+from server.domain import derive_id, rfc3339
 from server.errors import ActionRequired, NotFound
 from server.http import connection, headers
 from server.http.contract import Contract
@@ -45,7 +45,7 @@ def blueprint(contract: Contract, core: Core, assistant_id: str, assistant_instr
     def chat(body: dict[str, Any]) -> dict[str, Any]:
         thread_id = body.get("thread_id")
         key = headers.idempotency_key("thread_id") if thread_id is None else headers.request_id(None)
-        name = id_from("thread", "message", key) if thread_id is None else thread_id
+        name = derive_id("thread", "message", key) if thread_id is None else thread_id
         draft = assistants.draft(name, {}, question=body["message"], request_id=key)
         # Nobody knows when the outputs come, and until then nothing could be said here.
         if thread_id is not None and core.replies.list(thread_id, "requires_action", 1):

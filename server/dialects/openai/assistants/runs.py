@@ -11,7 +11,7 @@ from server.dialects.openai.assistants import events, objects, requests
 from server.dialects.openai.assistants.assistants import Assistants
 from server.dialects.openai.assistants.threads import made
 from server.dialects.openai.errors import not_found_as, refused_while_a_run_is_open
-from server.domain import Conversation, Run, id_from
+from server.domain import Conversation, Run, derive_id
 from server.errors import InvalidRequest, NoActionRequired, NotFound
 from server.http import connection, headers, sse
 from server.http.contract import Contract
@@ -37,7 +37,7 @@ def blueprint(contract: Contract, core: Core, assistants: Assistants, most_chara
     def create_with_thread(body: dict[str, Any]) -> dict[str, Any] | Response:
         sse.forbid_last_event_id()
         key = headers.idempotency_key("thread")
-        draft = assistants.draft(id_from("thread", "run", key), body, request_id=key)
+        draft = assistants.draft(derive_id("thread", "run", key), body, request_id=key)
         thread = made(core, draft.conversation, body.get("thread") or {}, most_characters)
         return begun(draft, body, [], thread)
 
