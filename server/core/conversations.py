@@ -7,7 +7,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from server.core.history import Page, newest, page
+from server.core.history import Page, read_newest, read_page
 from server.domain import Conversation, Message
 from server.errors import NotFound, StoreUnavailable
 from server.runs.runner import Runner
@@ -78,7 +78,7 @@ class Conversations:
         start = 0 if limit is None else max(0, stop - limit)
         read = partial(self._store.list_messages, name)
         if max_characters is not None:
-            return newest(read, start, stop, max_characters)
+            return read_newest(read, start, stop, max_characters)
         history_id = "" if conversation is None else conversation.history_id
 
         def find_next(last: Message, index: int) -> int | None:
@@ -90,7 +90,7 @@ class Conversations:
             except NotFound:
                 return None
 
-        return page(read, find_next, start, stop)
+        return read_page(read, find_next, start, stop)
 
     def list_messages(self, name: str, start: int, stop: int) -> Sequence[Message]:
         """The messages from index `start` up to, not including, `stop`, oldest first. Indexes begin at 0."""

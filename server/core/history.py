@@ -1,57 +1,57 @@
-"""A history as callers read it: JSON, made of the very bytes that are kept, and in parts as it is read."""
+"""A page of history as JSON. It consists of the stored bytes of the messages; a long page is read while it is sent."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from server.domain import Message, rfc3339
 
-FIRST_MESSAGES = 64
-"""How many messages are read at first: most histories have no more, and are one answer."""
+FIRST_READ = 64
+"""How many messages the first read asks for. Most histories have no more, and are sent as one chunk."""
 
-MOST_MESSAGES = 500
-"""How many messages are read at once at most."""
+MAX_READ = 500
+"""How many messages one read asks for at most."""
 
 READ_BYTES = 1_048_576
-"""How many bytes a read should bring, judged by the one before it."""
+"""How many bytes a read should return. The size of the read before it decides how many messages that is."""
 
-PIECE_BYTES = 262_144
-"""How long a piece of JSON becomes, but for a single message that is longer."""
+CHUNK_BYTES = 262_144
+"""A chunk of JSON is sent when it is this long. It exceeds this by at most one message."""
 
-Read = Callable[[int, int], Sequence[Message]]
-"""Gives the messages from one place to before another, oldest first, or those of them that there are."""
+ReadMessages = Callable[[int, int], Sequence[Message]]
+"""Returns the messages from one index to before another, oldest first, as many as exist."""
 
-FindNext = Callable[[Message, int], int | None]
-"""Gives the place behind a message, which was the given one; None if the message is gone."""
+FindNextIndex = Callable[[Message, int], int | None]
+"""Returns the index after a message; the caller passes the one it knows. None if the message is gone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
     """A part of a history."""
 
-    listed: Iterable[bytes]
-    """The pieces of a JSON list of `{"role", "content", "timestamp"}`, oldest first; a tuple if it was short."""
+    chunks: Iterable[bytes]
+    """The chunks of a JSON list of `{"role", "content", "timestamp"}`, oldest first; a tuple if the page is short."""
     start: int
-    """The place of its first message; so many older ones are left out."""
+    """The index of the first message of the page, which is also how many older ones are left out."""
 
 
-def page(read: Read, find_next: FindNext, start: int, stop: int) -> Page:
-    """The messages from place `start` to before place `stop`. The first of them are read here, the others on the way.
+def read_page(read: ReadMessages, find_next: FindNextIndex, start: int, stop: int) -> Page:
+    """The messages from index `start` to before `stop`. The first ones are read here, the others while it is consumed.
 
-    What changes meanwhile leaves a list: what was cleared away ends it, and of what remains nothing is missed or told
-    twice. A read that fails raises what it raises, in the middle of the list.
+    If messages are cleared meanwhile, the list ends there; if some are deleted, none of the rest is missed or sent
+    twice. An exception of a read is raised in the middle of the list.
     """
-    messages = read(start, min(start + FIRST_MESSAGES, stop))
+    messages = read(start, min(start + FIRST_READ, stop))
     if start + len(messages) >= stop or not messages:
-        return Page((b"[" + b",".join(map(_listed, messages)) + b"]",), start)
-    return Page(_pieces(_read_on(read, find_next, messages, start, stop)), start)
+        return Page((b"[" + b",".join(map(_dump_message, messages)) + b"]",), start)
+    return Page(_join_chunks(_read_forward(read, find_next, messages, start, stop)), start)
 
 
-def newest(read: Read, start: int, stop: int, most_characters: int) -> Page:
-    """The newest messages from place `start` to before place `stop`, in at most `most_characters` of JSON."""
+def read_newest(read: ReadMessages, start: int, stop: int, max_characters: int) -> Page:
+    """The newest messages from index `start` to before `stop`, in at most `max_characters` of JSON."""
     parts: list[bytes] = []
-    room = most_characters - 2
-    for message in _read_back(read, start, stop):
-        part = _listed(message)
+    room = max_characters - 2
+    for message in _read_backward(read, start, stop):
+        part = _dump_message(message)
         room -= len(part.decode()) + 1
         if room < 0:
             break
@@ -59,45 +59,49 @@ def newest(read: Read, start: int, stop: int, most_characters: int) -> Page:
     return Page((b"[" + b",".join(reversed(parts)) + b"]",), stop - len(parts))
 
 
-def _listed(message: Message) -> bytes:
+def _dump_message(message: Message) -> bytes:
+    # The stored fragment is JSON already; it is extended, not parsed.
     return b'%b,"timestamp":"%b"}' % (message.fragment[:-1], rfc3339(message.timestamp).encode())
 
 
-def _pieces(messages: Iterable[Message]) -> Iterator[bytes]:
-    piece = bytearray()
-    mark = b"["
+def _join_chunks(messages: Iterable[Message]) -> Iterator[bytes]:
+    chunk = bytearray()
+    separator = b"["
     for message in messages:
-        piece += mark + _listed(message)
-        mark = b","
-        if len(piece) >= PIECE_BYTES:
-            yield bytes(piece)
-            piece.clear()
-    yield bytes(piece + b"]")
+        chunk += separator + _dump_message(message)
+        separator = b","
+        if len(chunk) >= CHUNK_BYTES:
+            yield bytes(chunk)
+            chunk.clear()
+    yield bytes(chunk + b"]")
 
 
-def _read_on(read: Read, find_next: FindNext, messages: Sequence[Message], start: int, stop: int) -> Iterator[Message]:
-    """`messages`, which begin at place `start`, and those behind them."""
+def _read_forward(
+    read: ReadMessages, find_next: FindNextIndex, messages: Sequence[Message], start: int, stop: int
+) -> Iterator[Message]:
+    """`messages`, the first of which has index `start`, and those after them."""
     while messages:
         yield from messages
         last, count = messages[-1], len(messages)
         start += count
         size = sum(len(each.fragment) for each in messages)
-        count = max(1, min(MOST_MESSAGES, 2 * count, count * READ_BYTES // size))
-        messages = ()  # Not to be held while the next ones are read.
-        place: int | None = None
-        while place != start:  # Looked up after the read, so that no change falls in between.
+        count = max(1, min(MAX_READ, 2 * count, count * READ_BYTES // size))
+        messages = ()  # Frees the memory before the next read.
+        next_index: int | None = None
+        # The index is looked up after the read, so that a deletion before the read cannot go unnoticed.
+        while next_index != start:
             if start >= stop:
                 return
             messages = read(start, min(start + count, stop))
-            place = find_next(last, start)
-            if place is None:
+            next_index = find_next(last, start)
+            if next_index is None:
                 return
-            start, place = place, start
+            start, next_index = next_index, start
 
 
-def _read_back(read: Read, start: int, stop: int) -> Iterator[Message]:
-    """The messages from place `stop` back to `start`, newest first."""
+def _read_backward(read: ReadMessages, start: int, stop: int) -> Iterator[Message]:
+    """The messages before index `stop`, back to `start`, newest first."""
     while start < stop:
-        first = max(start, stop - FIRST_MESSAGES)
+        first = max(start, stop - FIRST_READ)
         yield from reversed(read(first, stop))
         stop = first

@@ -48,7 +48,7 @@ def blueprint(contract: Contract, core: Core, deadline_seconds: float) -> Bluepr
     def history(client_name: str, limit: int | None, before: str | None) -> Response:
         most = headers.CHATGPT_CHARACTERS if headers.is_chatgpt() else None
         page = core.conversations.history(client_name, limit, None if before is None else int(before), most)
-        response = Response(page.listed, mimetype="application/json")
+        response = Response(page.chunks, mimetype="application/json")
         if page.start:
             response.headers["X-Messages-Omitted"] = str(page.start)
             response.headers["Link"] = headers.link_to_older(page.start)

@@ -1,7 +1,7 @@
-"""What a run sends upstream. Pure functions; places count a history's messages from 0.
+"""Which messages a run sends upstream, and as what bytes. Pure functions. Message indexes count from 0.
 
-Nothing here changes from turn to turn but what must: providers' prompt caches match exact prefixes, so a history is cut
-in blocks, and no time of day goes in.
+Providers' prompt caches match exact prefixes, so as little as possible changes from one request of a conversation to
+the next: the history is cut in blocks, and the time of day is not sent.
 """
 
 import hashlib
@@ -13,55 +13,59 @@ import orjson
 
 from server.domain import Message, Step
 
-ROLE = len('{"role":"')
-"""Where the role begins in a fragment: its first letter tells it."""
+ROLE_OFFSET = len('{"role":"')
+"""The offset of the role in a fragment. Its first letter tells the roles apart."""
 ASSISTANT = ord("a")
 
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """A part of a history as it is sent.
+    """A part of a history as it is sent upstream.
 
-    Consecutive messages of one role are one, joined with a blank line, since many models' templates refuse them.
+    Consecutive messages of one role are merged into one message, joined with a blank line, because the templates of
+    many models refuse them.
     """
 
     joined: bytes = b""
-    """All but the last message, separated by commas."""
+    """All messages but the last, separated by commas."""
     last: tuple[bytes, ...] = ()
-    """The fragments of the last message: what comes next may belong to it."""
+    """The fragments of the last message. The next fragment is merged with them if its role is the same."""
 
-    def extended(self, fragments: Iterable[bytes]) -> "Transcript":
-        """With further messages, each `{"role":…,"content":…}`."""
+    def extend(self, fragments: Iterable[bytes]) -> "Transcript":
+        """A new transcript with further messages, each as `{"role":…,"content":…}`."""
         parts = [self.joined] if self.joined else []
         last = list(self.last)
         for fragment in fragments:
-            if last and fragment[ROLE] != last[0][ROLE]:
-                parts.append(_merged(last))
+            if last and fragment[ROLE_OFFSET] != last[0][ROLE_OFFSET]:
+                parts.append(_merge_fragments(last))
                 last = []
             last.append(fragment)
         return Transcript(b",".join(parts), tuple(last))
 
 
-def window_start(count: int, most: int | None, start: int) -> int:
-    """Where the replay of a history of `count` messages begins.
+def window_start(count: int, max_messages: int | None, start: int) -> int:
+    """The index of the first message to send, of a history of `count` messages that is sent from `start` on so far.
 
-    With at most `most` messages to send, half of them are dropped at a time: the same place then holds until the
-    replay is full again. Places are even, so that turns stay whole.
+    If more than `max_messages` would be sent, half of that number is dropped at a time, so that the index then stays
+    the same until the window is full again. A multiple of two messages is dropped, so that turns stay whole.
     """
-    if most is None or count - start <= most:
+    if max_messages is None or count - start <= max_messages:
         return start
-    block = (most + 3) // 4 * 2
-    over = count - start - most
-    return start + -(-over // block) * block
+    block = (max_messages + 3) // 4 * 2
+    excess = count - start - max_messages
+    return start + -(-excess // block) * block
 
 
 def drop_oldest_half(start: int, count: int) -> int:
-    """Where the replay begins after its older half was dropped, in whole turns; `count` where none is left."""
+    """The index of the first message to send after the older half is dropped, in whole turns; `count` if none is left.
+
+    `start` is the index before.
+    """
     return min(count, start + max(2, (count - start + 3) // 4 * 2))
 
 
 def drop_orphan_replies(history: Sequence[Message]) -> Sequence[Message]:
-    """The history without replies at its beginning, whose questions were left out; whole where it has nothing else."""
+    """The history without the replies at its start whose questions are left out; unchanged if it is all replies."""
     first = 0
     while first < len(history) and history[first].fragment.startswith(b'{"role":"assistant"'):
         first += 1
@@ -69,23 +73,23 @@ def drop_orphan_replies(history: Sequence[Message]) -> Sequence[Message]:
 
 
 def build_messages(system_prompt: str, history: Transcript, question: str, steps: Sequence[Step] = ()) -> bytes:
-    """The request's `messages`: a JSON list of the system prompt, the history, the question and the tools' outputs.
+    """The `messages` of the request: a JSON list of the system prompt, the history, the question and the steps.
 
-    The history's own bytes go in as they were kept. An empty question is none.
+    The stored bytes of the history are copied, not parsed. An empty system prompt or question is left out.
     """
-    asked = history.extended([_encoded("user", question)] if question else ())
-    exchanged = [each for step in steps for each in _exchanged(step)]
-    last = [_merged(asked.last)] if asked.last else []
-    if exchanged and asked.last and asked.last[0][ROLE] == ASSISTANT:
-        said = orjson.loads(last.pop())["content"]
-        exchanged[0]["content"] = "\n\n".join(filter(None, (said, exchanged[0]["content"])))
-    parts = [_encoded("system", system_prompt)] if system_prompt else []
-    parts += [asked.joined] if asked.joined else []
-    return b"[" + b",".join([*parts, *last, *map(orjson.dumps, exchanged)]) + b"]"
+    transcript = history.extend([_dump_message("user", question)] if question else ())
+    tool_messages = [message for step in steps for message in _build_step_messages(step)]
+    last = [_merge_fragments(transcript.last)] if transcript.last else []
+    if tool_messages and transcript.last and transcript.last[0][ROLE_OFFSET] == ASSISTANT:
+        content = orjson.loads(last.pop())["content"]
+        tool_messages[0]["content"] = "\n\n".join(filter(None, (content, tool_messages[0]["content"])))
+    parts = [_dump_message("system", system_prompt)] if system_prompt else []
+    parts += [transcript.joined] if transcript.joined else []
+    return b"[" + b",".join([*parts, *last, *map(orjson.dumps, tool_messages)]) + b"]"
 
 
-def _exchanged(step: Step) -> Iterator[dict[str, Any]]:
-    """The calls and their outputs, with what the upstream had sent along with them."""
+def _build_step_messages(step: Step) -> Iterator[dict[str, Any]]:
+    """The tool calls with the further fields that the upstream sent with them, then the output of each."""
     calls = [
         {**call.extra, "id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
         for call in step.calls
@@ -95,19 +99,19 @@ def _exchanged(step: Step) -> Iterator[dict[str, Any]]:
         yield {"role": "tool", "tool_call_id": call.id, "content": call.output or ""}
 
 
-def _merged(fragments: Sequence[bytes]) -> bytes:
-    """One message of several fragments of one role."""
+def _merge_fragments(fragments: Sequence[bytes]) -> bytes:
+    """Fragments of one role as one message."""
     if len(fragments) == 1:
         return fragments[0]
-    said = [orjson.loads(fragment) for fragment in fragments]
-    return _encoded(said[0]["role"], "\n\n".join(each["content"] for each in said))
+    messages = [orjson.loads(fragment) for fragment in fragments]
+    return _dump_message(messages[0]["role"], "\n\n".join(message["content"] for message in messages))
 
 
-def _encoded(role: str, content: str) -> bytes:
-    fragment: dict[str, Any] = {"role": role, "content": content}
-    return orjson.dumps(fragment)
+def _dump_message(role: str, content: str) -> bytes:
+    message: dict[str, Any] = {"role": role, "content": content}
+    return orjson.dumps(message)
 
 
 def client_hash(name: str) -> str:
-    """A stable name for a client that tells nobody who it is."""
+    """A stable pseudonym of a conversation's name, which does not reveal it."""
     return hashlib.sha256(b"conversation\0" + name.encode()).hexdigest()[:32]

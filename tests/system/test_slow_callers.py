@@ -1,4 +1,4 @@
-"""Callers who are slow, or send too much: each is ended or answered, and nobody else is hurt."""
+"""Callers who are slow or send too much: each is disconnected or answered, and no other caller is affected."""
 
 import http.client
 import json
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from server.app import create_app
-from server.core.history import FIRST_MESSAGES, newest, page
+from server.core.history import FIRST_READ, read_newest, read_page
 from server.domain import Message
 from server.errors import NotFound, StoreUnavailable
 from server.serving.worker import MAX_UNSENT_BYTES
@@ -30,79 +30,78 @@ MANY = 1_048_576
 POST = b"POST /query HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
-def message(n: int, length: int = 10) -> Message:
+def make_message(n: int, length: int = 10) -> Message:
     return Message.of("user", f"{n} ".ljust(length, "x"), None, 1_000.0 + n)
 
 
-class Kept:
-    """A history that changes while it is read."""
+class ChangingHistory:
+    """A history that changes while it is read: `change` is called before each read but the first."""
 
     def __init__(self, messages: list[Message]) -> None:
         self.messages = messages
         self.reads: list[tuple[int, int]] = []
-        self.happens: Callable[[], None] = lambda: None
-        """Before each read but the first one."""
+        self.change: Callable[[], None] = lambda: None
 
     def read(self, start: int, stop: int) -> list[Message]:
         if self.reads:
-            self.happens()
+            self.change()
         self.reads.append((start, stop))
         return self.messages[start:stop]
 
-    def find_next(self, last: Message, place: int) -> int | None:
-        if place <= len(self.messages) and self.messages[place - 1] is last:
-            return place
+    def find_next(self, last: Message, index: int) -> int | None:
+        if index <= len(self.messages) and self.messages[index - 1] is last:
+            return index
         return self.messages.index(last) + 1 if last in self.messages else None
 
-    def listed(self, stop: int) -> list[str]:
-        listed = b"".join(page(self.read, self.find_next, 0, stop).listed)
-        return [each["content"].strip("x ") for each in json.loads(listed)]
+    def read_contents(self, stop: int) -> list[str]:
+        body = b"".join(read_page(self.read, self.find_next, 0, stop).chunks)
+        return [each["content"].strip("x ") for each in json.loads(body)]
 
 
-class TestListing:
-    @pytest.mark.parametrize("count", [0, 1, FIRST_MESSAGES, FIRST_MESSAGES + 1, 1_000])
+class TestPages:
+    @pytest.mark.parametrize("count", [0, 1, FIRST_READ, FIRST_READ + 1, 1_000])
     @pytest.mark.parametrize("length", [10, 20_000])
     def test_a_history_is_the_same_list_in_one_part_or_in_many(self, count: int, length: int) -> None:
-        kept = Kept([message(n, length) for n in range(count)])
-        listed = page(kept.read, kept.find_next, 0, count).listed
-        assert isinstance(listed, tuple) == (count <= FIRST_MESSAGES)
-        pieces = list(listed)
-        parts = [json.loads(each.fragment) for each in kept.messages]
-        told = json.loads(b"".join(pieces))
-        assert [{"role": each["role"], "content": each["content"]} for each in told] == parts
-        if count > FIRST_MESSAGES:
-            assert max(map(len, pieces)) < 300_000
-            assert max(stop - start for start, stop in kept.reads) <= 500
+        history = ChangingHistory([make_message(n, length) for n in range(count)])
+        chunks = read_page(history.read, history.find_next, 0, count).chunks
+        assert isinstance(chunks, tuple) == (count <= FIRST_READ)
+        parts = list(chunks)
+        expected = [json.loads(each.fragment) for each in history.messages]
+        messages = json.loads(b"".join(parts))
+        assert [{"role": each["role"], "content": each["content"]} for each in messages] == expected
+        if count > FIRST_READ:
+            assert max(map(len, parts)) < 300_000
+            assert max(stop - start for start, stop in history.reads) <= 500
 
     def test_what_is_cleared_meanwhile_ends_the_list(self) -> None:
-        kept = Kept([message(n) for n in range(1_000)])
-        kept.happens = kept.messages.clear
-        assert kept.listed(1_000) == [str(n) for n in range(FIRST_MESSAGES)]
+        history = ChangingHistory([make_message(n) for n in range(1_000)])
+        history.change = history.messages.clear
+        assert history.read_contents(1_000) == [str(n) for n in range(FIRST_READ)]
 
-    def test_where_a_message_is_deleted_meanwhile_no_other_is_missed_or_told_twice(self) -> None:
-        kept = Kept([message(n) for n in range(1_000)])
-        kept.happens = lambda: kept.messages.__delitem__(slice(0, len(kept.reads) % 2))
-        assert kept.listed(1_000) == [str(n) for n in range(1_000)]
+    def test_if_a_message_is_deleted_meanwhile_no_other_is_missed_or_told_twice(self) -> None:
+        history = ChangingHistory([make_message(n) for n in range(1_000)])
+        history.change = lambda: history.messages.__delitem__(slice(0, len(history.reads) % 2))
+        assert history.read_contents(1_000) == [str(n) for n in range(1_000)]
 
     def test_what_is_added_meanwhile_is_not_in_the_list(self) -> None:
-        kept = Kept([message(n) for n in range(200)])
-        kept.happens = lambda: kept.messages.append(message(-1))
-        assert kept.listed(200) == [str(n) for n in range(200)]
+        history = ChangingHistory([make_message(n) for n in range(200)])
+        history.change = lambda: history.messages.append(make_message(-1))
+        assert history.read_contents(200) == [str(n) for n in range(200)]
 
     def test_the_newest_that_fit_are_found_from_the_end(self) -> None:
-        kept = Kept([message(n, 1_000) for n in range(1_000)])
-        found = newest(kept.read, 0, 1_000, 10_000)
-        (listed,) = found.listed
-        assert len(listed) <= 10_000 < len(listed) + 1_080
-        assert found.start == 1_000 - len(json.loads(listed))
-        assert kept.reads == [(1_000 - FIRST_MESSAGES, 1_000)]
+        history = ChangingHistory([make_message(n, 1_000) for n in range(1_000)])
+        page = read_newest(history.read, 0, 1_000, 10_000)
+        (body,) = page.chunks
+        assert len(body) <= 10_000 < len(body) + 1_080
+        assert page.start == 1_000 - len(json.loads(body))
+        assert history.reads == [(1_000 - FIRST_READ, 1_000)]
 
 
 class TestLongHistory:
     @pytest.fixture
     def store(self) -> MemoryStore:
         store = MemoryStore(10)
-        store.create_conversation("ada", None, {}, [message(n, 10_000) for n in range(1_000)])
+        store.create_conversation("ada", None, {}, [make_message(n, 10_000) for n in range(1_000)])
         return store
 
     @pytest.fixture
@@ -114,7 +113,7 @@ class TestLongHistory:
     def test_it_is_a_stream_that_reads_on_when_more_is_taken(self, store: MemoryStore, answer: Any) -> None:
         assert answer.is_streamed
         store.clear_conversation("ada")
-        assert len(json.loads(answer.data)) == FIRST_MESSAGES
+        assert len(json.loads(answer.data)) == FIRST_READ
 
     def test_a_store_that_fails_midway_breaks_the_stream(
         self, store: MemoryStore, answer: Any, monkeypatch: pytest.MonkeyPatch
@@ -132,23 +131,23 @@ class TestLongHistory:
         assert [int(each["content"].strip("x ")) for each in json.loads(answer.data)] == list(range(1_000))
 
     def test_the_last_message_told_so_far_may_be_gone(self, store: MemoryStore, answer: Any) -> None:
-        store.delete_message("ada", store.list_messages("ada", FIRST_MESSAGES - 1, FIRST_MESSAGES)[0].id)
-        assert len(json.loads(answer.data)) == FIRST_MESSAGES
+        store.delete_message("ada", store.list_messages("ada", FIRST_READ - 1, FIRST_READ)[0].id)
+        assert len(json.loads(answer.data)) == FIRST_READ
         with pytest.raises(NotFound):
             store.message_index("ada", "msg_none")
 
 
-def connect(served: Served, most_received: int = 0) -> socket.socket:
+def connect(served: Served, receive_buffer: int = 0) -> socket.socket:
     line = socket.socket()
-    if most_received:
-        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, most_received)
+    if receive_buffer:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     line.settimeout(60)
     line.connect(("127.0.0.1", served.port))
     return line
 
 
 def read_all(line: socket.socket) -> bytes:
-    """Until the other side ends."""
+    """All that arrives until the server closes the connection."""
     received = bytearray()
     with suppress(ConnectionResetError, ssl.SSLEOFError):
         while data := line.recv(1_048_576):
@@ -157,7 +156,7 @@ def read_all(line: socket.socket) -> bytes:
 
 
 def has_ended(line: socket.socket) -> bool:
-    """Whether the server has said so, and nothing is left to read."""
+    """Whether the server closed the connection and nothing is left to read."""
     line.settimeout(0)
     try:
         return line.recv(65_536) == b""
@@ -169,9 +168,9 @@ def has_ended(line: socket.socket) -> bool:
         line.settimeout(60)
 
 
-def chunked(body: bytes) -> bytes:
-    pieces = [body[start : start + 65_536] for start in range(0, len(body), 65_536)]
-    return b"".join(b"%x\r\n%b\r\n" % (len(each), each) for each in pieces) + b"0\r\n\r\n"
+def encode_chunks(body: bytes) -> bytes:
+    chunks = [body[start : start + 65_536] for start in range(0, len(body), 65_536)]
+    return b"".join(b"%x\r\n%b\r\n" % (len(each), each) for each in chunks) + b"0\r\n\r\n"
 
 
 class TestTooLargeARequest:
@@ -183,7 +182,7 @@ class TestTooLargeARequest:
         head = POST + f"Connection: {connection}\r\n".encode()
         sent = head + b"Content-Length: %d\r\n\r\n%b" % (len(self.BODY), self.BODY)
         if framing == "chunks":
-            sent = head + b"Transfer-Encoding: chunked\r\n\r\n" + chunked(self.BODY)
+            sent = head + b"Transfer-Encoding: chunked\r\n\r\n" + encode_chunks(self.BODY)
         for _ in range(50):
             with connect(demo) as line:
                 line.sendall(sent)
@@ -217,7 +216,7 @@ class TestTooLargeARequest:
 
 @pytest.fixture(scope="module")
 def strict() -> Iterator[Served]:
-    """A server that waits a second for its readers."""
+    """A server that disconnects a caller that takes nothing for a second."""
     with serve(UPSTREAM="scripted", CLIENT_TIMEOUT_SECONDS="1", MAX_BODY_BYTES="100000000") as served:
         yield served
 
@@ -232,14 +231,14 @@ def long(strict: Served) -> str:
     return name
 
 
-def reader(served: Served, name: str) -> socket.socket:
-    line = connect(served, most_received=4_096)
+def open_reader(served: Served, name: str) -> socket.socket:
+    line = connect(served, receive_buffer=4_096)
     line.sendall(b"GET /history?client_name=%b HTTP/1.1\r\nHost: localhost\r\n\r\n" % name.encode())
     return line
 
 
-def memory(served: Served) -> int:
-    """Bytes in use by the process and those that it started."""
+def measure_memory(served: Served) -> int:
+    """The resident bytes of the server process and of its children."""
     children = Path(f"/proc/{served.process.pid}/task/{served.process.pid}/children").read_text().split()
     pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in (served.process.pid, *children)]
     return sum(pages) * os.sysconf("SC_PAGE_SIZE")
@@ -258,12 +257,12 @@ def server_side(line: socket.socket) -> tuple[str, int]:
 class TestSlowCallers:
     @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
     def test_readers_of_a_long_history_cost_little_memory(self, strict: Served, long: str) -> None:
-        before = memory(strict)
+        before = measure_memory(strict)
         with ExitStack() as lines:
-            readers = [lines.enter_context(reader(strict, long)) for _ in range(8)]
+            readers = [lines.enter_context(open_reader(strict, long)) for _ in range(8)]
             for line in readers:
                 assert line.recv(1).startswith(b"H")
-            grown = memory(strict) - before
+            grown = measure_memory(strict) - before
         assert grown < 50_000_000
 
     @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
@@ -276,8 +275,8 @@ class TestSlowCallers:
 
     def test_a_reader_who_takes_a_little_at_a_time_gets_it_whole(self, strict: Served, long: str) -> None:
         answer = bytearray()
-        with reader(strict, f"{long}&limit=100") as line:
-            for _ in range(20):  # Longer than the server waits for one who takes nothing.
+        with open_reader(strict, f"{long}&limit=100") as line:
+            for _ in range(20):  # Together longer than CLIENT_TIMEOUT_SECONDS.
                 wait(0.1)
                 answer += line.recv(200_000)
             while not answer.endswith(b"\r\n0\r\n\r\n"):
@@ -286,21 +285,21 @@ class TestSlowCallers:
                 answer += data
         head, _, body = bytes(answer).partition(b"\r\n\r\n")
         assert b"Transfer-Encoding: chunked" in head
-        told = json.loads(re.sub(rb"\r\n[0-9A-F]+\r\n", b"", b"\r\n" + body))
-        assert [len(each["content"]) for each in told] == [100_000] * 100
+        messages = json.loads(re.sub(rb"\r\n[0-9A-F]+\r\n", b"", b"\r\n" + body))
+        assert [len(each["content"]) for each in messages] == [100_000] * 100
 
     def test_two_hundred_of_each_kind_are_ended_and_others_are_answered(self, strict: Served, long: str) -> None:
         with ExitStack() as lines:
 
-            def begun(sent: bytes) -> socket.socket:
+            def open_request(sent: bytes) -> socket.socket:
                 line = lines.enter_context(connect(strict))
                 line.sendall(sent)
                 return line
 
-            readers = [lines.enter_context(reader(strict, long)) for _ in range(200)]
-            heads = [begun(b"GET /healthz HTTP/1.1\r\nX: ") for _ in range(200)]
-            bodies = [begun(POST + b"Content-Length: 1000\r\n\r\n{") for _ in range(200)]
-            steady = begun(POST + b"Content-Length: 10000000\r\n\r\n")
+            readers = [lines.enter_context(open_reader(strict, long)) for _ in range(200)]
+            heads = [open_request(b"GET /healthz HTTP/1.1\r\nX: ") for _ in range(200)]
+            bodies = [open_request(POST + b"Content-Length: 1000\r\n\r\n{") for _ in range(200)]
+            steady = open_request(POST + b"Content-Length: 10000000\r\n\r\n")
             sent = drip_until_ended(strict, [*heads, *bodies], steady)
             body = json.dumps({"client_name": "steady", "input": "hi"}).encode()
             steady.sendall(body.rjust(10_000_000 - sent))
@@ -321,22 +320,22 @@ class TestOverTLS:
             settings = {"UPSTREAM": "scripted", "CLIENT_TIMEOUT_SECONDS": "1", "MAX_BODY_BYTES": "100000000"}
             served = lines.enter_context(serve(*files, tls=trust, **settings))
 
-            def begun(sent: bytes, most_received: int = 0) -> socket.socket:
+            def open_request(sent: bytes, receive_buffer: int = 0) -> socket.socket:
                 line = lines.enter_context(
-                    trust.wrap_socket(connect(served, most_received), server_hostname="127.0.0.1")
+                    trust.wrap_socket(connect(served, receive_buffer), server_hostname="127.0.0.1")
                 )
                 line.sendall(sent)
                 return line
 
-            head = begun(b"GET /healthz HTTP/1.1\r\nX: ")
-            body = begun(POST + b"Content-Length: 1000\r\n\r\n{")
+            head = open_request(b"GET /healthz HTTP/1.1\r\nX: ")
+            body = open_request(POST + b"Content-Length: 1000\r\n\r\n{")
             messages = json.dumps({"messages": [{"role": "user", "content": "x" * 100_000}] * 200}).encode()
             sent = b"POST /api/v1/threads HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-            made = begun(sent + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(messages) + messages)
-            thread = json.loads(read_all(made).partition(b"\r\n\r\n")[2])["id"].encode()
+            create = open_request(sent + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(messages) + messages)
+            thread = json.loads(read_all(create).partition(b"\r\n\r\n")[2])["id"].encode()
             get = b"GET /history?client_name=%b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" % thread
-            lazy = begun(get, most_received=4_096)
-            assert len(read_all(begun(get))) > 20_000_000
+            lazy = open_request(get, receive_buffer=4_096)
+            assert len(read_all(open_request(get))) > 20_000_000
             assert read_all(head) == b""
             assert read_all(body).startswith(b"HTTP/1.1 400 ")
             assert len(read_all(lazy)) < 20_000_000
@@ -344,14 +343,14 @@ class TestOverTLS:
 
 
 def wait(seconds: float) -> None:
-    """A caller who does nothing, or an instant of a start, has no event to wait for."""
+    """Sleep: a caller who does nothing and a moment of the start give no event to wait for."""
     threading.Event().wait(seconds)
 
 
 def drip_until_ended(served: Served, lines: list[socket.socket], steady: socket.socket) -> int:
-    """Send a byte on each line now and then until the server has ended them all; what was sent to `steady` meanwhile.
+    """Send a byte on each line every 0.2 s until the server has closed them all. Other callers are answered meanwhile.
 
-    Others are answered in the meantime.
+    Returns how many bytes were sent to `steady`, faster than the limit, during that time.
     """
     open_lines, sent = lines, 0
     for n in range(400):
@@ -369,7 +368,7 @@ def drip_until_ended(served: Served, lines: list[socket.socket], steady: socket.
 
 
 class TestStopWhileStarting:
-    """The signal comes at any instant, and none leaves a traceback behind."""
+    """SIGTERM at any moment of the start ends the server without a traceback."""
 
     @pytest.mark.parametrize("seconds", [0.0, 0.1, 0.3, 0.6, 1.0])
     def test_a_start_ends_cleanly(self, tmp_path: Path, seconds: float) -> None:
@@ -377,7 +376,7 @@ class TestStopWhileStarting:
         process = started([sys.executable, "run.py"], log, PORT=str(free_port()), UPSTREAM="scripted")
         wait(seconds)
         process.terminate()
-        # Before the first line of run.py, nobody can do anything about the signal, and nothing was begun.
+        # Before the first line of run.py, the default action of the signal ends the process; nothing was started.
         assert process.wait(60) == 0 or (process.returncode == -15 and not log.read_text())
         assert "Traceback" not in log.read_text()
 

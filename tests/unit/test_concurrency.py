@@ -1,4 +1,4 @@
-"""Threads that stay for the next call."""
+"""The thread pool: unbounded, and its threads are reused."""
 
 import gc
 import threading
@@ -9,28 +9,28 @@ from server.concurrency import ThreadPool
 
 
 class Work:
-    """A call that ends when it is let go."""
+    """A call that ends when `finish` is set."""
 
     def __init__(self) -> None:
         self.thread: threading.Thread | None = None
-        self.begun = threading.Event()
-        self.let_go = threading.Event()
+        self.started = threading.Event()
+        self.finish = threading.Event()
 
-    def do(self) -> None:
+    def run(self) -> None:
         self.thread = threading.current_thread()
-        self.begun.set()
-        assert self.let_go.wait(10)
+        self.started.set()
+        assert self.finish.wait(10)
 
 
 def test_calls_are_made_beside_each_other_however_many() -> None:
-    threads = ThreadPool("test", Work.do)
+    threads = ThreadPool("test", Work.run)
     works = [Work() for _ in range(100)]
     for work in works:
         threads.submit(work)
-    assert all(work.begun.wait(10) for work in works)
+    assert all(work.started.wait(10) for work in works)
     assert len({work.thread for work in works}) == 100
     for work in works:
-        work.let_go.set()
+        work.finish.set()
 
 
 def test_a_thread_whose_call_has_ended_makes_the_next_and_holds_nothing_of_the_last() -> None:
@@ -48,14 +48,14 @@ def test_a_thread_whose_call_has_ended_makes_the_next_and_holds_nothing_of_the_l
         threads.submit(work)
         assert called.acquire(timeout=10)
         del work
-        idle_again(threads)
+        await_idle(threads)
         gc.collect()
         assert held() is None
     assert len(set(seen)) == 1
 
 
-def idle_again(threads: ThreadPool) -> None:
-    """Wait until a call that has ended is counted so, which takes as long as its thread needs for it."""
+def await_idle(threads: ThreadPool) -> None:
+    """Wait until the pool counts the thread of a call that ended as idle."""
     until = time.monotonic() + 10
     while not threads._idle:
         assert time.monotonic() < until

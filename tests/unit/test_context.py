@@ -1,4 +1,4 @@
-"""What a run sends upstream."""
+"""Which messages a run sends upstream, and as what bytes."""
 
 import itertools
 
@@ -14,24 +14,24 @@ from server.runs.context import Transcript
 EMPTY = Transcript()
 
 
-def messages(count: int) -> list[Message]:
+def make_messages(count: int) -> list[Message]:
     return [Message.of("user" if n % 2 == 0 else "assistant", f"m{n}", None, 0.0) for n in range(count)]
 
 
-def transcript(messages: list[Message]) -> Transcript:
-    return EMPTY.extended(each.fragment for each in messages)
+def to_transcript(messages: list[Message]) -> Transcript:
+    return EMPTY.extend(each.fragment for each in messages)
 
 
-def history(count: int) -> Transcript:
-    return transcript(messages(count))
+def make_history(count: int) -> Transcript:
+    return to_transcript(make_messages(count))
 
 
-def said(*roles_and_contents: tuple[Role, str]) -> Transcript:
-    return transcript([Message.of(role, content, None, 0.0) for role, content in roles_and_contents])
+def make_transcript(*roles_and_contents: tuple[Role, str]) -> Transcript:
+    return to_transcript([Message.of(role, content, None, 0.0) for role, content in roles_and_contents])
 
 
 def test_the_system_prompt_comes_first_then_the_history_then_the_question() -> None:
-    sent = orjson.loads(context.build_messages("be brief", history(2), "why?"))
+    sent = orjson.loads(context.build_messages("be brief", make_history(2), "why?"))
     assert [(each["role"], each["content"]) for each in sent] == [
         ("system", "be brief"),
         ("user", "m0"),
@@ -45,13 +45,16 @@ def test_without_a_system_prompt_nothing_stands_before_the_history() -> None:
 
 
 def test_a_longer_history_begins_with_the_very_bytes_of_the_shorter_one() -> None:
-    shorter = context.build_messages("be brief", history(4), "")
-    longer = context.build_messages("be brief", history(6), "")
+    shorter = context.build_messages("be brief", make_history(4), "")
+    longer = context.build_messages("be brief", make_history(6), "")
     assert longer.startswith(shorter.removesuffix(b"]"))
 
 
 def test_without_a_question_the_history_is_all_that_is_sent() -> None:
-    assert [each["role"] for each in orjson.loads(context.build_messages("", history(2), ""))] == ["user", "assistant"]
+    assert [each["role"] for each in orjson.loads(context.build_messages("", make_history(2), ""))] == [
+        "user",
+        "assistant",
+    ]
 
 
 def test_the_outputs_of_tools_follow_the_question_with_the_calls_that_they_belong_to() -> None:
@@ -64,20 +67,20 @@ def test_the_outputs_of_tools_follow_the_question_with_the_calls_that_they_belon
 
 
 def test_replies_whose_questions_were_left_out_are_left_out_too() -> None:
-    cut = messages(6)[1:]
-    assert list(context.drop_orphan_replies(cut)) == cut[1:]
-    assert list(context.drop_orphan_replies(cut[:1])) == cut[:1]
+    later = make_messages(6)[1:]
+    assert list(context.drop_orphan_replies(later)) == later[1:]
+    assert list(context.drop_orphan_replies(later[:1])) == later[:1]
 
 
 @given(st.text())
 def test_any_text_comes_through_as_it_is(text: str) -> None:
-    sent = orjson.loads(context.build_messages(text, said(("assistant", text)), text))
+    sent = orjson.loads(context.build_messages(text, make_transcript(("assistant", text)), text))
     assert {each["content"] for each in sent} == {text}
 
 
 def test_consecutive_messages_of_one_role_are_joined_with_a_blank_line() -> None:
-    given = said(("user", "a"), ("user", "b"), ("assistant", "c"), ("assistant", "d"), ("user", "e"))
-    sent = orjson.loads(context.build_messages("be brief", given, "f"))
+    transcript = make_transcript(("user", "a"), ("user", "b"), ("assistant", "c"), ("assistant", "d"), ("user", "e"))
+    sent = orjson.loads(context.build_messages("be brief", transcript, "f"))
     assert [(each["role"], each["content"]) for each in sent] == [
         ("system", "be brief"),
         ("user", "a\n\nb"),
@@ -87,18 +90,20 @@ def test_consecutive_messages_of_one_role_are_joined_with_a_blank_line() -> None
 
 
 @given(st.lists(st.sampled_from(["user", "assistant"])), st.integers(0, 20))
-def test_a_transcript_is_the_same_however_it_grew(roles: list[Role], cut: int) -> None:
-    said = [Message.of(role, f"m{n}", None, 0.0) for n, role in enumerate(roles)]
-    grown = transcript(said[:cut]).extended(each.fragment for each in said[cut:])
-    assert context.build_messages("", grown, "") == context.build_messages("", transcript(said), "")
+def test_a_transcript_is_the_same_however_it_grew(roles: list[Role], count: int) -> None:
+    messages = [Message.of(role, f"m{n}", None, 0.0) for n, role in enumerate(roles)]
+    grown = to_transcript(messages[:count]).extend(each.fragment for each in messages[count:])
+    assert context.build_messages("", grown, "") == context.build_messages("", to_transcript(messages), "")
     sent = orjson.loads(context.build_messages("", grown, ""))
     assert all(one["role"] != other["role"] for one, other in itertools.pairwise(sent))
-    assert "\n\n".join(each["content"] for each in sent) == "\n\n".join(each.content for each in said)
+    assert "\n\n".join(each["content"] for each in sent) == "\n\n".join(each.content for each in messages)
 
 
 def test_calls_after_an_assistants_message_are_of_the_same_message() -> None:
     step = Step((ToolCall("c1", "time", "{}", "noon"),), 1.0, "Let me see.", 2.0)
-    sent = orjson.loads(context.build_messages("", said(("user", "why?"), ("assistant", "Well.")), "", [step, step]))
+    sent = orjson.loads(
+        context.build_messages("", make_transcript(("user", "why?"), ("assistant", "Well.")), "", [step, step])
+    )
     assert [each["role"] for each in sent] == ["user", "assistant", "tool", "assistant", "tool"]
     assert [each["content"] for each in sent[1::2]] == ["Well.\n\nLet me see.", "Let me see."]
     assert all(each["tool_calls"] for each in sent[1::2])
@@ -115,33 +120,33 @@ def test_what_came_with_a_call_is_sent_back_with_its_output() -> None:
     assert tool == {"role": "tool", "tool_call_id": "c1", "content": "noon"}
 
 
-def test_unset_everything_is_replayed() -> None:
+def test_unset_everything_is_sent() -> None:
     assert context.window_start(10_000, None, 0) == 0
 
 
-@pytest.mark.parametrize("most", [2, 3, 4, 5, 6, 7, 8, 10, 11, 100, 101])
-def test_history_is_cut_in_whole_turns_and_in_blocks(most: int) -> None:
-    places = [context.window_start(count, most, 0) for count in range(0, 1000, 2)]
-    for count, place in zip(range(0, 1000, 2), places, strict=True):
-        assert place % 2 == 0
-        assert count - place <= most
-        assert count - place >= min(count, 2 if most >= 2 else 0)
-    moves = [later - earlier for earlier, later in itertools.pairwise(places) if later != earlier]
-    # Dropped to half each time, so that the prefix holds until the window is full again.
-    assert set(moves) == {(most + 3) // 4 * 2}
+@pytest.mark.parametrize("limit", [2, 3, 4, 5, 6, 7, 8, 10, 11, 100, 101])
+def test_history_is_cut_in_whole_turns_and_in_blocks(limit: int) -> None:
+    starts = [context.window_start(count, limit, 0) for count in range(0, 1000, 2)]
+    for count, start in zip(range(0, 1000, 2), starts, strict=True):
+        assert start % 2 == 0
+        assert count - start <= limit
+        assert count - start >= min(count, 2 if limit >= 2 else 0)
+    moves = [later - earlier for earlier, later in itertools.pairwise(starts) if later != earlier]
+    # Half is dropped each time, so that the prefix stays the same until the window is full again.
+    assert set(moves) == {(limit + 3) // 4 * 2}
 
 
 def test_the_prefix_holds_for_many_turns() -> None:
-    places = [context.window_start(count, 100, 0) for count in range(102, 602, 2)]
-    assert {places.count(place) for place in places} == {25}
+    starts = [context.window_start(count, 100, 0) for count in range(102, 602, 2)]
+    assert {starts.count(start) for start in starts} == {25}
 
 
 @given(st.integers(0, 5000), st.integers(2, 300), st.integers(0, 2000))
-def test_what_the_model_could_not_read_is_never_replayed_again(turns: int, most: int, forgotten: int) -> None:
-    replay_from = min(turns, forgotten) * 2
-    place = context.window_start(turns * 2, most, replay_from)
-    assert replay_from <= place <= turns * 2
-    assert turns * 2 - place <= most
+def test_what_the_model_could_not_read_is_never_sent_again(turns: int, limit: int, forgotten: int) -> None:
+    context_start = min(turns, forgotten) * 2
+    start = context.window_start(turns * 2, limit, context_start)
+    assert context_start <= start <= turns * 2
+    assert turns * 2 - start <= limit
 
 
 @given(st.integers(0, 500), st.integers(1, 500))
@@ -157,6 +162,6 @@ def test_halving_drops_the_older_half_in_whole_turns_until_nothing_is_left(start
     assert steps <= turns.bit_length()
 
 
-def test_a_clients_fingerprint_is_stable_and_tells_nothing() -> None:
+def test_a_clients_hash_is_stable_and_tells_nothing() -> None:
     assert context.client_hash("ada") == context.client_hash("ada") != context.client_hash("eve")
     assert "ada" not in context.client_hash("ada")
