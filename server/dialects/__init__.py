@@ -1,1 +1,1 @@
-"""The HTTP vocabularies: each a blueprint, its OpenAPI document, and nothing else."""
+"""The HTTP dialects. Each has a blueprint and an OpenAPI document."""

@@ -1,4 +1,4 @@
-"""Chat: a question with all that belongs to it, answered at once or as a stream for whoever knows its name."""
+"""Chat: a question with its history and options, answered at once or as a stream that is read by its id."""
 
 import time
 from collections.abc import Iterator
@@ -14,76 +14,83 @@ from server.http import connection, headers, sse
 from server.http.contract import Contract
 from server.http.errors import detailed_body, register_error_handlers
 
-SENT_AS_THEY_ARE = ("temperature", "response_format")
+PARAMETERS = ("temperature", "response_format")
+"""Sent upstream unchanged."""
 
 
 def blueprint(contract: Contract, core: Core, ttl_seconds: float) -> Blueprint:
-    """`ttl_seconds` is how long a chat without a client's name is kept after its end."""
+    """`ttl_seconds` is how long a chat without a `client_name` is kept after its last use."""
     bp = Blueprint("chat", __name__)
     register_error_handlers(bp, detailed_body)
 
     @contract.serves(bp, "chat")
     def chat(body: dict[str, Any]) -> dict[str, Any]:
-        draft = _draft(core, ttl_seconds, body)
-        with _evicted_is_full():
-            run = core.replies.answer(draft, connection.connection_probe(), create_conversation=_is_named(body))
+        draft = _draft_run(core, ttl_seconds, body)
+        with _not_found_as_store_full():
+            run = core.replies.answer(
+                draft, connection.connection_probe(), create_conversation=_creates_conversation(body)
+            )
         ended = rfc3339(run.ended or time.time())
         answer = {"response": run.text, "usage": run.usage, "model": run.model, "timestamp": ended}
         return {**answer, "logprobs": run.logprobs} if "logprobs" in run.options.parameters else answer
 
     @contract.serves(bp, "startStream")
-    def start(body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    def start_stream(body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
         sse.forbid_last_event_id()
-        with _evicted_is_full():
-            run = core.replies.create(_draft(core, ttl_seconds, body), create_conversation=_is_named(body))
+        with _not_found_as_store_full():
+            run = core.replies.create(
+                _draft_run(core, ttl_seconds, body), create_conversation=_creates_conversation(body)
+            )
         return {"stream_id": run.id, "status": "started"}, {"X-Stream-ID": run.id}
 
     @contract.serves(bp, "readStream")
-    def read(stream_id: str) -> Response:
+    def read_stream(stream_id: str) -> Response:
         position = sse.read_last_event_id()
-        reading = core.replies.read(stream_id, position, connection.connection_probe())
-        return sse.stream_run(stream_id, position, reading)
+        events = core.replies.read(stream_id, position, connection.connection_probe())
+        return sse.stream_run(stream_id, position, events)
 
     @contract.serves(bp, "stopStream")
-    def stop(stream_id: str) -> dict[str, Any]:
+    def stop_stream(stream_id: str) -> dict[str, Any]:
         core.replies.cancel(stream_id)
         return {"stream_id": stream_id, "status": "stopped"}
 
     return bp
 
 
-def _draft(core: Core, ttl_seconds: float, body: dict[str, Any]) -> Run:
-    """The question, in the client's conversation or in one of its own that nobody can guess."""
+def _draft_run(core: Core, ttl_seconds: float, body: dict[str, Any]) -> Run:
+    """The run that answers the question, in the client's conversation or in a new one whose name cannot be guessed."""
     name, request_id = body.get("client_name"), body.get("request_id")
     if name is None and request_id is not None:
         raise InvalidRequest("A request_id needs a client_name; without one, send the header Idempotency-Key.")
     request_id = headers.idempotency_key("client_name") if name is None else headers.request_id(request_id)
-    options = _options(body)
+    options = _parse_options(body)
     if options.model is not None:
         core.models.require_offered(options.model)
     if name is None:
         name = derive_id("chat", "chat", request_id)
-        said = [{"role": each["role"], "content": each["content"]} for each in body.get("conversation_history") or ()]
-        core.conversations.create(name, seconds=ttl_seconds, messages=said, is_evictable=True)
+        messages = [
+            {"role": each["role"], "content": each["content"]} for each in body.get("conversation_history") or ()
+        ]
+        core.conversations.create(name, seconds=ttl_seconds, messages=messages, is_evictable=True)
     return Run(body["message"], request_id, conversation=name, options=options)
 
 
 @contextmanager
-def _evicted_is_full() -> Iterator[None]:
-    """A chat without a name that is gone before its question had to make room for another."""
+def _not_found_as_store_full() -> Iterator[None]:
+    """Raise StoreFull if a chat without a name was evicted before its question was saved: there was no room for it."""
     try:
         yield
     except NotFound:
         raise StoreFull from None
 
 
-def _is_named(body: dict[str, Any]) -> bool:
-    """Whether the question makes its conversation; one without a name is made before, so that it expires."""
+def _creates_conversation(body: dict[str, Any]) -> bool:
+    """Whether the question creates its conversation. One without a name is created before, so that it expires."""
     return body.get("client_name") is not None
 
 
-def _options(body: dict[str, Any]) -> RunOptions:
-    parameters = {name: body[name] for name in SENT_AS_THEY_ARE if body.get(name) is not None}
+def _parse_options(body: dict[str, Any]) -> RunOptions:
+    parameters = {name: body[name] for name in PARAMETERS if body.get(name) is not None}
     if body.get("max_tokens") is not None:
         parameters["max_completion_tokens"] = int(body["max_tokens"])
     if body.get("logprobs"):

@@ -1,4 +1,4 @@
-"""The OpenAPI document of each dialect."""
+"""The path of each dialect's OpenAPI document, by the dialect's name."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""For those who run the server: is it alive, is it ready, what does it offer."""
+"""Operations: health and readiness of the server, and the OpenAPI documents."""
 
 import time
 from collections.abc import Mapping
@@ -15,17 +15,17 @@ from server.http.errors import register_error_handlers
 from server.http.headers import prefix, public_address
 
 PROBES = ("operators.getAlive", "operators.getReady")
-"""Endpoints for those who look after processes, and name them by whatever address they have."""
+"""Endpoints of process supervisors, which address the server by any host name."""
 
 
 def blueprint(contract: Contract, core: Core, documents: Mapping[str, dict[str, Any]], address: str) -> Blueprint:
-    """`documents` by the name of their dialect; `address` is the public one, or empty."""
+    """`documents` are by the name of their dialect. `address` is the public address of the server, or empty."""
     bp = Blueprint("operators", __name__)
     register_error_handlers(bp)
     version = documents["published"]["info"]["version"]
 
     @contract.serves(bp, "getService")
-    def service() -> dict[str, Any]:
+    def get_service() -> dict[str, Any]:
         return {
             "service": "conversation server",
             "status": "running",
@@ -39,30 +39,35 @@ def blueprint(contract: Contract, core: Core, documents: Mapping[str, dict[str, 
         }
 
     @contract.serves(bp, "getHealth")
-    def health() -> dict[str, Any]:
-        found = core.health.check()
-        known = {"status": found.status, "openai_api": found.upstream, "store": found.store}
-        return {**known, "timestamp": rfc3339(time.time()), "version": version}
+    def get_health() -> dict[str, Any]:
+        health = core.health.check()
+        return {
+            "status": health.status,
+            "openai_api": health.upstream,
+            "store": health.store,
+            "timestamp": rfc3339(time.time()),
+            "version": version,
+        }
 
     @contract.serves(bp, "getAlive")
-    def alive() -> dict[str, Any]:
+    def get_alive() -> dict[str, Any]:
         return {"status": "alive"}
 
     @contract.serves(bp, "getReady")
-    def ready() -> dict[str, Any]:
+    def get_ready() -> dict[str, Any]:
         core.health.check_ready()
         return {"status": "ready"}
 
     @contract.serves(bp, "getPublishedDocument")
-    def published() -> Response:
-        return document("published")
+    def get_published_document() -> Response:
+        return get_document("published")
 
     @contract.serves(bp, "getDocument")
-    def document(dialect: str) -> Response:
+    def get_document(dialect: str) -> Response:
         if dialect not in documents:
             raise NotFound
-        served = jsonify({**documents[dialect], "servers": [{"url": public_address(address)}]})
-        # Without a configured address it depends on headers, which anybody can send through a cache.
-        return add_validators(served, ONE_MINUTE if address else NO_CACHE)
+        response = jsonify({**documents[dialect], "servers": [{"url": public_address(address)}]})
+        # Without a configured address the document depends on headers, which any caller can send through a cache.
+        return add_validators(response, ONE_MINUTE if address else NO_CACHE)
 
     return bp

@@ -1,4 +1,4 @@
-"""Sessions: conversations that the server names, and forgets when nobody has used them for a while."""
+"""Sessions: conversations that the server names, and that expire after a time without use."""
 
 import time
 from typing import Any
@@ -17,53 +17,59 @@ UNKNOWN = "There is no such session; it was deleted, or nobody used it for too l
 
 
 def blueprint(contract: Contract, core: Core, timeout_seconds: float) -> Blueprint:
-    """`timeout_seconds` is how long a session is kept after it was last used."""
+    """`timeout_seconds` is how long a session is kept after its last use."""
     bp = Blueprint("sessions", __name__)
-    register_error_handlers(bp, _failed)
+    register_error_handlers(bp, _dump_error)
 
     @contract.serves(bp, "createSession")
-    def create(body: dict[str, Any] | None) -> dict[str, Any]:
+    def create_session(body: dict[str, Any] | None) -> dict[str, Any]:
         metadata = (body or {}).get("metadata") or {}
-        return _session(core.conversations.create(str(uuid4()), seconds=timeout_seconds, metadata=metadata))
+        return _dump_session(core.conversations.create(str(uuid4()), seconds=timeout_seconds, metadata=metadata))
 
     @contract.serves(bp, "getSession")
-    def session(session_id: str) -> dict[str, Any]:
-        return _session(core.conversations.get(session_id))
+    def get_session(session_id: str) -> dict[str, Any]:
+        return _dump_session(core.conversations.get(session_id))
 
     @contract.serves(bp, "deleteSession")
-    def delete(session_id: str) -> dict[str, Any]:
+    def delete_session(session_id: str) -> dict[str, Any]:
         core.conversations.get(session_id)
         core.conversations.delete(session_id)
         return {"session_id": session_id, "status": "deleted"}
 
     @contract.serves(bp, "getSessionMessages")
-    def messages(session_id: str, limit: int | None) -> dict[str, Any]:
+    def get_messages(session_id: str, limit: int | None) -> dict[str, Any]:
         count = core.conversations.get(session_id).message_count
         newest = core.conversations.list_messages(session_id, max(0, count - (limit or 10)), count)
-        listed = [_message(each, _usage(core, each)) for each in newest]
-        return {"session_id": session_id, "messages": listed, "total": count}
+        messages = [_dump_message(each, _find_usage(core, each)) for each in newest]
+        return {"session_id": session_id, "messages": messages, "total": count}
 
     @contract.serves(bp, "chatInSession")
     def chat(body: dict[str, Any]) -> dict[str, Any]:
-        run = core.replies.answer(_draft(body), connection.connection_probe(), create_conversation=False)
-        return {"session_id": run.conversation, **_message(run.history_messages()[-1], run.usage)}
+        run = core.replies.answer(_draft_run(body), connection.connection_probe(), create_conversation=False)
+        return {"session_id": run.conversation, **_dump_message(run.history_messages()[-1], run.usage)}
 
     @contract.serves(bp, "streamInSession")
-    def stream(body: dict[str, Any]) -> Response:
+    def stream_chat(body: dict[str, Any]) -> Response:
         sse.forbid_last_event_id()
-        stream_id, reading = core.replies.stream(_draft(body), connection.connection_probe(), create_conversation=False)
-        return sse.stream_run(stream_id, 0, reading, EVENT_FORMAT)
+        stream_id, events = core.replies.stream(
+            _draft_run(body), connection.connection_probe(), create_conversation=False
+        )
+        return sse.stream_run(stream_id, 0, events, EVENT_FORMAT)
 
     @contract.serves(bp, "getSessionsHealth")
-    def health() -> dict[str, Any]:
-        found = core.health.check()
-        known = {"status": found.status, "llm_server": found.upstream, "database": found.store}
-        return {**known, "timestamp": rfc3339(time.time())}
+    def get_health() -> dict[str, Any]:
+        health = core.health.check()
+        return {
+            "status": health.status,
+            "llm_server": health.upstream,
+            "database": health.store,
+            "timestamp": rfc3339(time.time()),
+        }
 
     return bp
 
 
-def _draft(body: dict[str, Any]) -> Run:
+def _draft_run(body: dict[str, Any]) -> Run:
     parameters: dict[str, Any] = {}
     if body.get("max_new_tokens") is not None:
         parameters["max_completion_tokens"] = int(body["max_new_tokens"])
@@ -77,7 +83,7 @@ def _draft(body: dict[str, Any]) -> Run:
     )
 
 
-def _session(conversation: Conversation) -> dict[str, Any]:
+def _dump_session(conversation: Conversation) -> dict[str, Any]:
     return {
         "session_id": conversation.name,
         "created_at": rfc3339(conversation.created),
@@ -87,7 +93,7 @@ def _session(conversation: Conversation) -> dict[str, Any]:
     }
 
 
-def _message(message: Message, usage: Usage | None) -> dict[str, Any]:
+def _dump_message(message: Message, usage: Usage | None) -> dict[str, Any]:
     return {
         "message_id": message.id,
         "role": message.role,
@@ -97,15 +103,15 @@ def _message(message: Message, usage: Usage | None) -> dict[str, Any]:
     }
 
 
-def _usage(core: Core, message: Message) -> Usage | None:
-    """What the run that wrote the message has cost, where one did."""
+def _find_usage(core: Core, message: Message) -> Usage | None:
+    """The usage of the run that wrote the message; None if it is a question or no run wrote it."""
     if message.run_id is None or message.role == "user":
         return None
     return core.replies.get(message.run_id).usage
 
 
-def _failed(failure: AppError) -> dict[str, Any]:
-    return detailed_body(NotFound(UNKNOWN) if isinstance(failure, NotFound) else failure)
+def _dump_error(error: AppError) -> dict[str, Any]:
+    return detailed_body(NotFound(UNKNOWN) if isinstance(error, NotFound) else error)
 
 
 EVENT_FORMAT = sse.EventFormat(

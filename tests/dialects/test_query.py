@@ -182,7 +182,6 @@ class TestDeadline:
 
     @pytest.mark.parametrize("headers", CHATGPT)
     def test_chatgpt_is_answered_within_forty_seconds(self, app: Any, headers: dict[str, str]) -> None:
-
         with app.test_request_context("/query", headers=headers):
             assert wait_seconds(300) == 40
             assert wait_seconds(10) == 10

@@ -267,7 +267,7 @@ class TestSlowCallers:
 
     @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
     def test_a_reader_who_takes_nothing_costs_the_system_little_memory(self, strict: Served, long: str) -> None:
-        with reader(strict, long) as line:
+        with open_reader(strict, long) as line:
             assert line.recv(1) == b"H"
             established = "01"
             assert eventually(lambda: server_side(line)[0] != established)  # Until then, more might be queued.

@@ -1,1 +1,1 @@
-"""The dialects that speak OpenAI's APIs, and what these share."""
+"""The dialects of OpenAI's APIs, and what they share."""

@@ -1,4 +1,4 @@
-"""Failures in OpenAI's shape, so that its packages raise their own exceptions, and what is refused by name."""
+"""Errors in OpenAI's format, so that its packages raise their own exceptions, and what is refused by name."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,43 +15,46 @@ NOT_OFFERED = {
     "image_url": "messages have text only",
     "image_file": "messages have text only",
 }
-"""What OpenAI's API has and this server has not, and why."""
+"""Features of OpenAI's API that this server does not have, each with the reason that a caller reads."""
+
+FIELDS = ("tool_resources", "attachments", "max_prompt_tokens")
+"""Those of `NOT_OFFERED` that are fields of a body. The others are types of tools and of parts of a message."""
 
 
-def error_body(problem: AppError) -> dict[str, Any]:
+def error_body(error: AppError) -> dict[str, Any]:
     """`{"error": {"message", "type", "param", "code"}}`."""
-    kind = "invalid_request_error" if isinstance(problem, Refused) else "server_error"
-    return {"error": {"message": str(problem), "type": kind, "param": None, "code": problem.code}}
+    kind = "invalid_request_error" if isinstance(error, Refused) else "server_error"
+    return {"error": {"message": str(error), "type": kind, "param": None, "code": error.code}}
 
 
 @contextmanager
-def not_found_as(what: str) -> Iterator[None]:
-    """Tell what it was that is not found: an address has several ids."""
+def not_found_as(kind: str) -> Iterator[None]:
+    """Name the `kind` of object in a NotFound, because an address can have several ids."""
     try:
         yield
     except NotFound:
-        raise NotFound(f"No {what} found with that id.") from None
+        raise NotFound(f"No {kind} found with that id.") from None
 
 
 @contextmanager
-def refused_while_a_run_is_open(what: str) -> Iterator[None]:
-    """A conflict is a 400 here, since OpenAI's packages repeat what is answered with 409 or 429."""
+def busy_as_invalid_request(advice: str) -> Iterator[None]:
+    """Raise InvalidRequest (400) for ConversationBusy, because OpenAI's packages repeat a request after 409 and 429."""
     try:
         yield
     except ConversationBusy:
-        raise InvalidRequest(f"This thread has an active run: {what} when it has ended, or cancel it.") from None
+        raise InvalidRequest(f"This thread has an active run: {advice} when it has ended, or cancel it.") from None
 
 
-def require_offered(asked: Mapping[str, Any]) -> None:
-    """Raises InvalidRequest where `asked` has what is not offered; without a value it is nothing."""
-    fields = [name for name in ("tool_resources", "attachments", "max_prompt_tokens") if asked.get(name)]
-    choice = asked.get("tool_choice")
-    tools = [*(asked.get("tools") or ()), *([choice] if isinstance(choice, dict) else [])]
+def require_offered(body: Mapping[str, Any]) -> None:
+    """Raises InvalidRequest if `body` has a field or a tool that is not offered. A field without a value is allowed."""
+    fields = [name for name in FIELDS if body.get(name)]
+    choice = body.get("tool_choice")
+    tools = [*(body.get("tools") or ()), *([choice] if isinstance(choice, dict) else [])]
     for name in [*fields, *(tool["type"] for tool in tools)]:
-        refuse(name)
+        require_offered_feature(name)
 
 
-def refuse(name: str) -> None:
-    """Raises InvalidRequest where `name` is one of those that are not offered."""
+def require_offered_feature(name: str) -> None:
+    """Raises InvalidRequest if `name` is a feature that is not offered."""
     if name in NOT_OFFERED:
         raise InvalidRequest(f"{name} is not offered: {NOT_OFFERED[name]}. Leave it out.")

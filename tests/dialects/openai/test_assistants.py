@@ -429,7 +429,7 @@ class TestHowRunsEnd:
 
     def test_one_that_was_cut_off_by_the_servers_end_has_failed(self) -> None:
         run = Run("", conversation="ada", options=RunOptions(details={"assistant_id": "asst_1"}))
-        shape = objects.run(run.ended_as("interrupted", 5.0, error=RunError("run_interrupted", "It stopped.")))
+        shape = objects.dump_run(run.ended_as("interrupted", 5.0, error=RunError("run_interrupted", "It stopped.")))
         assert (shape["status"], shape["last_error"]) == ("failed", {"code": "server_error", "message": "It stopped."})
 
     def test_one_cancelled_before_a_word_leaves_no_message(self, client: FlaskClient, told: Told) -> None:
@@ -773,7 +773,7 @@ class TestPages:
         seen: list[Any] = []
         after = None
         while True:
-            page = pagination.cut(entries, limit=limit, order=order, after=after, before=None)
+            page = pagination.paginate(entries, limit=limit, order=order, after=after, before=None)
             assert len(page["data"]) <= limit
             seen += page["data"]
             after = page["last_id"]
@@ -791,7 +791,7 @@ class TestPages:
         seen: list[Any] = []
         before = listed[start]["id"]
         while True:
-            page = pagination.cut(entries, limit=limit, order=order, after=None, before=before)
+            page = pagination.paginate(entries, limit=limit, order=order, after=None, before=before)
             seen = page["data"] + seen
             if not page["has_more"]:
                 break

@@ -1,4 +1,4 @@
-"""Assistants: those that were made, and the one that is there without being made."""
+"""Assistants: those that callers created, and the default one of the operator."""
 
 import time
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from server.errors import InvalidRequest
 from server.http.contract import Contract
 
 KIND = "assistant"
-"""The name that the core keeps them under."""
+"""The kind of their records."""
 
 ASSISTANT_DEFAULTS: Mapping[str, Any] = {
     "name": None,
@@ -29,7 +29,7 @@ ASSISTANT_DEFAULTS: Mapping[str, Any] = {
     "response_format": "auto",
     "reasoning_effort": None,
 }
-"""What an assistant is made of, each with what it is where nothing was said."""
+"""The fields of an assistant, each with its value if the request does not set it."""
 
 
 class Assistants:
@@ -38,87 +38,91 @@ class Assistants:
         self._default = {**ASSISTANT_DEFAULTS, "id": default_id, "created": 0.0, "model": None}
         self._default["instructions"] = default_instructions or None
 
-    def find(self, assistant_id: str | None) -> dict[str, Any]:
-        """The assistant with that id; the default one for none. Raises NotFound."""
+    def get(self, assistant_id: str | None) -> dict[str, Any]:
+        """The assistant with that id; the default one for None. Raises NotFound."""
         if assistant_id in (None, self._default["id"]):
             return self._default
         with not_found_as("assistant"):
             return self._core.records.get(KIND, assistant_id)
 
-    def of(self, run: Run) -> Run:
-        """The run, as the default assistant's where another door began it."""
-        details = {"assistant_id": self._default["id"], **run.options.details}
-        return replace(run, options=replace(run.options, details=details))
-
-    def made(self, assistant_id: str) -> dict[str, Any]:
-        """One that can be changed. Raises NotFound, and InvalidRequest for the default one."""
-        assistant = self.find(assistant_id)
+    def get_changeable(self, assistant_id: str) -> dict[str, Any]:
+        """An assistant that a caller created. Raises NotFound, and InvalidRequest for the default one."""
+        assistant = self.get(assistant_id)
         if assistant is self._default:
             raise InvalidRequest("The default assistant is the operator's, who sets ASSISTANT_INSTRUCTIONS.")
         return assistant
 
-    def all(self) -> list[dict[str, Any]]:
+    def list_all(self) -> list[dict[str, Any]]:
         """Oldest first."""
-        every = [self._default, *self._core.records.list(KIND)]
-        return sorted(every, key=lambda each: (each["created"], each["id"]))
+        assistants = [self._default, *self._core.records.list(KIND)]
+        return sorted(assistants, key=lambda each: (each["created"], each["id"]))
 
-    def keep(self, assistant: dict[str, Any], words: Mapping[str, Any]) -> dict[str, Any]:
-        """The assistant with `words` for what it was; None in them means nothing."""
-        require_offered(words)
-        said = {
-            name: ASSISTANT_DEFAULTS[name] if words[name] is None else words[name]
+    def save(self, assistant: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Save the assistant with the values of `fields`; None there means the default. Returns the saved assistant.
+
+        Raises InvalidRequest if `fields` has what is not offered.
+        """
+        require_offered(fields)
+        changes = {
+            name: ASSISTANT_DEFAULTS[name] if fields[name] is None else fields[name]
             for name in ASSISTANT_DEFAULTS
-            if name in words
+            if name in fields
         }
-        assistant = assistant | said | ({"model": words["model"]} if words.get("model") else {})
+        assistant = assistant | changes | ({"model": fields["model"]} if fields.get("model") else {})
         self._core.records.put(KIND, assistant["id"], assistant)
         return assistant
 
-    def draft(self, thread_id: str, body: Mapping[str, Any], **more: Any) -> Run:
-        """The run that `body` wants; `more` is as for `asked.draft`.
+    def assign_default(self, run: Run) -> Run:
+        """The run. It has the default assistant if it was created through another dialect."""
+        details = {"assistant_id": self._default["id"], **run.options.details}
+        return replace(run, options=replace(run.options, details=details))
 
-        Raises NotFound where it names an assistant that is not there, and InvalidRequest as `asked.draft` does.
+    def draft_run(self, thread_id: str, body: Mapping[str, Any], **arguments: Any) -> Run:
+        """The run that `body` describes, with the settings of its assistant. `arguments` go to `requests.draft_run`.
+
+        Raises NotFound if there is no such assistant, and InvalidRequest as `requests.draft_run`.
         """
-        assistant = self.find(body.get("assistant_id"))
+        assistant = self.get(body.get("assistant_id"))
         model = body.get("model") or assistant["model"] or self._core.models.get(thread_id)
-        return requests.draft(thread_id, body, assistant, model, **more)
+        return requests.draft_run(thread_id, body, assistant, model, **arguments)
 
-    def shape(self, assistant: Mapping[str, Any]) -> dict[str, Any]:
+    def dump(self, assistant: Mapping[str, Any]) -> dict[str, Any]:
+        """OpenAI's object of an assistant."""
         return {
             **{name: assistant[name] for name in ASSISTANT_DEFAULTS},
             "id": assistant["id"],
             "object": "assistant",
             "created_at": int(assistant["created"]),
-            # Nobody's name is empty, so nobody has chosen a model under it.
+            # No client has an empty name, so nobody has chosen a model for it, and this is the server's default.
             "model": assistant["model"] or self._core.models.get(""),
             "tool_resources": {},
         }
 
 
 def blueprint(contract: Contract, core: Core, assistants: Assistants) -> Blueprint:
-    bp = Blueprint("made", __name__)
+    bp = Blueprint("assistants", __name__)
 
     @contract.serves(bp, "createAssistant")
-    def create(body: dict[str, Any]) -> dict[str, Any]:
-        new = {**ASSISTANT_DEFAULTS, "id": new_id("asst"), "created": time.time()}
-        return assistants.shape(assistants.keep(new, body))
+    def create_assistant(body: dict[str, Any]) -> dict[str, Any]:
+        assistant = {**ASSISTANT_DEFAULTS, "id": new_id("asst"), "created": time.time()}
+        return assistants.dump(assistants.save(assistant, body))
 
     @contract.serves(bp, "listAssistants")
     def list_assistants(**bounds: Any) -> dict[str, Any]:
-        return pagination.cut([assistants.shape(each) for each in assistants.all()], **bounds)
+        return pagination.paginate([assistants.dump(each) for each in assistants.list_all()], **bounds)
 
     @contract.serves(bp, "getAssistant")
-    def show(assistant_id: str) -> dict[str, Any]:
-        return assistants.shape(assistants.find(assistant_id))
+    def get_assistant(assistant_id: str) -> dict[str, Any]:
+        return assistants.dump(assistants.get(assistant_id))
 
     @contract.serves(bp, "updateAssistant")
-    def update(assistant_id: str, body: dict[str, Any]) -> dict[str, Any]:
-        return assistants.shape(assistants.keep(assistants.made(assistant_id), body))
+    def update_assistant(assistant_id: str, body: dict[str, Any]) -> dict[str, Any]:
+        return assistants.dump(assistants.save(assistants.get_changeable(assistant_id), body))
 
     @contract.serves(bp, "deleteAssistant")
-    def delete(assistant_id: str) -> dict[str, Any]:
-        assistants.made(assistant_id)
+    def delete_assistant(assistant_id: str) -> dict[str, Any]:
+        assistants.get_changeable(assistant_id)
         core.records.delete(KIND, assistant_id)
-        return objects.deleted(KIND, assistant_id)
+        return objects.dump_deletion(KIND, assistant_id)
 
     return bp

@@ -1,4 +1,4 @@
-"""A run as OpenAI's events: each names what happened and has the whole object, or what is new of it."""
+"""A run as OpenAI's events: each has a name, and the whole object or what was added to it."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -12,62 +12,62 @@ from server.domain import Conversation, Run
 from server.errors import AppError
 from server.http import sse
 
-Reading = Iterable[Any]
-"""What `Conversations.read` gives: pieces of text, None after each silence, and the run at last."""
+RunEvents = Iterable[Any]
+"""What `Replies.read` returns: text deltas, None as a keep-alive, and the run at last."""
 
 
-def begun(run: Run, reading: Reading, thread: Conversation | None = None) -> Iterator[bytes]:
-    """From the beginning of a run; `thread` where it was made for it."""
+def stream_new_run(run: Run, run_events: RunEvents, thread: Conversation | None = None) -> Iterator[bytes]:
+    """The events of a run from its beginning, with its thread's if `thread` was created for it."""
     if thread is not None:
-        yield _frame("thread.created", objects.thread(thread))
-    # An earlier request may have begun it, and it may be far along; it is read from its beginning all the same.
+        yield _frame("thread.created", objects.dump_thread(thread))
+    # A run that an earlier request created may have text, or have ended. Its events begin at its creation all the same.
     queued = replace(run, status="queued", text="", error=None, ended=None)
-    yield _run("created", queued)
-    yield from _written(queued, run.status == "running", reading)
+    yield _frame_run("created", queued)
+    yield from _stream_events(queued, run.status == "running", run_events)
 
 
-def resumed(run: Run, reading: Reading) -> Iterator[bytes]:
-    """From the outputs of functions on; what was written before them is told no more."""
-    yield _frame("thread.run.step.completed", objects.tool_step(run, len(run.steps) - 1))
-    yield from _written(run, run.status == "running", reading)
+def stream_resumed_run(run: Run, run_events: RunEvents) -> Iterator[bytes]:
+    """The events of a run from the submitted outputs on. The text before them is not sent again."""
+    yield _frame("thread.run.step.completed", objects.dump_tool_step(run, len(run.steps) - 1))
+    yield from _stream_events(run, run.status == "running", run_events)
 
 
-def _written(queued: Run, has_turn: bool, reading: Reading) -> Iterator[bytes]:
-    yield _run("queued", queued)
-    writing = replace(queued, status="running")
+def _stream_events(queued: Run, is_started: bool, run_events: RunEvents) -> Iterator[bytes]:
+    yield _frame_run("queued", queued)
+    running = replace(queued, status="running")
     has_message = False
-    if has_turn:
-        yield _run("in_progress", writing)
+    if is_started:
+        yield _frame_run("in_progress", running)
     try:
-        for happening in reading:
-            if happening is None:
+        for event in run_events:
+            if event is None:
                 yield sse.KEEPALIVE
                 continue
-            if not has_turn:
-                has_turn = True
-                yield _run("in_progress", writing)
-            is_piece = not isinstance(happening, Run)
-            if not has_message and happening.text and (is_piece or not happening.is_open):
+            if not is_started:
+                is_started = True
+                yield _frame_run("in_progress", running)
+            is_delta = not isinstance(event, Run)
+            if not has_message and event.text and (is_delta or not event.is_open):
                 has_message = True
-                yield from _message_begun(writing)
-            if is_piece:
-                yield _delta(writing, happening.text)
+                yield from _frame_message_start(running)
+            if is_delta:
+                yield _frame_delta(running, event.text)
             else:
-                yield from _left_off(happening, has_message)
-    except AppError as problem:
-        yield _frame("error", error_body(problem))
+                yield from _frame_run_end(event, has_message)
+    except AppError as error:
+        yield _frame("error", error_body(error))
     yield b"event: done\ndata: [DONE]\n\n"
 
 
-def _message_begun(run: Run) -> Iterator[bytes]:
-    step, reply = objects.message_step(run), objects.reply(run)
+def _frame_message_start(run: Run) -> Iterator[bytes]:
+    step, reply = objects.dump_message_step(run), objects.dump_reply(run)
     for event in ("created", "in_progress"):
         yield _frame(f"thread.run.step.{event}", step)
     for event in ("created", "in_progress"):
         yield _frame(f"thread.message.{event}", reply)
 
 
-def _delta(run: Run, text: str) -> bytes:
+def _frame_delta(run: Run, text: str) -> bytes:
     content = [{"index": 0, "type": "text", "text": {"value": text, "annotations": []}}]
     return _frame(
         "thread.message.delta",
@@ -75,19 +75,19 @@ def _delta(run: Run, text: str) -> bytes:
     )
 
 
-def _left_off(run: Run, has_message: bool) -> Iterator[bytes]:
-    """A run that has ended, or waits for outputs."""
+def _frame_run_end(run: Run, has_message: bool) -> Iterator[bytes]:
+    """The last events of a run that has ended or requires action."""
     if run.is_open:
-        yield from _calls(run)
+        yield from _frame_calls(run)
     elif has_message:
-        reply, step = objects.reply(run), objects.message_step(run)
+        reply, step = objects.dump_reply(run), objects.dump_message_step(run)
         yield _frame(f"thread.message.{reply['status']}", reply)
         yield _frame(f"thread.run.step.{step['status']}", step)
-    yield _run(objects.status_of(run), run)
+    yield _frame_run(objects.status_of(run), run)
 
 
-def _calls(run: Run) -> Iterator[bytes]:
-    step = objects.tool_step(run, len(run.steps) - 1)
+def _frame_calls(run: Run) -> Iterator[bytes]:
+    step = objects.dump_tool_step(run, len(run.steps) - 1)
     empty = step | {"step_details": {"type": "tool_calls", "tool_calls": []}}
     for event in ("created", "in_progress"):
         yield _frame(f"thread.run.step.{event}", empty)
@@ -102,8 +102,8 @@ def _calls(run: Run) -> Iterator[bytes]:
     )
 
 
-def _run(event: str, run: Run) -> bytes:
-    return _frame(f"thread.run.{event}", objects.run(run))
+def _frame_run(event: str, run: Run) -> bytes:
+    return _frame(f"thread.run.{event}", objects.dump_run(run))
 
 
 def _frame(event: str, data: dict[str, Any]) -> bytes:

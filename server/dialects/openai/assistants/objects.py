@@ -1,4 +1,4 @@
-"""OpenAI's objects, made of the core's: threads, messages, runs and their steps. Times are whole Unix seconds."""
+"""OpenAI's objects of threads, messages, runs and steps, from those of the core. Times are whole Unix seconds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -19,16 +19,16 @@ RUN_DEFAULTS: dict[str, Any] = {
     "tool_choice": "auto",
     "parallel_tool_calls": True,
 }
-"""What a run is asked with, each with what it is where nothing was said. Kept in the run's details."""
+"""The settings of a run, each with its value if the request does not set it. They are saved in the run's details."""
 
 STATUS: dict[Status, str] = {"running": "in_progress", "interrupted": "failed"}
-"""Where OpenAI has another word for it."""
+"""OpenAI's name of a status, if it differs."""
 
 LIMITED = ("upstream_rate_limited", "upstream_quota_exhausted")
-"""Codes of failures that OpenAI calls `rate_limit_exceeded`."""
+"""Codes of errors that OpenAI calls `rate_limit_exceeded`."""
 
 
-def thread(conversation: Conversation) -> dict[str, Any]:
+def dump_thread(conversation: Conversation) -> dict[str, Any]:
     return {
         "id": conversation.name,
         "object": "thread",
@@ -38,28 +38,28 @@ def thread(conversation: Conversation) -> dict[str, Any]:
     }
 
 
-def deleted(kind: str, deleted_id: str) -> dict[str, Any]:
+def dump_deletion(kind: str, deleted_id: str) -> dict[str, Any]:
     return {"id": deleted_id, "object": f"{kind}.deleted", "deleted": True}
 
 
-def message(thread_id: str, said: Message, run: Run | None) -> dict[str, Any]:
-    """A message of the history; `run` is the one that wrote it as its reply."""
+def dump_message(thread_id: str, message: Message, run: Run | None) -> dict[str, Any]:
+    """A message of the history. `run` is the run that wrote it as its reply, or None."""
     if run is not None:
-        return reply(run, said.metadata)
+        return dump_reply(run, message.metadata)
     return {
-        **_message(said.id, thread_id, said.role, said.content, said.metadata),
-        "created_at": int(said.timestamp),
-        "completed_at": int(said.timestamp),
+        **_build_message(message.id, thread_id, message.role, message.content, message.metadata),
+        "created_at": int(message.timestamp),
+        "completed_at": int(message.timestamp),
     }
 
 
-def reply(run: Run, metadata: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The message that a run writes, as far as it is written."""
-    reason = _reason(run)
+def dump_reply(run: Run, metadata: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The reply of a run, with the text so far."""
+    reason = _incomplete_reason(run)
     status = "in_progress" if run.is_open else "completed" if reason is None else "incomplete"
     ended = None if run.ended is None else int(run.ended)
     return {
-        **_message(run.reply_id, run.conversation, "assistant", run.text, metadata or {}),
+        **_build_message(run.reply_id, run.conversation, "assistant", run.text, metadata or {}),
         "created_at": int(run.created),
         "assistant_id": run.options.details.get("assistant_id"),
         "run_id": run.id,
@@ -70,7 +70,9 @@ def reply(run: Run, metadata: Mapping[str, Any] | None = None) -> dict[str, Any]
     }
 
 
-def _message(message_id: str, thread_id: str, role: str, text: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
+def _build_message(
+    message_id: str, thread_id: str, role: str, text: str, metadata: Mapping[str, Any]
+) -> dict[str, Any]:
     return {
         "id": message_id,
         "object": "thread.message",
@@ -87,8 +89,8 @@ def _message(message_id: str, thread_id: str, role: str, text: str, metadata: Ma
     }
 
 
-def _reason(run: Run) -> str | None:
-    """Why a run's message is incomplete."""
+def _incomplete_reason(run: Run) -> str | None:
+    """Why the reply of a run is incomplete; None if it is complete or the run is open."""
     if run.is_open:
         return None
     if run.status == "completed":
@@ -96,7 +98,7 @@ def _reason(run: Run) -> str | None:
     return f"run_{STATUS.get(run.status, run.status)}"
 
 
-def run(run: Run) -> dict[str, Any]:
+def dump_run(run: Run) -> dict[str, Any]:
     details = run.options.details
     status = status_of(run)
     ended = None if run.ended is None else int(run.ended)
@@ -107,8 +109,8 @@ def run(run: Run) -> dict[str, Any]:
         "thread_id": run.conversation,
         "assistant_id": details["assistant_id"],
         "status": status,
-        "required_action": _required_action(run),
-        "last_error": _last_error(run),
+        "required_action": _dump_required_action(run),
+        "last_error": _dump_last_error(run),
         "incomplete_details": {"reason": "max_completion_tokens"} if status == "incomplete" else None,
         "started_at": None if run.status == "queued" else int(run.created),
         "expires_at": int(run.expires) if run.expires is not None and run.is_open else None,
@@ -118,7 +120,7 @@ def run(run: Run) -> dict[str, Any]:
         "model": details.get("model") or run.model or run.options.model or "",
         "max_prompt_tokens": None,
         "usage": None if run.is_open or run.usage is None else asdict(run.usage),
-        **{word: details.get(word, default) for word, default in RUN_DEFAULTS.items()},
+        **{name: details.get(name, default) for name, default in RUN_DEFAULTS.items()},
     }
 
 
@@ -128,14 +130,14 @@ def status_of(run: Run) -> str:
     return STATUS.get(run.status, run.status)
 
 
-def _last_error(run: Run) -> dict[str, Any] | None:
+def _dump_last_error(run: Run) -> dict[str, Any] | None:
     if run.error is None or run.status == "expired":
         return None
     code = "rate_limit_exceeded" if run.error.code in LIMITED else "server_error"
     return {"code": code, "message": run.error.sentence}
 
 
-def _required_action(run: Run) -> dict[str, Any] | None:
+def _dump_required_action(run: Run) -> dict[str, Any] | None:
     if run.status != "requires_action":
         return None
     calls = [
@@ -145,41 +147,41 @@ def _required_action(run: Run) -> dict[str, Any] | None:
     return {"type": "submit_tool_outputs", "submit_tool_outputs": {"tool_calls": calls}}
 
 
-def steps(run: Run) -> Sequence[dict[str, Any]]:
-    """A run's steps, oldest first: the calls of functions, and the writing of its message where it has begun."""
-    found = [tool_step(run, number) for number in range(len(run.steps))]
+def dump_steps(run: Run) -> Sequence[dict[str, Any]]:
+    """A run's steps, oldest first: the tool calls, and the creation of its message once it has text."""
+    steps = [dump_tool_step(run, number) for number in range(len(run.steps))]
     if run.text:
-        found.insert(_message_place(run), message_step(run))
-    return found
+        steps.insert(_message_step_index(run), dump_message_step(run))
+    return steps
 
 
-def message_step(run: Run) -> dict[str, Any]:
-    place = _message_place(run)
-    created = run.steps[place - 1].ended if place else run.created
+def dump_message_step(run: Run) -> dict[str, Any]:
+    index = _message_step_index(run)
+    created = run.steps[index - 1].ended if index else run.created
     details = {"type": "message_creation", "message_creation": {"message_id": run.reply_id}}
-    # One call of the model was one step; of several, only the sum is known.
+    # Of a run with several upstream calls, only the sum of their usage is known.
     usage = None if run.is_open or run.usage is None or run.steps else asdict(run.usage)
-    return _step(run, "", created or run.created, None, details) | {"usage": usage}
+    return _build_step(run, "", created or run.created, None, details) | {"usage": usage}
 
 
-def _message_place(run: Run) -> int:
-    """How many steps had ended when the message was begun."""
-    return next((place for place, step in enumerate(run.steps) if step.text), len(run.steps))
+def _message_step_index(run: Run) -> int:
+    """The index of the message's step: how many tool steps ended before the run had text."""
+    return next((index for index, step in enumerate(run.steps) if step.text), len(run.steps))
 
 
-def tool_step(run: Run, number: int) -> dict[str, Any]:
+def dump_tool_step(run: Run, number: int) -> dict[str, Any]:
     step: Step = run.steps[number]
-    details = {"type": "tool_calls", "tool_calls": [tool_call(call) for call in step.calls]}
-    return _step(run, f"_{number + 1}", step.created, step.ended, details)
+    details = {"type": "tool_calls", "tool_calls": [dump_tool_call(call) for call in step.calls]}
+    return _build_step(run, f"_{number + 1}", step.created, step.ended, details)
 
 
-def tool_call(call: ToolCall) -> dict[str, Any]:
+def dump_tool_call(call: ToolCall) -> dict[str, Any]:
     function = {"name": call.name, "arguments": call.arguments, "output": call.output}
     return {"id": call.id, "type": "function", "function": function}
 
 
-def _step(run: Run, suffix: str, created: float, done: float | None, details: dict[str, Any]) -> dict[str, Any]:
-    """`done` is when it ended before its run did."""
+def _build_step(run: Run, suffix: str, created: float, done: float | None, details: dict[str, Any]) -> dict[str, Any]:
+    """`done` is the time at which the step ended; None if it ends with its run."""
     ended = done or run.ended
     status = "in_progress" if ended is None else "completed" if done else STATUS.get(run.status, run.status)
     times = {f"{end}_at": int(ended) if ended and status == end else None for end in _ENDS}
@@ -193,7 +195,7 @@ def _step(run: Run, suffix: str, created: float, done: float | None, details: di
         "type": details["type"],
         "status": status,
         "step_details": details,
-        "last_error": _last_error(run) if status == "failed" else None,
+        "last_error": _dump_last_error(run) if status == "failed" else None,
         "metadata": {},
         "usage": None,
         **times,

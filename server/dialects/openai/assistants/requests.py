@@ -1,75 +1,75 @@
-"""What a run is asked with: a request's words and its assistant's, as the core has them."""
+"""The bodies of requests, with the settings of the assistant, as runs and messages of the core."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from server.dialects.openai.assistants.objects import RUN_DEFAULTS
-from server.dialects.openai.errors import refuse, require_offered
+from server.dialects.openai.errors import require_offered, require_offered_feature
 from server.domain import Run, RunOptions
 from server.errors import InvalidRequest
 
 INHERITED = ("instructions", "tools", "temperature", "top_p", "response_format", "reasoning_effort")
-"""What a run has from its assistant where its request says nothing of it."""
+"""Fields that a run has from its assistant if the request does not set them."""
 
 PARAMETERS = ("temperature", "top_p", "max_completion_tokens", "reasoning_effort")
-"""Sent upstream as they are."""
+"""Sent upstream unchanged."""
 
 
-def draft(
+def draft_run(
     thread_id: str,
-    asked: Mapping[str, Any],
+    body: Mapping[str, Any],
     assistant: Mapping[str, Any],
     model: str,
     *,
     question: str = "",
     request_id: str | None = None,
 ) -> Run:
-    """The run that `asked` wants; it answers the thread as it is, or `question`, where one is given.
+    """The run that `body` describes. Without `question` it answers the thread as it is.
 
-    Raises InvalidRequest where it wants what is not offered, or what does not go together.
+    Raises InvalidRequest if `body` has what is not offered, or a `tool_choice` that does not fit the tools.
     """
-    require_offered(asked)
-    details = RUN_DEFAULTS | _pick(assistant, INHERITED) | _pick(asked, RUN_DEFAULTS)
-    more = asked.get("additional_instructions")
-    details["instructions"] = "\n".join(part for part in (details["instructions"], more) if part)
+    require_offered(body)
+    details = RUN_DEFAULTS | _pick(assistant, INHERITED) | _pick(body, RUN_DEFAULTS)
+    additional = body.get("additional_instructions")
+    details["instructions"] = "\n".join(part for part in (details["instructions"], additional) if part)
     details |= {"assistant_id": assistant["id"], "model": model}
     options = RunOptions(
         model=model,
         system_prompt=details["instructions"] or None,
-        parameters=_parameters(details),
-        last_messages=_last_messages(details["truncation_strategy"]),
+        parameters=_build_parameters(details),
+        last_messages=_parse_last_messages(details["truncation_strategy"]),
         details=details,
     )
     return Run(question, request_id, conversation=thread_id, options=options)
 
 
-def messages(asked: Iterable[Mapping[str, Any]] | None, most_characters: int) -> list[dict[str, Any]]:
-    """Messages as the core takes them. Raises InvalidRequest where one has what is not offered, or is too long."""
-    return [message(each, most_characters) for each in asked or ()]
+def parse_messages(bodies: Iterable[Mapping[str, Any]] | None, max_characters: int) -> list[dict[str, Any]]:
+    """Messages as the core takes them. Raises InvalidRequest if one has what is not offered, or is too long."""
+    return [parse_message(body, max_characters) for body in bodies or ()]
 
 
-def message(asked: Mapping[str, Any], most_characters: int) -> dict[str, Any]:
-    require_offered(asked)
-    content = _text(asked["content"])
-    if len(content) > most_characters:
-        raise InvalidRequest(f"content must have at most {most_characters} characters.")
-    return {"role": asked["role"], "content": content, "metadata": asked.get("metadata")}
+def parse_message(body: Mapping[str, Any], max_characters: int) -> dict[str, Any]:
+    require_offered(body)
+    content = _join_parts(body["content"])
+    if len(content) > max_characters:
+        raise InvalidRequest(f"content must have at most {max_characters} characters.")
+    return {"role": body["role"], "content": content, "metadata": body.get("metadata")}
 
 
-def _text(content: str | list[dict[str, Any]]) -> str:
-    """A message is one text: several parts stand on lines of their own."""
+def _join_parts(content: str | list[dict[str, Any]]) -> str:
+    """The content as one text, because a message has no parts here: each part begins on a line of its own."""
     if isinstance(content, str):
         return content
     for part in content:
-        refuse(part["type"])
+        require_offered_feature(part["type"])
     return "\n".join(part["text"] for part in content)
 
 
-def _pick(words: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    return {name: words[name] for name in names if words.get(name) is not None}
+def _pick(fields: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    return {name: fields[name] for name in names if fields.get(name) is not None}
 
 
-def _parameters(details: Mapping[str, Any]) -> dict[str, Any]:
+def _build_parameters(details: Mapping[str, Any]) -> dict[str, Any]:
     parameters = _pick(details, PARAMETERS)
     if details["response_format"] != "auto":
         parameters["response_format"] = details["response_format"]
@@ -86,6 +86,7 @@ def _parameters(details: Mapping[str, Any]) -> dict[str, Any]:
     return parameters
 
 
-def _last_messages(strategy: Mapping[str, Any]) -> int | None:
-    most: int | None = strategy["last_messages"] if strategy["type"] == "last_messages" else None
-    return most
+def _parse_last_messages(strategy: Mapping[str, Any]) -> int | None:
+    """How many messages of the history are sent at most; None for as many as the server allows."""
+    limit: int | None = strategy["last_messages"] if strategy["type"] == "last_messages" else None
+    return limit

@@ -8,104 +8,108 @@ from flask import Blueprint
 from server.core import Core
 from server.dialects.openai import pagination
 from server.dialects.openai.assistants import objects, requests
-from server.dialects.openai.errors import not_found_as, refused_while_a_run_is_open, require_offered
+from server.dialects.openai.errors import busy_as_invalid_request, not_found_as, require_offered
 from server.domain import Conversation, Message, new_id
 from server.errors import NotFound
 from server.http.contract import Contract
 
 
-def blueprint(contract: Contract, core: Core, most_characters: int) -> Blueprint:
-    """`most_characters` is how long a message may be."""
+def blueprint(contract: Contract, core: Core, max_characters: int) -> Blueprint:
+    """`max_characters` is how long a message may be."""
     bp = Blueprint("threads", __name__)
 
     @contract.serves(bp, "createThread")
-    def create(body: dict[str, Any] | None) -> dict[str, Any]:
-        return objects.thread(made(core, new_id("thread"), body or {}, most_characters))
+    def create_thread(body: dict[str, Any] | None) -> dict[str, Any]:
+        return objects.dump_thread(save_thread(core, new_id("thread"), body or {}, max_characters))
 
     @contract.serves(bp, "getThread")
-    def show(thread_id: str) -> dict[str, Any]:
+    def get_thread(thread_id: str) -> dict[str, Any]:
         with not_found_as("thread"):
-            return objects.thread(core.conversations.get(thread_id))
+            return objects.dump_thread(core.conversations.get(thread_id))
 
     @contract.serves(bp, "updateThread")
-    def update(thread_id: str, body: dict[str, Any]) -> dict[str, Any]:
+    def update_thread(thread_id: str, body: dict[str, Any]) -> dict[str, Any]:
         require_offered(body)
         with not_found_as("thread"):
             if "metadata" in body:
                 core.conversations.set_metadata(thread_id, body["metadata"] or {})
-            return objects.thread(core.conversations.get(thread_id))
+            return objects.dump_thread(core.conversations.get(thread_id))
 
     @contract.serves(bp, "deleteThread")
-    def delete(thread_id: str) -> dict[str, Any]:
+    def delete_thread(thread_id: str) -> dict[str, Any]:
         with not_found_as("thread"):
             core.conversations.get(thread_id)
         core.conversations.delete(thread_id)
-        return objects.deleted("thread", thread_id)
+        return objects.dump_deletion("thread", thread_id)
 
     @contract.serves(bp, "createMessage")
     def create_message(thread_id: str, body: dict[str, Any]) -> dict[str, Any]:
-        said = requests.message(body, most_characters)
-        with not_found_as("thread"), refused_while_a_run_is_open("add messages"):
-            (added,) = core.conversations.add_messages(thread_id, [said])
-        return shape(thread_id, added)
+        message = requests.parse_message(body, max_characters)
+        with not_found_as("thread"), busy_as_invalid_request("add messages"):
+            (added,) = core.conversations.add_messages(thread_id, [message])
+        return dump_message(thread_id, added)
 
     @contract.serves(bp, "listMessages")
     def list_messages(thread_id: str, run_id: str | None, **bounds: Any) -> dict[str, Any]:
         with not_found_as("thread"):
             count = core.conversations.get(thread_id).message_count
         if run_id is not None:
-            return pagination.cut([shape(thread_id, each) for each in written_by(run_id, thread_id)], **bounds)
-        found, has_more = pagination.page(
+            replies = list_replies(thread_id, run_id)
+            return pagination.paginate([dump_message(thread_id, each) for each in replies], **bounds)
+        indexes, has_more = pagination.select_page(
             count, lambda message_id: core.conversations.message_index(thread_id, message_id), **bounds
         )
-        messages = core.conversations.list_messages(thread_id, found.start, found.stop)
-        return pagination.listed([shape(thread_id, each) for each in messages], has_more, bounds["order"])
+        messages = core.conversations.list_messages(thread_id, indexes.start, indexes.stop)
+        return pagination.dump_page([dump_message(thread_id, each) for each in messages], has_more, bounds["order"])
 
     @contract.serves(bp, "getMessage")
-    def show_message(thread_id: str, message_id: str) -> dict[str, Any]:
+    def get_message(thread_id: str, message_id: str) -> dict[str, Any]:
         with not_found_as("thread"):
             core.conversations.get(thread_id)
         with not_found_as("message"):
-            return shape(thread_id, message(thread_id, message_id))
+            return dump_message(thread_id, read_message(thread_id, message_id))
 
     @contract.serves(bp, "updateMessage")
     def update_message(thread_id: str, message_id: str, body: dict[str, Any]) -> dict[str, Any]:
         with not_found_as("message"):
             if "metadata" in body:
                 core.conversations.set_message_metadata(thread_id, message_id, body["metadata"] or {})
-            return shape(thread_id, message(thread_id, message_id))
+            return dump_message(thread_id, read_message(thread_id, message_id))
 
     @contract.serves(bp, "deleteMessage")
     def delete_message(thread_id: str, message_id: str) -> dict[str, Any]:
         with not_found_as("message"):
             core.conversations.delete_message(thread_id, message_id)
-        return objects.deleted("thread.message", message_id)
+        return objects.dump_deletion("thread.message", message_id)
 
-    def message(thread_id: str, message_id: str) -> Message:
-        place = core.conversations.message_index(thread_id, message_id)
-        for found in core.conversations.list_messages(thread_id, place, place + 1):
-            return found
+    def read_message(thread_id: str, message_id: str) -> Message:
+        index = core.conversations.message_index(thread_id, message_id)
+        for message in core.conversations.list_messages(thread_id, index, index + 1):
+            return message
         raise NotFound
 
-    def written_by(run_id: str, thread_id: str) -> list[Message]:
-        """The reply that a run of the thread has written, if it has."""
+    def list_replies(thread_id: str, run_id: str) -> list[Message]:
+        """The reply of a run of the thread; empty if the run is unknown or the history has no reply of it."""
         with suppress(NotFound):
             run = core.replies.get(run_id)
             if run.conversation == thread_id:
-                return [message(thread_id, run.reply_id)]
+                return [read_message(thread_id, run.reply_id)]
         return []
 
-    def shape(thread_id: str, said: Message) -> dict[str, Any]:
-        if said.role == "assistant" and said.run_id is not None:
+    def dump_message(thread_id: str, message: Message) -> dict[str, Any]:
+        if message.role == "assistant" and message.run_id is not None:
             with suppress(NotFound):
-                return objects.message(thread_id, said, core.replies.get(said.run_id))
-        return objects.message(thread_id, said, None)
+                return objects.dump_message(thread_id, message, core.replies.get(message.run_id))
+        return objects.dump_message(thread_id, message, None)
 
     return bp
 
 
-def made(core: Core, thread_id: str, body: dict[str, Any], most_characters: int) -> Conversation:
-    """A new thread with what `body` says of it."""
+def save_thread(core: Core, thread_id: str, body: dict[str, Any], max_characters: int) -> Conversation:
+    """Create a thread with the messages and the metadata of `body`, or find it if it exists.
+
+    Raises InvalidRequest if `body` has what is not offered.
+    """
     require_offered(body)
-    messages = requests.messages(body.get("messages"), most_characters)
+    messages = requests.parse_messages(body.get("messages"), max_characters)
     return core.conversations.create(thread_id, metadata=body.get("metadata") or {}, messages=messages)
