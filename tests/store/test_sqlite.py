@@ -16,9 +16,10 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import orjson
 import pytest
 
-from server.domain import Message, Run
+from server.domain import Message, Run, RunError
 from server.errors import ConversationBusy, RequestIdConflict, StoreUnavailable
 from server.store import open_store
 from server.store.protocol import REQUEST_ID_SECONDS, Store
@@ -114,8 +115,16 @@ class TestFile:
 
     def test_a_file_with_the_names_before_the_glossary_keeps_its_data(self, path: Path, clock: Clock) -> None:
         ended = Run("why?", "id", created=1.0, id="run_1", conversation="ada", status="completed", ended=clock.now)
-        running = Run("what?", created=2.0, id="run_2", conversation="ada", status="running")
+        failed = Run("how?", created=2.0, id="run_3", conversation="ada").ended_as(
+            "failed", 2.5, error=RunError("upstream_failed", 'It failed: "안녕".')
+        )
+        running = Run("what?", created=3.0, id="run_2", conversation="ada", status="running")
         first = 1 << 32
+
+        def dump_with_old_names(run: Run) -> bytes:
+            fields = orjson.loads(run.dump())
+            return orjson.dumps({**fields, "failure": fields.pop("error"), "collected": fields.pop("delivered")})
+
         with closing(sqlite3.connect(path, isolation_level=None)) as db:
             for statement in (each for statements in schema.MIGRATIONS[:4] for each in statements):
                 db.execute(statement)
@@ -127,12 +136,12 @@ class TestFile:
                 db.execute(
                     "INSERT INTO messages (place, id, run_id, timestamp, fragment) VALUES (?, ?, ?, ?, ?)", values
                 )
-            for place, run, reply in ((first, ended, first + 1), (first + 1, running, None)):
-                values = place, run.id, run.status, 0, run.dump(), reply
+            for place, run, reply in ((first, ended, first + 1), (first + 1, failed, None), (first + 2, running, None)):
+                values = place, run.id, run.status, 0, dump_with_old_names(run), reply
                 db.execute(
                     "INSERT INTO runs (place, id, status, collected, packed, reply) VALUES (?, ?, ?, ?, ?, ?)", values
                 )
-            values = first + 1, "another", clock.now + LEASE_SECONDS, "running", b"be"
+            values = first + 2, "another", clock.now + LEASE_SECONDS, "running", b"be"
             db.execute("INSERT INTO open_runs (place, writer, lease, status, text) VALUES (?, ?, ?, ?, ?)", values)
             db.execute(
                 "INSERT INTO request_ids (conversation, request_id, run, begun) VALUES (1, 'id', ?, ?)",
@@ -146,8 +155,10 @@ class TestFile:
         assert contents(store) == ["why?", "because"]
         assert [(run.status, run.text) for run in store.list_runs("ada", None, 9)] == [
             ("running", "be"),
+            ("failed", ""),
             ("completed", "because"),
         ]
+        assert store.get_run("run_3") == failed
         assert asked(store, request_id="id").run.text == "because"
         assert rows(path)["notifications"] == [(1, "another", "run_2")]
         clock.now += LEASE_SECONDS + 1

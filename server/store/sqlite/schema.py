@@ -92,7 +92,7 @@ MIGRATIONS: Sequence[Sequence[str]] = (
     ),
     # The row key of the message that has a run's text, if the text is not in the run's JSON.
     ("ALTER TABLE runs ADD COLUMN reply INTEGER",),
-    # The words of the glossary. Only names in the schema change, so a large file takes no longer than a small one.
+    # The words of the glossary, also in the JSON of each run.
     (
         "ALTER TABLE conversations RENAME COLUMN history TO history_id",
         "ALTER TABLE messages RENAME COLUMN place TO row_key",
@@ -108,6 +108,15 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         "ALTER TABLE news RENAME TO notifications",
         "ALTER TABLE notifications RENAME COLUMN place TO row_key",
         "ALTER TABLE notifications RENAME COLUMN writer TO worker",
+        """
+        UPDATE runs SET run_json = CAST(
+            json_set(
+                json_remove(CAST(run_json AS TEXT), '$.failure', '$.collected'),
+                '$.error', json(json_extract(CAST(run_json AS TEXT), '$.failure')),
+                '$.delivered', json(iif(json_extract(CAST(run_json AS TEXT), '$.collected'), 'true', 'false'))
+            ) AS BLOB
+        )
+        """,
     ),
 )
 """The statements of each version, in order. A file's `user_version` is the number of versions applied to it."""
