@@ -35,11 +35,11 @@ class Failing(MemoryStore):
         """Calls that do their work once more, and whose answer is then lost."""
         self.asked: list[str] = []
 
-    def failing(self, name: str, *given: Any, **named: Any) -> Any:
+    def failing(self, name: str, *arguments: Any, **options: Any) -> Any:
         self.asked.append(name)
         if self.is_down:
             raise errors.StoreUnavailable
-        answer = getattr(MemoryStore, name)(self, *given, **named)
+        answer = getattr(MemoryStore, name)(self, *arguments, **options)
         if name in self.fails_after:
             self.fails_after.remove(name)
             raise errors.StoreUnavailable
@@ -47,7 +47,7 @@ class Failing(MemoryStore):
 
 
 def _failing(name: str) -> Callable[..., Any]:
-    return lambda self, *given, **named: self.failing(name, *given, **named)
+    return lambda self, *arguments, **options: self.failing(name, *arguments, **options)
 
 
 for each in CALLS:
@@ -146,7 +146,7 @@ def test_a_reply_that_cannot_be_written_down_is_when_the_store_is_back(
     runner.ticker.tick()
     assert contents(store) == ["slow", "paid for"]
     kept = begun(runner, "slow")
-    assert (kept.id, kept.text) == (run.id, "paid for")  # Nobody had it, so whoever asks the same collects it.
+    assert (kept.id, kept.text) == (run.id, "paid for")  # Nobody had it, so whoever asks the same gets it.
     assert told.calls == ["slow"]
 
 

@@ -70,7 +70,7 @@ class TestRedisStore(SharedStoreTests):
     """On one server."""
 
     @pytest.mark.parametrize("call", ["begin", "start"])
-    def test_a_writer_hears_that_its_turn_has_come_since_the_run_ahead_was_abandoned(
+    def test_a_worker_hears_that_its_turn_has_come_since_the_run_ahead_was_abandoned(
         self, store: Store, other: Store, redis: RedisServer, stored: Callable[[str], Store], clock: Clock, call: str
     ) -> None:
         asked(other, "ahead")
@@ -480,7 +480,7 @@ class LostAnswerTests:
     """`servers` are asked through `proxies`; `store` asks those."""
 
     @pytest.fixture(autouse=True)
-    def patience(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait_longer(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """An answer is lost when the connection closes, and not because the machine is busy."""
         monkeypatch.setattr("server.store.redis.client.CALL_SECONDS", 10.0)
 
@@ -503,18 +503,18 @@ class LostAnswerTests:
     ) -> None:
         before, call = CHANGES[name]
         outcomes = []
-        places: list[tuple[LosingProxy, int] | None] = [None]
-        for place in places:
+        losses: list[tuple[LosingProxy, int] | None] = [None]
+        for loss in losses:
             for each in servers:
                 each.ask("FLUSHALL")
                 for text in commands._sources.values():
                     each.ask("SCRIPT", "LOAD", text)
             before(store)
             for proxy in proxies:
-                proxy.count(*([place[1]] if place is not None and place[0] is proxy else []))
+                proxy.count(*([loss[1]] if loss is not None and loss[0] is proxy else []))
             outcomes.append(self.outcome(store, servers, lambda store: self.counted(store, proxies, call)))
-            if place is None:
-                places += [(proxy, n) for proxy in proxies for n in range(proxy.requests)]
+            if loss is None:
+                losses += [(proxy, n) for proxy in proxies for n in range(proxy.requests)]
         assert len(outcomes) > 1
         assert all(outcome == outcomes[0] for outcome in outcomes)
 

@@ -55,10 +55,10 @@ def other(path: Path, clock: Clock) -> Iterator[SqliteStore]:
 class TestSqliteStore(SharedStoreTests):
     @pytest.fixture(params=["its lease passed", "it is gone"])
     def abandon(self, request: pytest.FixtureRequest, clock: Clock) -> Callable[[Store], None]:
-        def let_its_lease_pass(writer: Store) -> None:
+        def let_its_lease_pass(worker: Store) -> None:
             clock.now += LEASE_SECONDS + 1
 
-        return let_its_lease_pass if request.param == "its lease passed" else lambda writer: writer.close()
+        return let_its_lease_pass if request.param == "its lease passed" else lambda worker: worker.close()
 
 
 def rows(path: Path) -> dict[str, list[tuple[object, ...]]]:
@@ -131,13 +131,17 @@ class TestFile:
             db.execute("PRAGMA user_version = 4")
             db.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
             db.execute("INSERT INTO conversations (name, model, history) VALUES ('ada', 'm1', 7)")
-            for place, message in enumerate(replace(ended, text="because").history_messages(), first):
-                values = place, message.id, message.run_id, message.timestamp, message.fragment
+            for row_key, message in enumerate(replace(ended, text="because").history_messages(), first):
+                values = row_key, message.id, message.run_id, message.timestamp, message.fragment
                 db.execute(
                     "INSERT INTO messages (place, id, run_id, timestamp, fragment) VALUES (?, ?, ?, ?, ?)", values
                 )
-            for place, run, reply in ((first, ended, first + 1), (first + 1, failed, None), (first + 2, running, None)):
-                values = place, run.id, run.status, 0, dump_with_old_names(run), reply
+            for row_key, run, reply in (
+                (first, ended, first + 1),
+                (first + 1, failed, None),
+                (first + 2, running, None),
+            ):
+                values = row_key, run.id, run.status, 0, dump_with_old_names(run), reply
                 db.execute(
                     "INSERT INTO runs (place, id, status, collected, packed, reply) VALUES (?, ?, ?, ?, ?, ?)", values
                 )
@@ -699,7 +703,7 @@ class TestForgetting:
         store.create_conversation("ada", 60.0, {})
         assert rows(path).keys() == {"conversations"}
 
-    def test_no_news_are_kept_for_a_writer_that_is_gone(
+    def test_no_news_are_kept_for_a_worker_that_is_gone(
         self, store: SqliteStore, other: SqliteStore, path: Path
     ) -> None:
         told = asked(other, name="ada").run
@@ -712,7 +716,7 @@ class TestForgetting:
         store.sweep()
         assert "notifications" not in rows(path)
 
-    def test_the_lock_of_a_writer_that_is_gone_is_removed_when_no_open_run_names_it(
+    def test_the_lock_of_a_worker_that_is_gone_is_removed_when_no_open_run_names_it(
         self, store: SqliteStore, other: SqliteStore, path: Path
     ) -> None:
         mine, run = asked(store, name="eve").run, asked(other).run
@@ -728,7 +732,7 @@ class TestForgetting:
         assert left in locks
         assert store.get_run(mine.id).is_open
 
-    def test_a_writer_whose_lock_was_removed_keeps_its_runs_until_its_lease_passes(
+    def test_a_worker_whose_lock_was_removed_keeps_its_runs_until_its_lease_passes(
         self, store: SqliteStore, other: SqliteStore, path: Path, clock: Clock
     ) -> None:
         run = asked(other).run
@@ -740,12 +744,12 @@ class TestForgetting:
         assert store.get_run(run.id).status == "interrupted"
 
 
-def kill(writer: SqliteStore) -> None:
-    """Let a writer be gone without a word, as its process would be."""
-    writer._locks.release()
+def kill(worker: SqliteStore) -> None:
+    """Let a worker be gone without a word, as its process would be."""
+    worker._locks.release()
 
 
-def test_a_follower_hears_at_once_that_a_runs_writer_is_gone(store: SqliteStore, other: SqliteStore) -> None:
+def test_a_follower_hears_at_once_that_a_runs_worker_is_gone(store: SqliteStore, other: SqliteStore) -> None:
     run = asked(other).run
     assert list(store.listen([run.id], 0.0)) == [run.id]
     kill(other)
@@ -771,7 +775,7 @@ def test_no_statement_walks_through_a_table(store: SqliteStore, path: Path, name
     assert not [step for step in steps if step.startswith("SCAN") and "VIRTUAL TABLE" not in step]
 
 
-def test_a_window_of_a_long_history_is_read_by_its_places(store: SqliteStore) -> None:
+def test_a_window_of_a_long_history_is_read_by_its_indexes(store: SqliteStore) -> None:
     asked(store)
     messages = [Message.of("user", str(n), None, 1.0) for n in range(10_000)]
     store._write(lambda seen: History(seen.db, 1).add(0, messages))

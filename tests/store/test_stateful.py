@@ -1,4 +1,4 @@
-"""Calls in any order and by any writer, asked of each store and of a plain model of the same promises."""
+"""Calls in any order and by any worker, asked of each store and of a plain model of the same promises."""
 
 import tempfile
 from collections import Counter
@@ -30,8 +30,8 @@ names = st.sampled_from(["ada", "eve"])
 questions = st.sampled_from(["why?", "what?"])
 request_ids = st.sampled_from([None, None, "id 1", "id 2"])
 texts = st.sampled_from(["be", "cause", "왜 👩‍👩‍👧"])
-places = st.sampled_from([0, 1])
-"""Of the writers that are there; where there is only one, both are it."""
+worker_indexes = st.sampled_from([0, 1])
+"""Which of the machine's workers makes a call, modulo their number."""
 
 
 @dataclass
@@ -43,30 +43,30 @@ class Known:
     model: str | None = None
     context_starts: dict[str, int] = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)
-    """Oldest first, each as its own writer reads it."""
+    """Oldest first, each as its own worker reads it."""
     leases: dict[str, tuple[int, float]] = field(default_factory=dict)
-    """The writer of each open run, and until when it holds its lease."""
+    """The worker of each open run, and until when it holds its lease."""
     ends: list[str] = field(default_factory=list)
     """The runs that have ended, in the order of their ends."""
     seen: list[tuple[str, str, float]] = field(default_factory=list)
     """Each request id, the run that was begun for it, and when; oldest first."""
 
-    def read(self, run_id: str, writer: int, now: float) -> Run:
+    def read(self, run_id: str, worker: int, now: float) -> Run:
         run = self.runs[run_id]
-        holder, until = self.leases.get(run_id, (writer, now))
-        return run if holder == writer or now <= until else as_abandoned(run, now)
+        holder, until = self.leases.get(run_id, (worker, now))
+        return run if holder == worker or now <= until else as_abandoned(run, now)
 
-    def read_all(self, writer: int, now: float) -> list[Run]:
-        return [self.read(run_id, writer, now) for run_id in self.runs]
+    def read_all(self, worker: int, now: float) -> list[Run]:
+        return [self.read(run_id, worker, now) for run_id in self.runs]
 
-    def open(self, writer: int, now: float) -> list[Run]:
-        return [run for run in self.read_all(writer, now) if run.is_open]
+    def open(self, worker: int, now: float) -> list[Run]:
+        return [run for run in self.read_all(worker, now) if run.is_open]
 
-    def has_expired(self, writer: int, now: float) -> bool:
-        return self.seconds is not None and now - self.touched > self.seconds and not self.open(writer, now)
+    def has_expired(self, worker: int, now: float) -> bool:
+        return self.seconds is not None and now - self.touched > self.seconds and not self.open(worker, now)
 
-    def write_down_abandoned(self, writer: int, now: float) -> None:
-        for run in self.read_all(writer, now):
+    def write_down_abandoned(self, worker: int, now: float) -> None:
+        for run in self.read_all(worker, now):
             if run.id in self.leases and not run.is_open:
                 self.end(run)
 
@@ -115,10 +115,10 @@ class StoreMachine(RuleBasedStateMachine):
     begun = Bundle("begun")
     """Ids of runs: open ones, ended ones, and ones that are gone."""
 
-    writers = 1
+    workers = 1
 
     def new_store(self, clock: Clock) -> Store:
-        """Another writer over the same data; over none, where it is the machine's first."""
+        """Another worker over the same data; over none, where it is the machine's first."""
         raise NotImplementedError
 
     def left(self) -> list[str]:
@@ -128,14 +128,14 @@ class StoreMachine(RuleBasedStateMachine):
     @initialize()
     def open_store(self) -> None:
         self.clock = Clock()
-        self.stores = [self.new_store(self.clock) for _ in range(self.writers)]
-        self.serials = list(range(self.writers))
-        """Which of all the writers that there ever were each of `stores` is."""
+        self.stores = [self.new_store(self.clock) for _ in range(self.workers)]
+        self.serials = list(range(self.workers))
+        """Which of all the workers that there ever were each of `stores` is."""
         self.known: dict[str, Known] = {}
         self.drafts: dict[str, tuple[str, Run]] = {}
         """Each run that was ever begun as it was asked for, and its conversation."""
         self.last: dict[str, Run] = {}
-        """Each run that was ever begun, as its writer last knew it."""
+        """Each run that was ever begun, as its worker last knew it."""
         self.holders: dict[str, int] = {}
         self.ended: dict[str, Run] = {}
         """Each run whose end was written, as it was first seen to have ended."""
@@ -154,17 +154,19 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(
         target=begun,
-        place=places,
+        worker_index=worker_indexes,
         name=names,
         question=questions,
         request_id=request_ids,
         waiting=st.sampled_from([0, 1, 2, 32, 32]),
         start=st.sampled_from([True, True, False]),
     )
-    def begin(self, place: int, name: str, question: str, request_id: str | None, waiting: int, start: bool) -> object:
-        store, writer = self._writer(place)
-        known = self._there(name, writer) or Known(self.clock.now)
-        known.write_down_abandoned(writer, self.clock.now)
+    def begin(
+        self, worker_index: int, name: str, question: str, request_id: str | None, waiting: int, start: bool
+    ) -> object:
+        store, worker = self._worker(worker_index)
+        known = self._there(name, worker) or Known(self.clock.now)
+        known.write_down_abandoned(worker, self.clock.now)
         run = Run(question, request_id, created=self.clock.now)
         try:
             joined = known.joined(run, self.clock.now)
@@ -186,50 +188,53 @@ class StoreMachine(RuleBasedStateMachine):
             assert (answer.run, answer.is_new) == (expected, True)
             self.known[name] = known
             self.drafts[run.id] = (name, run)
-            self.holders[run.id] = writer
+            self.holders[run.id] = worker
             self._keep(expected)
             known.touched = self.clock.now
-            known.leases[run.id] = (writer, self.clock.now + LEASE_SECONDS)
+            known.leases[run.id] = (worker, self.clock.now + LEASE_SECONDS)
             if request_id is not None:
                 known.seen.append((request_id, run.id, self.clock.now))
-        assert answer.conversation == self._conversation(name, writer)
+        assert answer.conversation == self._conversation(name, worker)
         return multiple() if joined is not None else run.id
 
     @rule(
-        target=begun, place=places, run_id=begun, seconds=st.sampled_from([0.0, REDELIVERY_SECONDS, REQUEST_ID_SECONDS])
+        target=begun,
+        worker_index=worker_indexes,
+        run_id=begun,
+        seconds=st.sampled_from([0.0, REDELIVERY_SECONDS, REQUEST_ID_SECONDS]),
     )
-    def ask_again(self, place: int, run_id: str, seconds: float) -> object:
+    def ask_again(self, worker_index: int, run_id: str, seconds: float) -> object:
         self.clock.now += seconds
         name, asked = self.drafts[run_id]
-        return self.begin(place, name, asked.question, asked.request_id, 32, True)
+        return self.begin(worker_index, name, asked.question, asked.request_id, 32, True)
 
     @rule(run_id=begun)
     def make_the_same_call_again(self, run_id: str) -> None:
         name, draft = self.drafts[run_id]
         if self.holders[run_id] not in self.serials:
             return
-        store, writer = self._writer(self.serials.index(self.holders[run_id]))
-        known = self._there(name, writer)
+        store, worker = self._worker(self.serials.index(self.holders[run_id]))
+        known = self._there(name, worker)
         if known is None or run_id not in known.runs:
-            return  # It would be begun anew, and no writer calls again so late.
-        known.write_down_abandoned(writer, self.clock.now)
+            return  # It would be begun anew, and no worker calls again so late.
+        known.write_down_abandoned(worker, self.clock.now)
         answer = store.create_run(name, draft, waiting=0, start=False)
         assert (answer.run, answer.is_new) == (known.runs[run_id], True)
 
     @rule(run_id=begun)
     def start(self, run_id: str) -> None:
         name = self.drafts[run_id][0]
-        store, writer = self._writer_of(run_id)
-        known = self._there(name, writer)
+        store, worker = self._worker_of(run_id)
+        known = self._there(name, worker)
         started = store.start_run(name, run_id)
         if known is None:
             assert started is None
             return
-        known.write_down_abandoned(writer, self.clock.now)
+        known.write_down_abandoned(worker, self.clock.now)
         if next(iter(known.leases), None) == run_id and known.runs[run_id].status == "queued":
             self._keep(replace(known.runs[run_id], status="running"))
             self._renew(known, run_id)
-            assert started == self._conversation(name, writer)
+            assert started == self._conversation(name, worker)
         else:
             assert started is None
 
@@ -241,8 +246,8 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(run_id=begun, text=texts, cut=st.sampled_from([0, 0, 0, 1, 2]))
     def append(self, run_id: str, text: str, cut: int) -> None:
         name = self.drafts[run_id][0]
-        store, writer = self._writer_of(run_id)
-        run = self._read(run_id, writer)
+        store, worker = self._worker_of(run_id)
+        run = self._read(run_id, worker)
         if run is not None and run.status == "queued":
             return  # The protocol says nothing of it; the Runner does not.
         there = "" if run is None else run.text[: len(run.text) - cut]
@@ -253,7 +258,7 @@ class StoreMachine(RuleBasedStateMachine):
             self._renew(self.known[name], run_id)
 
     @rule(
-        place=places,
+        worker_index=worker_indexes,
         run_id=begun,
         status=st.sampled_from(["completed", "completed", "failed", "cancelled", "interrupted"]),
         text=texts,
@@ -263,7 +268,7 @@ class StoreMachine(RuleBasedStateMachine):
     )
     def finish(
         self,
-        place: int,
+        worker_index: int,
         run_id: str,
         status: Status,
         text: str,
@@ -271,8 +276,8 @@ class StoreMachine(RuleBasedStateMachine):
         delivered: bool,
         context_starts: dict[str, int],
     ) -> None:
-        store, writer = self._writer(place)
-        name, run = self.drafts[run_id][0], self._read(run_id, writer)
+        store, worker = self._worker(worker_index)
+        name, run = self.drafts[run_id][0], self._read(run_id, worker)
         ended = self.last[run_id].ended_as(
             status,
             self.clock.now,
@@ -293,10 +298,10 @@ class StoreMachine(RuleBasedStateMachine):
             known.touched = self.clock.now
             known.context_starts |= context_starts
 
-    @rule(place=places, run_id=begun)
-    def collect(self, place: int, run_id: str) -> None:
-        store, writer = self._writer(place)
-        name, run = self.drafts[run_id][0], self._read(run_id, writer)
+    @rule(worker_index=worker_indexes, run_id=begun)
+    def mark_delivered(self, worker_index: int, run_id: str) -> None:
+        store, worker = self._worker(worker_index)
+        name, run = self.drafts[run_id][0], self._read(run_id, worker)
         if run is not None and run.status == "interrupted":
             return  # There is no reply that anybody could have.
         store.mark_delivered(name, run_id)
@@ -304,92 +309,95 @@ class StoreMachine(RuleBasedStateMachine):
             self._keep(replace(run, delivered=True))
             self.ended[run_id] = self.last[run_id]
 
-    @rule(place=places, run_id=begun, text=texts)
-    def mistake_the_conversation(self, place: int, run_id: str, text: str) -> None:
-        store, _ = self._writer(place)
+    @rule(worker_index=worker_indexes, run_id=begun, text=texts)
+    def mistake_the_conversation(self, worker_index: int, run_id: str, text: str) -> None:
+        store, _ = self._worker(worker_index)
         other = "eve" if self.drafts[run_id][0] == "ada" else "ada"
         assert store.append_text(other, run_id, 0, text) is False
         ended = self.last[run_id].ended_as("completed", self.clock.now, text=text)
         assert store.finish_run(other, ended, {"m": 2}) is None
 
-    @rule(place=places, name=names)
-    def clear(self, place: int, name: str) -> None:
-        store, writer = self._writer(place)
-        known = self._there(name, writer)
-        were_open = [] if known is None else [run.id for run in known.open(writer, self.clock.now)]
+    @rule(worker_index=worker_indexes, name=names)
+    def clear(self, worker_index: int, name: str) -> None:
+        store, worker = self._worker(worker_index)
+        known = self._there(name, worker)
+        were_open = [] if known is None else [run.id for run in known.open(worker, self.clock.now)]
         assert list(store.clear_conversation(name)) == were_open
         if known is not None:
             self.known[name] = Known(self.clock.now, known.seconds, known.model)
 
-    @rule(place=places, name=names)
-    def delete(self, name: str, place: int) -> None:
-        store, writer = self._writer(place)
-        known = self._there(name, writer)
-        were_open = [] if known is None else [run.id for run in known.open(writer, self.clock.now)]
+    @rule(worker_index=worker_indexes, name=names)
+    def delete(self, name: str, worker_index: int) -> None:
+        store, worker = self._worker(worker_index)
+        known = self._there(name, worker)
+        were_open = [] if known is None else [run.id for run in known.open(worker, self.clock.now)]
         assert list(store.delete_conversation(name)) == were_open
         self.known.pop(name, None)
 
-    @rule(place=places, name=names)
-    def create(self, place: int, name: str) -> None:
-        store, writer = self._writer(place)
-        if self._there(name, writer) is None:
+    @rule(worker_index=worker_indexes, name=names)
+    def create(self, worker_index: int, name: str) -> None:
+        store, worker = self._worker(worker_index)
+        if self._there(name, worker) is None:
             store.create_conversation(name, SESSION_SECONDS, {})
             self.known[name] = Known(self.clock.now, SESSION_SECONDS)
 
-    @rule(place=places, name=names)
-    def touch(self, place: int, name: str) -> None:
-        store, writer = self._writer(place)
-        known = self._there(name, writer)
+    @rule(worker_index=worker_indexes, name=names)
+    def touch(self, worker_index: int, name: str) -> None:
+        store, worker = self._worker(worker_index)
+        known = self._there(name, worker)
         assert store.touch(name) is (known is not None)
         if known is not None:
             known.touched = self.clock.now
 
-    @rule(place=places, name=names, model=st.sampled_from(["m1", "m2"]))
-    def set_model(self, place: int, name: str, model: str) -> None:
-        store, writer = self._writer(place)
+    @rule(worker_index=worker_indexes, name=names, model=st.sampled_from(["m1", "m2"]))
+    def set_model(self, worker_index: int, name: str, model: str) -> None:
+        store, worker = self._worker(worker_index)
         store.set_model(name, model)
-        known = self._there(name, writer) or Known(self.clock.now)
+        known = self._there(name, worker) or Known(self.clock.now)
         known.model = model
         self.known[name] = known
 
-    @rule(place=places)
-    def renew(self, place: int) -> None:
-        store, writer = self._writer(place)
-        held = {run_id: self.drafts[run_id][0] for run_id, holder in self.holders.items() if holder == writer}
+    @rule(worker_index=worker_indexes)
+    def renew(self, worker_index: int) -> None:
+        store, worker = self._worker(worker_index)
+        held = {run_id: self.drafts[run_id][0] for run_id, holder in self.holders.items() if holder == worker}
         still_open = [run_id for run_id, name in held.items() if run_id in self._leases(name)]
         assert set(store.renew_leases(held)) == set(held) - set(still_open)
         for run_id in still_open:
             self._renew(self.known[held[run_id]], run_id)
 
-    @rule(place=places)
-    def sweep(self, place: int) -> None:
-        store, writer = self._writer(place)
+    @rule(worker_index=worker_indexes)
+    def sweep(self, worker_index: int) -> None:
+        store, worker = self._worker(worker_index)
         store.sweep()
         for name in list(self.known):
-            if self._there(name, writer) is None:
+            if self._there(name, worker) is None:
                 del self.known[name]
 
     @rule(seconds=st.sampled_from([1.0, 31.0, REDELIVERY_SECONDS, REDELIVERY_SECONDS + 1, REQUEST_ID_SECONDS]))
     def pass_time(self, seconds: float) -> None:
         self.clock.now += seconds
 
-    @rule(place=places, name=names, start=st.integers(0, 6), more=st.integers(0, 6))
-    def read_a_part(self, place: int, name: str, start: int, more: int) -> None:
-        store, _ = self._writer(place)
+    @rule(worker_index=worker_indexes, name=names, start=st.integers(0, 6), more=st.integers(0, 6))
+    def read_a_part(self, worker_index: int, name: str, start: int, more: int) -> None:
+        store, _ = self._worker(worker_index)
         assert _history(store, name, start, start + more) == _history(store, name)[start : start + more]
 
     @rule(
-        place=places, name=names, status=st.sampled_from(["queued", "completed", "interrupted"]), most=st.integers(0, 3)
+        worker_index=worker_indexes,
+        name=names,
+        status=st.sampled_from(["queued", "completed", "interrupted"]),
+        most=st.integers(0, 3),
     )
-    def list_some(self, place: int, name: str, status: Status, most: int) -> None:
-        store, _ = self._writer(place)
+    def list_some(self, worker_index: int, name: str, status: Status, most: int) -> None:
+        store, _ = self._worker(worker_index)
         fitting = [run for run in store.list_runs(name, None, 1000) if run.status == status]
         assert list(store.list_runs(name, status, most)) == fitting[:most]
 
-    @rule(place=places, run_id=begun)
-    def refresh(self, run_id: str, place: int) -> None:
-        store, writer = self._writer(place)
-        expected = self._read(run_id, writer)
+    @rule(worker_index=worker_indexes, run_id=begun)
+    def refresh(self, run_id: str, worker_index: int) -> None:
+        store, worker = self._worker(worker_index)
+        expected = self._read(run_id, worker)
         if expected is None:
             with pytest.raises(NotFound):
                 store.get_run(run_id)
@@ -398,11 +406,11 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def everything_is_as_promised(self) -> None:
-        for store, writer in zip(self.stores, self.serials, strict=True):
+        for store, worker in zip(self.stores, self.serials, strict=True):
             for name in ("ada", "eve"):
-                known = self._there(name, writer)
-                runs = [] if known is None else known.read_all(writer, self.clock.now)
-                assert store.get_conversation(name) == self._conversation(name, writer)
+                known = self._there(name, worker)
+                runs = [] if known is None else known.read_all(worker, self.clock.now)
+                assert store.get_conversation(name) == self._conversation(name, worker)
                 assert list(store.list_runs(name, None, 1000)) == runs[::-1]
                 assert _history(store, name) == ([] if known is None else known.history())
 
@@ -428,23 +436,23 @@ class StoreMachine(RuleBasedStateMachine):
             ends = [at for *_, at in history[1::2]]
             assert ends == sorted(ends)
 
-    def _writer(self, place: int) -> tuple[Store, int]:
-        place %= self.writers
-        return self.stores[place], self.serials[place]
+    def _worker(self, worker_index: int) -> tuple[Store, int]:
+        worker_index %= self.workers
+        return self.stores[worker_index], self.serials[worker_index]
 
-    def _writer_of(self, run_id: str) -> tuple[Store, int]:
-        """The writer that began a run; where it has crashed, the one in its place."""
+    def _worker_of(self, run_id: str) -> tuple[Store, int]:
+        """The worker that began a run; where it has crashed, the one in its worker_index."""
         holder = self.holders[run_id]
-        return self._writer(self.serials.index(holder) if holder in self.serials else holder)
+        return self._worker(self.serials.index(holder) if holder in self.serials else holder)
 
-    def _there(self, name: str, writer: int) -> Known | None:
+    def _there(self, name: str, worker: int) -> Known | None:
         known = self.known.get(name)
-        return None if known is None or known.has_expired(writer, self.clock.now) else known
+        return None if known is None or known.has_expired(worker, self.clock.now) else known
 
-    def _read(self, run_id: str, writer: int) -> Run | None:
-        """What the run must be to that writer; None where it is gone."""
-        known = self._there(self.drafts[run_id][0], writer)
-        return None if known is None or run_id not in known.runs else known.read(run_id, writer, self.clock.now)
+    def _read(self, run_id: str, worker: int) -> Run | None:
+        """What the run must be to that worker; None where it is gone."""
+        known = self._there(self.drafts[run_id][0], worker)
+        return None if known is None or run_id not in known.runs else known.read(run_id, worker, self.clock.now)
 
     def _keep(self, run: Run) -> None:
         self.known[run.conversation].runs[run.id] = self.last[run.id] = run
@@ -455,8 +463,8 @@ class StoreMachine(RuleBasedStateMachine):
     def _renew(self, known: Known, run_id: str) -> None:
         known.leases[run_id] = (self.holders[run_id], self.clock.now + LEASE_SECONDS)
 
-    def _conversation(self, name: str, writer: int) -> Conversation | None:
-        known = self._there(name, writer)
+    def _conversation(self, name: str, worker: int) -> Conversation | None:
+        known = self._there(name, worker)
         if known is None:
             return None
         return Conversation(name, known.model, len(known.history()), dict(known.context_starts))
@@ -468,16 +476,16 @@ def _history(store: Store, name: str, start: int = 0, stop: int = 1_000_000) -> 
 
 
 class SharedStoreMachine(StoreMachine):
-    """For a backend that several writers share, of which any may crash."""
+    """For a backend that several workers share, of which any may crash."""
 
-    writers = 2
+    workers = 2
 
-    @rule(place=places)
-    def crash(self, place: int) -> None:
-        self.stores[place].close()
+    @rule(worker_index=worker_indexes)
+    def crash(self, worker_index: int) -> None:
+        self.stores[worker_index].close()
         self.clock.now += LEASE_SECONDS + 1
-        self.stores[place] = self.new_store(self.clock)
-        self.serials[place] = max(*self.serials, *self.holders.values()) + 1
+        self.stores[worker_index] = self.new_store(self.clock)
+        self.serials[worker_index] = max(*self.serials, *self.holders.values()) + 1
 
 
 class MemoryMachine(StoreMachine):

@@ -22,8 +22,8 @@ def said(content: str, role: str = "user", **more: object) -> Message:
     return Message.of(role, content, None, 5.0, **more)  # type: ignore[arg-type]
 
 
-def begun(store: Store, run: Run, terms: CreateOptions = DEFAULT_OPTIONS, *, start: bool = True) -> CreatedRun:
-    return store.create_run("ada", run, terms, waiting=32, start=start)
+def begun(store: Store, run: Run, options: CreateOptions = DEFAULT_OPTIONS, *, start: bool = True) -> CreatedRun:
+    return store.create_run("ada", run, options, waiting=32, start=start)
 
 
 def ended(store: Store, run: Run, text: str = "ok") -> None:
@@ -43,7 +43,7 @@ def resumed(run: Run) -> Run:
     return replace(run, status="queued", expires=None)
 
 
-class DoorTests:
+class DialectCallTests:
     """Subclass me once for each backend, with a fixture `store` that takes the clock."""
 
     def test_a_conversation_is_made_with_its_metadata(self, store: Store, clock: Clock) -> None:
@@ -137,7 +137,7 @@ class DoorTests:
         ended(store, run)
         assert begun(store, Run(""), CreateOptions(reject_if_busy=True)).is_new
 
-    def test_a_run_that_must_be_alone_may_wait_for_a_place(self, store: Store) -> None:
+    def test_a_run_that_must_be_alone_may_wait_for_a_slot(self, store: Store) -> None:
         assert begun(store, Run(""), CreateOptions(reject_if_busy=True), start=False).run.status == "queued"
 
     def test_a_run_without_a_question_adds_its_reply_alone_and_joins_nothing(self, store: Store) -> None:
@@ -163,7 +163,7 @@ class DoorTests:
         same = RunOptions(parameters={"seed": 1, "temperature": 2}, details={"other": "details"})
         assert begun(store, Run("why?", options=same)).run.id == run.id
 
-    def test_an_uncollected_reply_to_other_options_is_not_joined(self, store: Store, clock: Clock) -> None:
+    def test_an_undelivered_reply_to_other_options_is_not_joined(self, store: Store, clock: Clock) -> None:
         run = begun(store, Run("why?", options=RunOptions("m1"))).run
         store.finish_run("ada", run.ended_as("completed", clock.now, text="ok"))
         assert begun(store, Run("why?", options=RunOptions("m1"))).run.id == run.id
@@ -189,7 +189,7 @@ class DoorTests:
         store.resume_run("ada", resumed(run))
         assert store.get_run(run.id).options.details == {"c": 3}
 
-    def test_a_run_that_requires_action_keeps_its_place(self, store: Store, clock: Clock) -> None:
+    def test_a_run_that_requires_action_keeps_its_position(self, store: Store, clock: Clock) -> None:
         run, queued = begun(store, Run("1")).run, begun(store, Run("2")).run
         assert store.pause_run("ada", paused(run, clock))
         kept = store.get_run(run.id)
@@ -228,7 +228,7 @@ class DoorTests:
         assert late.status == "expired"
         assert contents(store) == []
 
-    def test_a_run_that_was_resumed_waits_for_its_turn_in_its_place(self, store: Store, clock: Clock) -> None:
+    def test_a_run_that_was_resumed_waits_for_its_turn_in_its_position(self, store: Store, clock: Clock) -> None:
         run, queued = begun(store, Run("1")).run, begun(store, Run("2")).run
         store.pause_run("ada", paused(run, clock))
         step = Step((replace(CALL, output="sunny"),), clock.now, "be", clock.now)
@@ -274,7 +274,7 @@ class DoorTests:
         with pytest.raises(NotFound):
             store.get_run(run.id)
 
-    def test_a_message_has_a_place(self, store: Store) -> None:
+    def test_a_message_has_an_index(self, store: Store) -> None:
         store.create_conversation("ada", None, {})
         messages = [said(str(n)) for n in range(300)]
         store.add_messages("ada", messages)
@@ -292,7 +292,7 @@ class DoorTests:
         with pytest.raises(NotFound):
             store.set_message_metadata("ada", "msg_nobody", {})
 
-    def test_those_after_a_message_that_is_taken_out_move_up(self, store: Store) -> None:
+    def test_those_after_a_message_that_is_deleted_move_down_by_one_index(self, store: Store) -> None:
         store.create_conversation("ada", None, {})
         messages = [said(str(n)) for n in range(4)]
         store.add_messages("ada", messages)
@@ -308,15 +308,15 @@ class DoorTests:
         with pytest.raises(NotFound):
             store.delete_message("ada", messages[1].id)
 
-    @pytest.mark.parametrize(("taken", "place"), [(0, 1), (1, 1), (2, 2), (3, 2)])
-    def test_the_place_of_the_replay_moves_with_its_message(self, store: Store, taken: int, place: int) -> None:
+    @pytest.mark.parametrize(("deleted", "start"), [(0, 1), (1, 1), (2, 2), (3, 2)])
+    def test_the_context_start_moves_with_its_message(self, store: Store, deleted: int, start: int) -> None:
         for question in ("1", "2"):
             run = begun(store, Run(question)).run
             store.finish_run("ada", run.ended_as("completed", 9.0, text="ok"), {"m": 2})
-        store.delete_message("ada", store.list_messages("ada", taken, taken + 1)[0].id)
+        store.delete_message("ada", store.list_messages("ada", deleted, deleted + 1)[0].id)
         kept = store.get_conversation("ada")
         assert kept is not None
-        assert kept.context_starts == {"m": place}
+        assert kept.context_starts == {"m": start}
 
     def test_a_record_is_kept_by_its_kind_and_name(self, store: Store) -> None:
         store.put_record("assistant", "asst_1", b'{"name":"\xec\x99\x9c"}')
@@ -338,13 +338,13 @@ class DoorTests:
         assert store.get_record("key", "asst_1") == b"{}"
 
 
-class TestMemoryStore(DoorTests):
+class TestMemoryStore(DialectCallTests):
     @pytest.fixture
     def store(self, clock: Clock) -> Store:
         return MemoryStore(1000, clock)
 
 
-class TestSqliteStore(DoorTests):
+class TestSqliteStore(DialectCallTests):
     @pytest.fixture
     def store(self, clock: Clock, tmp_path: Path) -> Iterator[Store]:
         store = SqliteStore(str(tmp_path / "kept.db"), 30.0, clock)
@@ -353,7 +353,7 @@ class TestSqliteStore(DoorTests):
 
 
 @needs_redis
-class TestRedisStore(DoorTests):
+class TestRedisStore(DialectCallTests):
     @pytest.fixture
     def store(self, clock: Clock) -> Iterator[Store]:
         shared_redis().ask("FLUSHALL")

@@ -190,7 +190,7 @@ class StoreTests:
         first = asked(store, "why?", "ada")
         assert asked(store, "why?", "eve").run.id != first.run.id
 
-    def test_a_reply_that_nobody_collected_is_joined_for_ten_minutes(self, store: Store, clock: Clock) -> None:
+    def test_a_reply_that_was_not_delivered_is_joined_for_ten_minutes(self, store: Store, clock: Clock) -> None:
         run = asked(store).run
         finished(store, run, now=clock.now)
         clock.now += REDELIVERY_SECONDS
@@ -198,7 +198,7 @@ class StoreTests:
         clock.now += 1
         assert asked(store).is_new
 
-    def test_a_reply_that_was_collected_is_not_joined(self, store: Store) -> None:
+    def test_a_reply_that_was_delivered_is_not_joined(self, store: Store) -> None:
         finished(store, asked(store).run, delivered=True)
         assert asked(store).is_new
 
@@ -243,7 +243,7 @@ class StoreTests:
         assert (there(store), list(store.list_runs("ada", None, 10))) == before
         assert asked(store, request_id="id").run == run
 
-    def test_a_request_id_of_a_reply_that_was_not_collected_decides_alone(self, store: Store) -> None:
+    def test_a_request_id_of_a_reply_that_was_not_delivered_decides_alone(self, store: Store) -> None:
         finished(store, asked(store, request_id="1").run)
         assert asked(store, request_id="2").is_new
 
@@ -362,20 +362,20 @@ class StoreTests:
         assert store.finish_run("eve", run.ended_as("completed", 1.0, text="late")) is None
         assert contents(store) == []
 
-    def test_the_place_of_the_replay_is_remembered_with_the_end(self, store: Store) -> None:
+    def test_the_context_start_is_remembered_with_the_end(self, store: Store) -> None:
         run = asked(store).run
         store.finish_run("ada", run.ended_as("completed", 1.0, text="because"), {"m": 2})
         assert there(store).context_starts == {"m": 2}
         finished(store, asked(store, "more").run)
         assert (there(store).context_starts, there(store).message_count) == ({"m": 2}, 4)
 
-    def test_the_place_of_the_replay_is_not_remembered_with_an_end_that_does_not_stand(self, store: Store) -> None:
+    def test_the_context_start_is_not_remembered_with_an_end_that_does_not_stand(self, store: Store) -> None:
         run = asked(store).run
         ended = finished(store, run)
         assert store.finish_run("ada", ended, {"m": 2}) == ended
         assert there(store).context_starts == {}
 
-    def test_the_place_of_the_replay_belongs_to_the_model_that_could_not_read_more(self, store: Store) -> None:
+    def test_the_context_start_belongs_to_the_model_that_could_not_read_more(self, store: Store) -> None:
         for question, starts in (("1", {"small": 2, "tiny: {}": 4}), ("2", {"small": 6}), ("3", {})):
             store.finish_run("ada", asked(store, question).run.ended_as("completed", 1.0, text="ok"), starts)
         assert there(store).context_starts == {"small": 6, "tiny: {}": 4}
@@ -416,13 +416,13 @@ class StoreTests:
         assert (again.metadata, again.model, again.message_count) == ({"a": 1}, "m", 1)
         assert contents(store) == ["hello"]
 
-    def test_a_reply_that_was_collected_later_is_not_joined(self, store: Store) -> None:
+    def test_a_reply_that_was_delivered_later_is_not_joined(self, store: Store) -> None:
         ended = finished(store, asked(store).run)
         store.mark_delivered("ada", ended.id)
         assert store.get_run(ended.id) == replace(ended, delivered=True)
         assert asked(store).is_new
 
-    def test_a_reply_is_collected_in_its_own_conversation(self, store: Store) -> None:
+    def test_a_reply_is_delivered_in_its_own_conversation(self, store: Store) -> None:
         ended = finished(store, asked(store).run)
         asked(store, name="eve")
         store.mark_delivered("eve", ended.id)
@@ -449,7 +449,7 @@ class StoreTests:
         assert list(store.list_runs("ada", "failed", 10)) == [store.get_run(failed.id)]
         assert list(store.list_runs("ada", "cancelled", 10)) == []
 
-    def test_messages_are_read_by_their_places(self, store: Store) -> None:
+    def test_messages_are_read_by_their_indexes(self, store: Store) -> None:
         for n in range(3):
             finished(store, asked(store, str(n)).run)
         assert [each.content for each in store.list_messages("ada", 1, 4)] == ["re: 0", "1", "re: 1"]
@@ -639,7 +639,7 @@ class StoreTests:
         assert set(store.renew_leases(held)) == {ended.id, cleared.id, deleted.id}
         assert list(store.renew_leases({})) == []
 
-    def test_a_writers_own_runs_are_never_abandoned_to_itself(self, store: Store, clock: Clock) -> None:
+    def test_a_workers_own_runs_are_never_abandoned_to_itself(self, store: Store, clock: Clock) -> None:
         run, queued = asked(store).run, asked(store, "queued").run
         clock.now += 100 * LEASE_SECONDS
         assert store.get_run(run.id) == run
@@ -839,8 +839,8 @@ class StoreTests:
     def test_an_ended_run_has_its_text_whichever_messages_are_deleted(self, store: Store) -> None:
         runs = [finished(store, asked(store, str(n), request_id=str(n)).run, delivered=True) for n in range(6)]
         messages = store.list_messages("ada", 0, 12)
-        for place in (2, 3, 5, 6, 11):  # Question and reply of one, a reply, a question, the last reply.
-            store.delete_message("ada", messages[place].id)
+        for index in (2, 3, 5, 6, 11):  # Question and reply of one, a reply, a question, the last reply.
+            store.delete_message("ada", messages[index].id)
             assert [store.get_run(run.id) for run in runs] == runs
         assert list(store.list_runs("ada", None, 9)) == runs[::-1]
         assert [asked(store, str(n), request_id=str(n)).run for n in range(6)] == runs
@@ -871,19 +871,19 @@ class StoreTests:
 
 
 class SharedStoreTests(StoreTests):
-    """For a backend that several writers share: with a fixture `other` too, another writer over what `store` has.
+    """For a backend that several workers share: with a fixture `other` too, another worker over what `store` has.
 
-    `abandon` makes one of them a writer whose runs are abandoned: here by its lease, which every such store has.
+    `abandon` makes one of them a worker whose runs are abandoned: here by its lease, which every such store has.
     """
 
     @pytest.fixture
     def abandon(self, clock: Clock) -> Callable[[Store], None]:
-        def let_its_lease_pass(writer: Store) -> None:
+        def let_its_lease_pass(worker: Store) -> None:
             clock.now += LEASE_SECONDS + 1
 
         return let_its_lease_pass
 
-    def test_what_one_writer_wrote_all_others_read(self, store: Store, other: Store) -> None:
+    def test_what_one_worker_wrote_all_others_read(self, store: Store, other: Store) -> None:
         store.set_model("ada", "m1")
         ended = asked(store, "1").run
         store.finish_run("ada", ended.ended_as("completed", 1.0, text="re: 1"), {"m": 2})
@@ -895,7 +895,7 @@ class SharedStoreTests(StoreTests):
         assert other.list_runs("ada", None, 10) == store.list_runs("ada", None, 10)
         assert other.get_run(queued.id) == queued
 
-    def test_runs_of_all_writers_stand_in_one_line(self, store: Store, other: Store) -> None:
+    def test_runs_of_all_workers_stand_in_one_line(self, store: Store, other: Store) -> None:
         first, second, third = asked(store, "1").run, asked(other, "2").run, asked(store, "3").run
         assert (first.status, second.status, third.status) == ("running", "queued", "queued")
         finished(store, first)
@@ -904,7 +904,7 @@ class SharedStoreTests(StoreTests):
         finished(other, second)
         assert store.start_run("ada", third.id) == Conversation("ada", None, 4)
 
-    def test_runs_of_all_writers_count_as_waiting(self, store: Store, other: Store) -> None:
+    def test_runs_of_all_workers_count_as_waiting(self, store: Store, other: Store) -> None:
         asked(store, "1")
         asked(other, "2")
         with pytest.raises(ConversationBusy):
@@ -914,7 +914,7 @@ class SharedStoreTests(StoreTests):
         run = asked(store).run
         assert asked(other) == CreatedRun(run, Conversation("ada"), is_new=False)
 
-    def test_a_reply_that_nobody_collected_is_joined_from_anywhere(self, store: Store, other: Store) -> None:
+    def test_a_reply_that_was_not_delivered_is_joined_from_anywhere(self, store: Store, other: Store) -> None:
         ended = finished(store, asked(store).run)
         assert (asked(other).run, asked(other).is_new) == (ended, False)
         other.mark_delivered("ada", ended.id)
@@ -930,7 +930,7 @@ class SharedStoreTests(StoreTests):
         assert retried.is_new
         assert asked(store, request_id="id").run == retried.run
 
-    def test_any_writer_may_end_a_run_and_the_first_end_stands(self, store: Store, other: Store) -> None:
+    def test_any_worker_may_end_a_run_and_the_first_end_stands(self, store: Store, other: Store) -> None:
         run = asked(store).run
         store.append_text("ada", run.id, 0, "be")
         cancelled = finished(other, run, "cancelled", text="be")
@@ -938,7 +938,7 @@ class SharedStoreTests(StoreTests):
         assert finished(store, run, text="because") == cancelled
         assert contents(store) == ["why?", "be"]
 
-    def test_another_writers_clearing_takes_all_runs_away(self, store: Store, other: Store) -> None:
+    def test_another_workers_clearing_takes_all_runs_away(self, store: Store, other: Store) -> None:
         run, queued = asked(store).run, asked(other, "queued").run
         assert list(other.clear_conversation("ada")) == [run.id, queued.id]
         assert store.append_text("ada", run.id, 0, "more") is False
@@ -970,9 +970,9 @@ class SharedStoreTests(StoreTests):
     @pytest.mark.parametrize(
         "call",
         [
-            lambda writer, run, behind: writer.append_text("ada", run.id, 0, "be"),
-            lambda writer, run, behind: writer.renew_leases({run.id: "ada"}),
-            lambda writer, run, behind: finished(writer, run) and writer.start_run("ada", behind.id),
+            lambda worker, run, behind: worker.append_text("ada", run.id, 0, "be"),
+            lambda worker, run, behind: worker.renew_leases({run.id: "ada"}),
+            lambda worker, run, behind: finished(worker, run) and worker.start_run("ada", behind.id),
         ],
         ids=["append", "renew", "start"],
     )
@@ -1043,7 +1043,7 @@ class SharedStoreTests(StoreTests):
         assert (again.is_new, again.run.status) == (True, "running")
         assert store.get_run(run.id).status == "interrupted"
 
-    def test_until_its_end_is_written_its_own_writer_may_go_on(self, store: Store, other: Store, clock: Clock) -> None:
+    def test_until_its_end_is_written_its_own_worker_may_go_on(self, store: Store, other: Store, clock: Clock) -> None:
         run = asked(other).run
         clock.now += LEASE_SECONDS + 1
         assert store.get_run(run.id).status == "interrupted"
@@ -1069,7 +1069,7 @@ class SharedStoreTests(StoreTests):
         assert asked(store).conversation == Conversation("ada")
         assert other.finish_run("ada", run.ended_as("completed", clock.now, text="late")) is None
 
-    def test_a_closed_writers_open_runs_are_abandoned(self, store: Store, other: Store, clock: Clock) -> None:
+    def test_a_closed_workers_open_runs_are_abandoned(self, store: Store, other: Store, clock: Clock) -> None:
         run = asked(other).run
         other.close()
         clock.now += LEASE_SECONDS + 1
@@ -1077,7 +1077,7 @@ class SharedStoreTests(StoreTests):
         assert asked(store).is_new
 
     @pytest.mark.parametrize("take", ["finish_run", "clear_conversation", "delete_conversation"])
-    def test_a_writer_hears_that_another_ended_its_run_or_took_it_away(
+    def test_a_worker_hears_that_another_ended_its_run_or_took_it_away(
         self, store: Store, other: Store, take: str
     ) -> None:
         store.listen([], 0.0)
@@ -1091,7 +1091,7 @@ class SharedStoreTests(StoreTests):
         assert list(other.listen([], 0.0)) == []
         assert store.get_run(elsewhere.id).is_open
 
-    def test_a_writer_hears_that_another_wrote_its_runs_end_down(
+    def test_a_worker_hears_that_another_wrote_its_runs_end_down(
         self, store: Store, other: Store, clock: Clock
     ) -> None:
         run = asked(store).run
@@ -1099,7 +1099,7 @@ class SharedStoreTests(StoreTests):
         asked(other)
         assert list(store.listen([], 0.0)) == [run.id]
 
-    def test_a_writer_hears_that_its_runs_turn_may_have_come(self, store: Store, other: Store) -> None:
+    def test_a_worker_hears_that_its_runs_turn_may_have_come(self, store: Store, other: Store) -> None:
         ahead, behind, last = asked(other, "1").run, asked(store, "2").run, asked(store, "3").run
         assert list(store.listen([], 0.0)) == []
         finished(other, ahead)
@@ -1147,7 +1147,7 @@ class SharedStoreTests(StoreTests):
             other.append_text("ada", run.id, 0, "be")
             assert list(heard.result(10.0)) == [run.id]
 
-    def test_of_many_writers_that_begin_at_once_one_runs_and_the_rest_wait(self, store: Store, other: Store) -> None:
+    def test_of_many_workers_that_begin_at_once_one_runs_and_the_rest_wait(self, store: Store, other: Store) -> None:
         barrier = threading.Barrier(16)
 
         def begin(n: int) -> Run:
@@ -1158,7 +1158,7 @@ class SharedStoreTests(StoreTests):
             statuses = [run.status for run in threads.map(begin, range(16))]
         assert sorted(statuses) == ["queued"] * 15 + ["running"]
 
-    def test_of_many_ends_by_all_writers_one_is_written(self, store: Store, other: Store) -> None:
+    def test_of_many_ends_by_all_workers_one_is_written(self, store: Store, other: Store) -> None:
         run = asked(store).run
         barrier = threading.Barrier(16)
 

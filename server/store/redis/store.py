@@ -107,26 +107,11 @@ class RedisStore:
         self._listener.open(self._worker)
         run = replace(run, conversation=name)
         request_key = "" if run.request_id is None else f"{_tag(name)}:request:{run.request_id}"
-        question_text_hash = sha256(run.question.encode()).digest()
-        limits = (
-            waiting,
-            REQUEST_ID_SECONDS,
-            REDELIVERY_SECONDS,
-            question_hash(run),
-            int(options.reject_if_busy),
-            int(options.create_conversation),
-        )
-        script = self._script(
-            "create_run",
-            name,
-            run.id,
-            run.dump(),
-            question_text_hash,
-            request_key,
-            int(start),
-            *limits,
-            *map(dump_message, options.messages),
-        )
+        fields = (run.id, run.dump(), sha256(run.question.encode()).digest(), request_key, int(start))
+        limits = waiting, REQUEST_ID_SECONDS, REDELIVERY_SECONDS
+        conditions = question_hash(run), int(options.reject_if_busy), int(options.create_conversation)
+        messages = map(dump_message, options.messages)
+        script = self._script("create_run", name, *fields, *limits, *conditions, *messages)
         answer = self._create(name, ("SET", f"run:{run.id}", _tag(name)), script)
         is_new = isinstance(answer, list) and answer[0] == 1
         if not is_new:

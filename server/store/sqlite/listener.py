@@ -30,9 +30,9 @@ RunState = tuple[str | None, int | None, bool]
 class SqliteListener:
     """Implements `Store.listen`. To be used by one thread at a time."""
 
-    def __init__(self, path: Path, writer: GroupCommitWriter, locks: WorkerLocks, clock: Callable[[], float]) -> None:
+    def __init__(self, path: Path, commits: GroupCommitWriter, locks: WorkerLocks, clock: Callable[[], float]) -> None:
         self._reader = Reader(path)
-        self._writer = writer
+        self._commits = commits
         self._locks = locks
         self._clock = clock
         self._last_poll: tuple[object, ...] = ()
@@ -58,7 +58,7 @@ class SqliteListener:
         self._last_poll = ()
 
     def _delete_notifications(self, last: int) -> None:
-        self._writer.write(lambda db: db.execute(DELETE_NOTIFICATIONS, (self._locks.name, last)))
+        self._commits.write(lambda db: db.execute(DELETE_NOTIFICATIONS, (self._locks.name, last)))
 
     def _poll(self, db: sqlite3.Connection, followed: Collection[str]) -> tuple[list[tuple[int, str]], set[str]]:
         """The notifications, each with its row key, and the ids of followed runs whose state has changed."""
