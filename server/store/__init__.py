@@ -1,10 +1,10 @@
-"""Where conversations live. One protocol, one shared test class, a backend for each reach."""
+"""Storage backends: one protocol, and an implementation for each of memory, SQLite and Redis."""
 
 from server.store.protocol import Store
 
 
 def open_store(url: str, *, max_conversations: int, lease_seconds: float, max_records: int = 10_000) -> Store:
-    """The backend that `url`'s scheme names. Raises ValueError for any other, and where its data cannot be used."""
+    """Open the backend that `url`'s scheme names. Raises ValueError if there is none, or its data cannot be used."""
     scheme = url.partition(":")[0]
     if scheme == "memory":
         from server.store.memory import MemoryStore

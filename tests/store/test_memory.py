@@ -1,4 +1,4 @@
-"""The store in memory: who makes room when there is none."""
+"""The memory store: which conversations a full store evicts."""
 
 from collections import Counter
 
@@ -127,7 +127,7 @@ def test_a_question_that_is_refused_makes_no_room(store: MemoryStore) -> None:
 
 
 def test_to_make_room_is_no_search(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many conversations there are, each new one looks at one other."""
+    """Each new conversation looks at one other, regardless of their number."""
     store = MemoryStore(3000, clock)
     for n in range(1500):
         chat(store, f"open {n}", is_open=True)

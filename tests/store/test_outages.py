@@ -1,4 +1,4 @@
-"""The store fails while replies are written: nobody hangs, and what was paid is neither lost nor paid again."""
+"""Store outages during runs: no caller hangs, and a paid reply is neither lost nor paid again."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -24,7 +24,7 @@ LOOK = Completion(None, None, "tool_calls", (ToolCall("call_1", "look", "{}"),))
 
 
 class Failing(MemoryStore):
-    """A store that fails when it is told to: before a call does anything, or after it did all."""
+    """A store that fails on demand, before a call does anything or after it did everything."""
 
     is_durable = True
 
@@ -32,7 +32,7 @@ class Failing(MemoryStore):
         super().__init__(1000, clock)
         self.is_down = False
         self.fails_after: set[str] = set()
-        """Calls that do their work once more, and whose answer is then lost."""
+        """Calls that work once more, and then lose their answer."""
         self.asked: list[str] = []
 
     def failing(self, name: str, *arguments: Any, **options: Any) -> Any:
@@ -90,7 +90,7 @@ def with_outputs(run: Run, output: str = "seen") -> Run:
 
 
 def requiring_action(runner: Runner, told: Told) -> Run:
-    """A run that has asked for the output of a tool, once it waits for it; its next call is asked `seen`."""
+    """A run that requires the output of a tool. The upstream's next call gets `seen`."""
     options = RunOptions(parameters={"tools": [{"type": "function", "function": {"name": "look"}}]})
     run = runner.create(Run("slow", conversation="ada", options=options))
     told.say("slow", LOOK)
@@ -102,7 +102,7 @@ def contents(store: MemoryStore) -> list[str]:
 
 
 def pending_end(runner: Runner, run: Run) -> bool:
-    """Once the reply's end could not be told to the store."""
+    """Wait until the run's end could not be written to the store."""
     with pytest.raises(errors.StoreUnavailable):
         ended(runner, run)
     return True
@@ -115,7 +115,7 @@ def test_a_question_is_refused_at_once_and_not_asked_upstream(runner: Runner, st
     store.asked.clear()
     with pytest.raises(errors.StoreUnavailable):
         begun(runner, "what?")
-    assert store.asked == []  # A store that hangs would make each caller wait for it.
+    assert store.asked == []  # If the store hangs, each call to it would block the caller.
     assert told.calls == []
 
 

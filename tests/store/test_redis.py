@@ -1,4 +1,4 @@
-"""The store over Redis: all that every shared store promises, and what only a server can do to it."""
+"""The Redis store: the shared store tests, and the failures that only a server can cause."""
 
 import logging
 import re
@@ -37,14 +37,14 @@ def redis() -> RedisServer:
 
 @pytest.fixture
 def own_redis() -> Iterator[RedisServer]:
-    """One that a test may stop or set up as it likes; it keeps its data on its disk."""
+    """A server of the test's own, which it may stop and configure; it persists every write."""
     with redis_server(appendonly="yes", appendfsync="always") as server:
         yield server
 
 
 @pytest.fixture
 def stored(clock: Clock) -> Iterator[Callable[[str], RedisStore]]:
-    """Makes stores, and closes them."""
+    """A factory of stores, which are closed after the test."""
     stores = []
 
     def made(url: str) -> RedisStore:
@@ -122,14 +122,14 @@ class TestRedisStore(SharedStoreTests):
 
 
 class AcrossNodes(RedisStore):
-    """Listens a little longer, since what one node is told takes a moment to the others."""
+    """Listens a little longer, since a message takes a moment from one node to the others."""
 
     def listen(self, followed: Collection[str], seconds: float) -> Collection[str]:
         return super().listen(followed, max(seconds, 0.3))
 
 
 class TestRedisClusterStore(SharedStoreTests):
-    """On three."""
+    """On a cluster of three nodes."""
 
     @pytest.fixture
     def redis(self) -> RedisServer:
@@ -405,7 +405,7 @@ def finish(store: Store) -> Run | None:
 
 
 def expire(store: RedisStore) -> None:
-    """A conversation that has expired, and was not swept."""
+    """Leave a conversation that has expired and was not swept."""
     store.create_conversation("ada", 10.0, {})
     begin(store, RUN)
     finish(store)
@@ -418,7 +418,7 @@ def paused(store: Store) -> bool:
 
 
 CHANGES: dict[str, tuple[Callable[[Store], object], Callable[[Store], object]]] = {
-    # What is done before, and a call that makes the script of this name run.
+    # By script: how the store is prepared, and a call that runs the script.
     "create_conversation": (expire, lambda store: store.create_conversation("ada", 60.0, {"a": 1}, [SAID])),
     "touch": (lambda store: store.create_conversation("ada", 60.0, {}), lambda store: store.touch("ada")),
     "set_model": (expire, lambda store: store.set_model("ada", "m")),
@@ -477,15 +477,15 @@ CHANGES: dict[str, tuple[Callable[[Store], object], Callable[[Store], object]]] 
 
 
 class LostAnswerTests:
-    """`servers` are asked through `proxies`; `store` asks those."""
+    """`store` reaches `servers` through `proxies`."""
 
     @pytest.fixture(autouse=True)
     def wait_longer(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """An answer is lost when the connection closes, and not because the machine is busy."""
+        """An answer is lost only if the connection closes, not because the machine is busy."""
         monkeypatch.setattr("server.store.redis.client.CALL_SECONDS", 10.0)
 
     def outcome(self, store: Store, servers: Sequence[RedisServer], call: Callable[[Store], object]) -> object:
-        """The call's answer, and all that is there after it."""
+        """The call's answer and the state of the store after it."""
         answer = call(store)
         runs = [replace(run, ended=None) for run in store.list_runs("ada", None, 9)]
         keys = sorted(key for each in servers for key in each.all_keys() if not key.startswith("ping:"))
@@ -551,7 +551,7 @@ class LostAnswerTests:
     ) -> None:
         begin(store, RUN, BEHIND)
         with monkeypatch.context() as patched:
-            patched.setattr(store._expiry, "_complete", lambda *given: [])  # As if the process had ended here.
+            patched.setattr(store._expiry, "_complete", lambda *given: [])  # As if the process ended here.
             store.delete_conversation("ada")
         assert any(each.all_keys() for each in servers)
         clock.now += 1
@@ -577,7 +577,7 @@ class TestLostAnswers(LostAnswerTests):
 
 @pytest.fixture(scope="module")
 def proxied_cluster() -> Iterator[Sequence[LosingProxy]]:
-    """Each node tells the proxy's port for its own."""
+    """Each node announces its proxy's port."""
     nodes = shared_cluster()
     proxies = [LosingProxy(node.port) for node in nodes]
     announced_by_all(nodes, [proxy.port for proxy in proxies], [proxy.port for proxy in proxies])
@@ -615,7 +615,7 @@ def known_ports(node: RedisServer) -> set[int]:
 
 
 class TestFailure:
-    """What the caller is told is one failure; the log tells the operator what to do."""
+    """Every failure raises StoreUnavailable; the log tells the operator what to do."""
 
     def test_a_redis_that_is_not_there_is_no_obstacle_to_the_start(self, stored: Callable[[str], Store]) -> None:
         store = stored("redis://127.0.0.1:1")

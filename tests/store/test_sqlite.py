@@ -1,4 +1,4 @@
-"""The SQLite store: every promise of a store, and what is its own to keep."""
+"""The SQLite store: the shared store tests, and the behaviour of its file."""
 
 import gc
 import os
@@ -46,7 +46,7 @@ def store(path: Path, clock: Clock) -> Iterator[SqliteStore]:
 
 @pytest.fixture
 def other(path: Path, clock: Clock) -> Iterator[SqliteStore]:
-    """As another process has it."""
+    """The store of another process."""
     store = SqliteStore(str(path), LEASE_SECONDS, clock, max_records=MAX_RECORDS)
     yield store
     store.close()
@@ -62,7 +62,7 @@ class TestSqliteStore(SharedStoreTests):
 
 
 def rows(path: Path) -> dict[str, list[tuple[object, ...]]]:
-    """All that the file has, by table, without empty tables."""
+    """The rows of each table that is not empty."""
     with closing(sqlite3.connect(path)) as db:
         names = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         kept = {name: db.execute(f"SELECT * FROM {name}").fetchall() for name in names}
@@ -72,7 +72,7 @@ def rows(path: Path) -> dict[str, list[tuple[object, ...]]]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[sqlite3.Connection]:
-    """As another program does it, in a transaction of its own."""
+    """Lock the file with a transaction, as another program would."""
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("BEGIN IMMEDIATE")
         yield db
@@ -261,7 +261,7 @@ def gives_room_back(path: Path) -> bool:
 
 
 def make_older(path: Path) -> None:
-    """Make a store's file one that does not give room back."""
+    """Turn a store's file into one that cannot free pages."""
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("PRAGMA auto_vacuum = NONE")
         db.execute("VACUUM")
@@ -363,7 +363,7 @@ class TestRoom:
 
 @contextmanager
 def as_nobody() -> Iterator[None]:
-    """Without the powers of root, where the tests have them."""
+    """Drop the rights of root, if the tests have them."""
     mine = os.geteuid()
     if mine == 0:
         os.seteuid(65534)
@@ -441,7 +441,7 @@ class TestUnusableFile:
 
 
 class TestFailingFile:
-    """What goes wrong while the server runs."""
+    """Failures while the server runs."""
 
     @pytest.fixture(autouse=True)
     def hasty(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -528,7 +528,7 @@ class TestFailingFile:
         assert contents(store) == kept
 
     def test_a_full_disk_fails_and_works_again_when_there_is_room(self, path: Path) -> None:
-        """The system's limit for the size of a file, which is met in the middle of a write, as the disk's end is."""
+        """A limit on file size, which fails in the middle of a write, as a full disk does."""
         script = """
 import resource, sys
 from server.errors import StoreUnavailable
@@ -561,7 +561,7 @@ print(turns)
 
 
 def commits(path: Path) -> int:
-    """How many transactions the log beside the file has."""
+    """The number of transactions in the write-ahead log."""
     log = Path(f"{path}-wal").read_bytes()
     page, salts, frames = int.from_bytes(log[8:12]), log[16:24], log[32:]
     heads = [frames[at : at + 24] for at in range(0, len(frames), 24 + page)]
@@ -571,7 +571,7 @@ def commits(path: Path) -> int:
 class TestCommits:
     @pytest.fixture
     def behind(self, store: SqliteStore, path: Path) -> Callable[..., list[Future[object]]]:
-        """Makes calls while one before them waits for the disk, and gives what became of them."""
+        """Makes calls while an earlier one waits for the disk. Returns their futures."""
 
         def make(*calls: Callable[[], object]) -> list[Future[object]]:
             store.set_model("eve", "m0")
@@ -595,7 +595,7 @@ class TestCommits:
         store.ping()
         before = commits(path)
         begun = behind(*(lambda n=n: asked(store, str(n)) for n in range(30)))
-        assert commits(path) == before + 3  # The two before them, and they.
+        assert commits(path) == before + 3  # Two commits before, and one for all of them.
         assert [each.result().run.status for each in begun] == ["running"] + 29 * ["queued"]
         assert len(store.list_runs("ada", None, 100)) == 30
 
@@ -621,7 +621,7 @@ class TestCommits:
     def test_what_waits_behind_a_failure_fails_with_it_at_once(
         self, store: SqliteStore, behind: Callable[..., list[Future[object]]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """One by one, each would wait for the locked file anew."""
+        """If they failed one by one, each would wait for the locked file."""
         waits: list[object] = []
         monkeypatch.setattr(database, "BUSY_SECONDS", 0.3)
         patient = database.begin_with_retries
@@ -745,7 +745,7 @@ class TestForgetting:
 
 
 def kill(worker: SqliteStore) -> None:
-    """Let a worker be gone without a word, as its process would be."""
+    """End a worker as a killed process would."""
     worker._locks.release()
 
 
@@ -767,7 +767,7 @@ STATEMENTS = {
 
 @pytest.mark.parametrize("name", STATEMENTS)
 def test_no_statement_walks_through_a_table(store: SqliteStore, path: Path, name: str) -> None:
-    """What it costs does not grow with the conversation, or with the file."""
+    """The cost must not grow with the conversation or the file."""
     with closing(sqlite3.connect(path)) as db:
         statement = STATEMENTS[name]
         plan = db.execute(f"EXPLAIN QUERY PLAN {statement}", [None] * statement.count("?")).fetchall()
@@ -786,7 +786,7 @@ def test_a_window_of_a_long_history_is_read_by_its_indexes(store: SqliteStore) -
 
 
 def child(script: str, path: Path, *arguments: str, before: str = "") -> subprocess.Popen[str]:
-    """Another process, which runs `script` after what such scripts need."""
+    """Start another process, which runs `script` after a common preamble."""
     head = f"""{before}
 import os, sys
 from server.errors import StoreUnavailable
@@ -841,7 +841,9 @@ def test_what_was_acknowledged_survives_a_kill_at_any_instant(path: Path) -> Non
         for name in ("ada", "eve", "bob"):
             history = [text for run in completed if run.conversation == name for text in (run.question, run.text)]
             assert contents(store, name)[: len(history)] == history
-            assert len(contents(store, name)) <= len(history) + 2  # One may be written that could not say so.
+            assert (
+                len(contents(store, name)) <= len(history) + 2
+            )  # One more may be written without having been reported.
             assert not any(run.is_open for run in store.list_runs(name, None, 1000))
         store.close()
     assert {"begun", "finished"} <= set(acknowledged.values())
@@ -929,5 +931,5 @@ say(*[name for name in ("ada", "eve", "bob", "last") if store.get_conversation(n
             assert process.stdout.readline() == "killed\n"
         kept = process.communicate()[0].split()
         assert process.returncode == 0
-        # Who waits with one that was to write for all fails with it.
+        # Writes that waited in one batch with a killed leader fail with it.
         assert kept == [["last"], ["ada", "bob", "last"], ["ada", "eve", "last"]][killed]

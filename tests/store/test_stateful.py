@@ -1,4 +1,4 @@
-"""Calls in any order and by any worker, asked of each store and of a plain model of the same promises."""
+"""Random calls by random workers, compared between each store and a simple model of the protocol."""
 
 import tempfile
 from collections import Counter
@@ -21,7 +21,7 @@ from tests.support.redis_server import needs_redis, shared_redis
 
 LEASE_SECONDS = 30.5
 SESSION_SECONDS = 700.5
-"""Neither is a sum of the times that pass here: whether the last instant still counts is not asked."""
+"""Neither is a sum of the times that pass here, so that no call hits the exact instant of an end."""
 
 Entry = tuple[str, str, str | None, float]
 """Role, content, run and timestamp of one message."""
@@ -36,7 +36,7 @@ worker_indexes = st.sampled_from([0, 1])
 
 @dataclass
 class Known:
-    """What one conversation must be, by the sentences of the protocol and nothing else."""
+    """The expected state of one conversation, from the protocol's docstrings alone."""
 
     touched: float
     seconds: float | None = None
@@ -45,11 +45,11 @@ class Known:
     runs: dict[str, Run] = field(default_factory=dict)
     """Oldest first, each as its own worker reads it."""
     leases: dict[str, tuple[int, float]] = field(default_factory=dict)
-    """The worker of each open run, and until when it holds its lease."""
+    """The worker of each open run, and when its lease expires."""
     ends: list[str] = field(default_factory=list)
     """The runs that have ended, in the order of their ends."""
     seen: list[tuple[str, str, float]] = field(default_factory=list)
-    """Each request id, the run that was begun for it, and when; oldest first."""
+    """Each request id, the run created for it, and when; oldest first."""
 
     def read(self, run_id: str, worker: int, now: float) -> Run:
         run = self.runs[run_id]
@@ -85,7 +85,7 @@ class Known:
         return entries
 
     def joined(self, run: Run, now: float) -> Run | None:
-        """The run that `run` joins, after the abandoned ones were written down. Raises RequestIdConflict."""
+        """The run that `run` joins, after the ends of abandoned runs were written. Raises RequestIdConflict."""
         if run.request_id is not None:
             return self._joined_by_id(run, now)
         for other in self.runs.values():
@@ -113,16 +113,16 @@ class StoreMachine(RuleBasedStateMachine):
     """Subclass me once for each backend, with a `new_store`."""
 
     begun = Bundle("begun")
-    """Ids of runs: open ones, ended ones, and ones that are gone."""
+    """Ids of runs: open, ended and deleted ones."""
 
     workers = 1
 
     def new_store(self, clock: Clock) -> Store:
-        """Another worker over the same data; over none, where it is the machine's first."""
+        """Another worker on the same data; on no data if it is the first of the machine."""
         raise NotImplementedError
 
     def left(self) -> list[str]:
-        """What the backend keeps after all conversations were deleted."""
+        """The data left after all conversations were deleted."""
         return []
 
     @initialize()
@@ -130,15 +130,15 @@ class StoreMachine(RuleBasedStateMachine):
         self.clock = Clock()
         self.stores = [self.new_store(self.clock) for _ in range(self.workers)]
         self.serials = list(range(self.workers))
-        """Which of all the workers that there ever were each of `stores` is."""
+        """The serial number of each worker in `stores`, counted over all that ever existed."""
         self.known: dict[str, Known] = {}
         self.drafts: dict[str, tuple[str, Run]] = {}
-        """Each run that was ever begun as it was asked for, and its conversation."""
+        """Each run ever created, as it was given to `create_run`, and the name of its conversation."""
         self.last: dict[str, Run] = {}
-        """Each run that was ever begun, as its worker last knew it."""
+        """Each run ever created, as its worker last wrote it."""
         self.holders: dict[str, int] = {}
         self.ended: dict[str, Run] = {}
-        """Each run whose end was written, as it was first seen to have ended."""
+        """Each run whose end was written, as first read after that."""
 
     def teardown(self) -> None:
         if not hasattr(self, "stores"):
@@ -216,7 +216,7 @@ class StoreMachine(RuleBasedStateMachine):
         store, worker = self._worker(self.serials.index(self.holders[run_id]))
         known = self._there(name, worker)
         if known is None or run_id not in known.runs:
-            return  # It would be begun anew, and no worker calls again so late.
+            return  # It would be created anew, and no worker repeats a call so late.
         known.write_down_abandoned(worker, self.clock.now)
         answer = store.create_run(name, draft, waiting=0, start=False)
         assert (answer.run, answer.is_new) == (known.runs[run_id], True)
@@ -249,7 +249,7 @@ class StoreMachine(RuleBasedStateMachine):
         store, worker = self._worker_of(run_id)
         run = self._read(run_id, worker)
         if run is not None and run.status == "queued":
-            return  # The protocol says nothing of it; the Runner does not.
+            return  # The protocol does not define it, and the Runner does not do it.
         there = "" if run is None else run.text[: len(run.text) - cut]
         is_running = run is not None and run.status == "running"
         assert store.append_text(name, run_id, len(there.encode()), text) is is_running
@@ -303,7 +303,7 @@ class StoreMachine(RuleBasedStateMachine):
         store, worker = self._worker(worker_index)
         name, run = self.drafts[run_id][0], self._read(run_id, worker)
         if run is not None and run.status == "interrupted":
-            return  # There is no reply that anybody could have.
+            return  # There is no reply to deliver.
         store.mark_delivered(name, run_id)
         if run is not None and not run.is_open:
             self._keep(replace(run, delivered=True))
@@ -441,7 +441,7 @@ class StoreMachine(RuleBasedStateMachine):
         return self.stores[worker_index], self.serials[worker_index]
 
     def _worker_of(self, run_id: str) -> tuple[Store, int]:
-        """The worker that began a run; where it has crashed, the one in its worker_index."""
+        """The worker that created a run; if it has crashed, the one that replaced it."""
         holder = self.holders[run_id]
         return self._worker(self.serials.index(holder) if holder in self.serials else holder)
 
@@ -450,7 +450,7 @@ class StoreMachine(RuleBasedStateMachine):
         return None if known is None or known.has_expired(worker, self.clock.now) else known
 
     def _read(self, run_id: str, worker: int) -> Run | None:
-        """What the run must be to that worker; None where it is gone."""
+        """The run as that worker must read it; None if it is missing."""
         known = self._there(self.drafts[run_id][0], worker)
         return None if known is None or run_id not in known.runs else known.read(run_id, worker, self.clock.now)
 
@@ -476,7 +476,7 @@ def _history(store: Store, name: str, start: int = 0, stop: int = 1_000_000) -> 
 
 
 class SharedStoreMachine(StoreMachine):
-    """For a backend that several workers share, of which any may crash."""
+    """For a backend that several workers share; any of them may crash."""
 
     workers = 2
 

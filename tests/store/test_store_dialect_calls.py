@@ -1,4 +1,4 @@
-"""What the dialects besides the published one need of every store: one test for each sentence of the protocol."""
+"""Store calls that only the chat, sessions and Assistants dialects need, tested for every store."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -44,7 +44,7 @@ def resumed(run: Run) -> Run:
 
 
 class DialectCallTests:
-    """Subclass me once for each backend, with a fixture `store` that takes the clock."""
+    """Subclass once for each backend, with a fixture `store` that takes the clock."""
 
     def test_a_conversation_is_made_with_its_metadata(self, store: Store, clock: Clock) -> None:
         made = store.create_conversation("ada", None, {"topic": "고양이", "n": [1, None]})

@@ -1,4 +1,4 @@
-"""What every store promises, asked of each: one test for each sentence of the protocol."""
+"""The shared tests of every store: one test for each sentence of the protocol."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from server.store.protocol import (
 from tests.support.clock import Clock
 
 LEASE_SECONDS = 30.0
-"""Of every store that is made here."""
+"""The setting of every store in these tests."""
 
 
 def asked(store: Store, question: str = "why?", name: str = "ada", request_id: str | None = None) -> CreatedRun:
@@ -51,13 +51,13 @@ def ids(runs: Sequence[Run]) -> list[str]:
 
 
 def there_after(store: Store, question: str) -> Conversation:
-    """The conversation once `question` was asked and answered."""
+    """The conversation after `question` was asked and answered."""
     finished(store, asked(store, question).run)
     return there(store)
 
 
 MAX_RECORDS = 5
-"""Of every store that is made here."""
+"""The setting of every store in these tests."""
 
 SAID = Message.of("user", "hello", None, 1.0, id="msg_1")
 DRAFT, COMPLETED, RUNNING = (Run(f"{n}?", created=1.0, id=f"run_{n}", conversation="ada") for n in range(3))
@@ -73,7 +73,7 @@ def requiring_action(run: Run, clock: Clock) -> Run:
 
 
 class StoreTests:
-    """Subclass me once for each backend, with a fixture `store` that takes the clock."""
+    """Subclass once for each backend, with a fixture `store` that takes the clock."""
 
     def test_a_conversation_never_named_is_not_there(self, store: Store) -> None:
         run = Run("why?", conversation="ada")
@@ -871,9 +871,9 @@ class StoreTests:
 
 
 class SharedStoreTests(StoreTests):
-    """For a backend that several workers share: with a fixture `other` too, another worker over what `store` has.
+    """For a backend that several workers share. A fixture `other` is another worker on the data of `store`.
 
-    `abandon` makes one of them a worker whose runs are abandoned: here by its lease, which every such store has.
+    `abandon` makes a worker's runs abandoned: by default, its lease expires.
     """
 
     @pytest.fixture
