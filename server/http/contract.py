@@ -47,7 +47,7 @@ PATTERN_MESSAGES = {
 }
 """What a value does wrong that does not match a pattern, by the patterns of the documents."""
 
-View = TypeVar("View", bound=Callable[..., Any])
+ViewFunction = TypeVar("ViewFunction", bound=Callable[..., Any])
 
 
 class Contract:
@@ -77,7 +77,7 @@ class Contract:
         }
         self._unserved = set(self._operations)
 
-    def serves(self, blueprint: Blueprint, operation_id: str) -> Callable[[View], View]:
+    def serves(self, blueprint: Blueprint, operation_id: str) -> Callable[[ViewFunction], ViewFunction]:
         """Decorate the view that answers `operation_id`. Raises LookupError if the document has no such operation.
 
         The view receives the parameters of path and query by name, and the validated JSON body as `body` if the
@@ -98,7 +98,7 @@ class Contract:
         may_lack_body = has_body and not operation["requestBody"].get("required")
         validator = self._validator if has_more or may_lack_body else self._body_validator
 
-        def bind(view: View) -> View:
+        def bind(view: ViewFunction) -> ViewFunction:
             @wraps(view)
             def checked(**given: Any) -> Any:
                 _require_utf8(request.query_string)
@@ -128,8 +128,8 @@ def _expand_nullable(components: dict[str, Any]) -> dict[str, Any]:
 
     The documents use `nullable`, a keyword of OpenAPI 3.0, since importers of documents do not read lists of types.
     """
-    named = components.get("schemas", {}).items()
-    schemas = {name: {**each, "type": [each["type"], "null"]} if each.get("nullable") else each for name, each in named}
+    items = components.get("schemas", {}).items()
+    schemas = {name: {**each, "type": [each["type"], "null"]} if each.get("nullable") else each for name, each in items}
     return {**components, "schemas": schemas}
 
 

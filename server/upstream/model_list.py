@@ -133,5 +133,5 @@ def parse_models(body: bytes) -> list[dict[str, Any]]:
         return []
     if not isinstance(models, list):
         raise ValueError
-    named = [{"id": each} if isinstance(each, str) else each for each in models]
-    return [each for each in named if isinstance(each, dict) and isinstance(each.get("id"), str) and each["id"]]
+    entries = [{"id": each} if isinstance(each, str) else each for each in models]
+    return [each for each in entries if isinstance(each, dict) and isinstance(each.get("id"), str) and each["id"]]

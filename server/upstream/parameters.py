@@ -88,7 +88,7 @@ class RequestBody:
         """Remember for later requests what this one, which has succeeded, went without, unless the caller chose it."""
         model = self._request.model
         if self._adapted in LIMIT_NAMES:
-            renamed = frozenset({LIMIT_NAMES[0]} if self._is_renamed else ())
-            self._unknown.set(model, self._unknown.get(model) - {LIMIT_NAMES[0]} | renamed)
+            limit = frozenset({LIMIT_NAMES[0]} if self._is_renamed else ())
+            self._unknown.set(model, self._unknown.get(model) - {LIMIT_NAMES[0]} | limit)
         elif self._adapted in SERVER_PARAMETERS:
             self._unknown.set(model, self._unknown.get(model) | {self._adapted})

@@ -40,13 +40,13 @@ class Transport(httpx2.BaseTransport):
         abort = request.extensions.get("abort") or Abort()
         url, timeout = request.url, request.extensions.get("timeout", {})
         idle = self._idle.setdefault((url.scheme, url.host, url.port), deque())
-        exchange = _Exchange(_pop_idle(idle) or self._connect(url, timeout.get("connect"), abort), idle, abort)
+        stream = _Exchange(_pop_idle(idle) or self._connect(url, timeout.get("connect"), abort), idle, abort)
         try:
-            exchange.send(request, timeout)
+            stream.send(request, timeout)
         except BaseException:
-            exchange.end(is_reusable=False)
+            stream.end(is_reusable=False)
             raise
-        return httpx2.Response(exchange.status, headers=exchange.headers, stream=exchange)
+        return httpx2.Response(stream.status, headers=stream.headers, stream=stream)
 
     def close_idle(self, seconds: float = IDLE_SECONDS) -> None:
         """Close the connections that were not used for `seconds`."""

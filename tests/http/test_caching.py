@@ -186,9 +186,9 @@ def test_a_page_that_the_browser_has_keeps_the_policy_that_fits_it(client: Flask
 
 @pytest.mark.parametrize("page", ["/docs", "/redoc"])
 def test_files_that_a_page_names_by_their_version_are_kept_for_a_year(client: FlaskClient, page: str) -> None:
-    named = re.findall(r'(?:src|href)="(web/[^"]+)"', client.get(page).text)
-    assert named
-    for address in named:
+    found = re.findall(r'(?:src|href)="(web/[^"]+)"', client.get(page).text)
+    assert found
+    for address in found:
         answer = client.get(f"/{address}")
         assert answer.headers["Cache-Control"] == "public, max-age=31536000, immutable"
         assert answer.headers["ETag"]

@@ -18,7 +18,17 @@ DETAILED = [
     "/chat/nowhere",
     "/chat/stream/a/b",
 ]
-PLAIN = ["/nowhere", "/apis", "/chats", "/v1/threads", "/nowhere//api/v1", "/query/", "/API/v1", "/sessions", "/docs/"]
+PLAIN_PATHS = [
+    "/nowhere",
+    "/apis",
+    "/chats",
+    "/v1/threads",
+    "/nowhere//api/v1",
+    "/query/",
+    "/API/v1",
+    "/sessions",
+    "/docs/",
+]
 
 WRONG_METHODS = [
     ("PUT", "/api/v1/assistants", "openai"),
@@ -52,7 +62,7 @@ def shape(body: dict[str, object], code: str) -> str:
     [
         *((path, "openai") for path in OPENAI),
         *((path, "detailed") for path in DETAILED),
-        *((path, "plain") for path in PLAIN),
+        *((path, "plain") for path in PLAIN_PATHS),
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "OPTIONS"])

@@ -23,7 +23,7 @@ class Told:
     def __init__(self, *silent: str) -> None:
         """`silent` questions wait until they are told what to say."""
         self._silent = set(silent)
-        self._told: dict[str, deque[Any]] = defaultdict(deque)
+        self._script: dict[str, deque[Any]] = defaultdict(deque)
         self._calls: list[str] = []
         self._changed = threading.Condition()
         self._released = False
@@ -72,12 +72,12 @@ class Told:
 
     def _tell(self, question: str, *said: Any) -> None:
         with self._changed:
-            self._told[question].extend(said)
+            self._script[question].extend(said)
             self._changed.notify_all()
 
     def _next(self, question: str) -> Any:
         with self._changed:
-            told = self._told[question]
+            told = self._script[question]
             assert self._changed.wait_for(lambda: told or self._released, PATIENCE_SECONDS), f"nobody told {question}"
             return told.popleft() if told else None
 

@@ -101,12 +101,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _wanted(self, index: int, call: ToolCall) -> None:
         """A call in pieces, as OpenAI sends it: its name first, then the arguments bit by bit."""
         whole = _call(call)
-        named = {"index": index, **whole, "function": {"name": call.name, "arguments": ""}}
+        first = {"index": index, **whole, "function": {"name": call.name, "arguments": ""}}
         half = len(call.arguments) // 2
         parts = [
             {"index": index, "function": {"arguments": part}} for part in (call.arguments[:half], call.arguments[half:])
         ]
-        for part in [named, *parts]:
+        for part in [first, *parts]:
             self._frame({"choices": [{"delta": {"tool_calls": [part]}}]})
 
     def _frame(self, data: Any) -> None:

@@ -74,12 +74,12 @@ LEAVES = [kind for kind in KINDS if not kind.__subclasses__()]
 BEHIND = list(below(errors.Unavailable))
 
 
-def named(kind: type[AppError]) -> str:
+def name_of(kind: type[AppError]) -> str:
     return kind.__name__
 
 
 class TestTable:
-    @pytest.mark.parametrize("kind", [AppError, *KINDS], ids=named)
+    @pytest.mark.parametrize("kind", [AppError, *KINDS], ids=name_of)
     def test_every_failure_has_a_status(self, kind: type[AppError]) -> None:
         assert status_of(kind()) in STATUS.values()
 
@@ -90,12 +90,12 @@ class TestTable:
         codes = [kind.code for kind in KINDS]
         assert sorted(codes) == sorted(set(codes))
 
-    @pytest.mark.parametrize("kind", KINDS, ids=named)
+    @pytest.mark.parametrize("kind", KINDS, ids=name_of)
     def test_what_the_caller_must_change_is_a_4xx_and_nothing_else_is(self, kind: type[AppError]) -> None:
         assert (400 <= status_of(kind()) < 500) == issubclass(kind, errors.Refused)
         assert (500 <= status_of(kind()) < 600) == issubclass(kind, errors.Unavailable)
 
-    @pytest.mark.parametrize("kind", KINDS, ids=named)
+    @pytest.mark.parametrize("kind", KINDS, ids=name_of)
     def test_a_kept_failure_comes_back_as_what_it_was(self, kind: type[AppError]) -> None:
         again = error_from_code(kind.code, "What happened.")
         assert (type(again), str(again)) == (kind, "What happened.")
@@ -106,7 +106,7 @@ class TestTable:
 
 
 class TestSentences:
-    @pytest.mark.parametrize("kind", KINDS, ids=named)
+    @pytest.mark.parametrize("kind", KINDS, ids=name_of)
     def test_each_is_one_for_a_person_with_nothing_left_to_fill_in(self, kind: type[AppError]) -> None:
         assert re.fullmatch(r"[A-Z][^{}%<>]+\w\.", str(kind()))
         assert not re.search(r"TODO|XXX|\.\.\.|None", str(kind()))
@@ -116,7 +116,7 @@ class TestSentences:
         assert len(set(sentences)) == len(sentences)
         assert AppError.sentence not in sentences
 
-    @pytest.mark.parametrize("kind", KINDS, ids=named)
+    @pytest.mark.parametrize("kind", KINDS, ids=name_of)
     def test_none_names_a_class(self, kind: type[AppError]) -> None:
         assert not [each for each in KINDS if re.search(rf"\b{each.__name__}\b", kind.sentence)]
 
@@ -128,7 +128,7 @@ class TestPublished:
     def told(self) -> Told:
         return Told("hi")
 
-    @pytest.mark.parametrize("kind", BEHIND, ids=named)
+    @pytest.mark.parametrize("kind", BEHIND, ids=name_of)
     def test_a_failure_of_the_upstream_is_a_500_with_its_code(
         self, client: FlaskClient, told: Told, kind: type[AppError]
     ) -> None:
@@ -137,7 +137,7 @@ class TestPublished:
         assert answer.status_code == 500
         assert answer.get_json() == {"error": kind.sentence, "code": kind.code}
 
-    @pytest.mark.parametrize("kind", BEHIND, ids=named)
+    @pytest.mark.parametrize("kind", BEHIND, ids=name_of)
     def test_a_failed_question_is_not_in_the_history_and_may_be_asked_again(
         self, client: FlaskClient, told: Told, kind: type[AppError]
     ) -> None:

@@ -1219,7 +1219,7 @@ def test_a_slow_list_is_waited_for_only_once(
 def test_a_list_that_came_late_is_known_afterwards(server: Misbehaving, conversations: Callable[..., Core]) -> None:
     server.follow(listing(["local"]))
     ours = conversations()
-    ours.models()
+    ours.models.list()
     ours.models.require_offered("local")
     with pytest.raises(errors.UnknownModel):
         ours.models.require_offered("other")

@@ -137,25 +137,25 @@ class TestVendor:
             assert package["license"]
             assert "LICENSE" in package["files"]
 
-    def fetched(self, place: Path, content: bytes) -> subprocess.CompletedProcess[str]:
+    def fetched(self, folder: Path, content: bytes) -> subprocess.CompletedProcess[str]:
         """`fetch_vendor.py` for `kind` 1.2.3, whose one file is listed as holding b"as ever" and holds `content`."""
-        vendor = place / "server/web/vendor"
+        vendor = folder / "server/web/vendor"
         vendor.mkdir(parents=True)
-        (place / "scripts").mkdir()
-        (place / "scripts/fetch_vendor.py").write_bytes((ROOT / "scripts/fetch_vendor.py").read_bytes())
+        (folder / "scripts").mkdir()
+        (folder / "scripts/fetch_vendor.py").write_bytes((ROOT / "scripts/fetch_vendor.py").read_bytes())
         sha256 = hashlib.sha256(b"as ever").hexdigest()
         listed = [{"name": "kind", "version": "1.2.3", "license": "MIT", "files": {"lib/it.js": sha256}}]
         (vendor / "versions.json").write_text(json.dumps(listed))
-        with tarfile.open(place / "archive", "w:gz") as archive:
+        with tarfile.open(folder / "archive", "w:gz") as archive:
             member = tarfile.TarInfo("package/lib/it.js")
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-        npm = place / "npm"
-        npm.write_text(f'#!/bin/sh\n[ "$*" = "pack --silent kind@1.2.3" ] && cp {place}/archive kind-1.2.3.tgz\n')
+        npm = folder / "npm"
+        npm.write_text(f'#!/bin/sh\n[ "$*" = "pack --silent kind@1.2.3" ] && cp {folder}/archive kind-1.2.3.tgz\n')
         npm.chmod(0o755)
-        env = {"PATH": f"{place}:/usr/bin:/bin"}
+        env = {"PATH": f"{folder}:/usr/bin:/bin"}
         return subprocess.run(
-            [sys.executable, place / "scripts/fetch_vendor.py"], env=env, capture_output=True, text=True, timeout=30
+            [sys.executable, folder / "scripts/fetch_vendor.py"], env=env, capture_output=True, text=True, timeout=30
         )
 
     def test_they_can_be_fetched_again_by_name_and_version(self, tmp_path: Path) -> None:
