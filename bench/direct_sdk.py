@@ -1,4 +1,4 @@
-"""A yardstick: the SDK called directly, one call after another. `python -m bench.direct_sdk BASE_URL CALLS`."""
+"""For comparison: direct calls by the SDK, one after another. `python -m bench.direct_sdk BASE_URL CALLS`."""
 
 import json
 import statistics
@@ -11,7 +11,7 @@ if __name__ == "__main__":
     client = OpenAI(api_key="none", base_url=sys.argv[1])
     times = []
     for n in range(int(sys.argv[2])):
-        began = time.perf_counter()
+        start = time.perf_counter()
         client.chat.completions.create(model="stub", messages=[{"role": "user", "content": f"question {n}"}])
-        times.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - start)
     print(json.dumps({"p50_ms": statistics.median(times) * 1000}))

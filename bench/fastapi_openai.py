@@ -1,4 +1,4 @@
-"""A yardstick, not the product: the conversation server that one would write in an afternoon, with FastAPI."""
+"""For comparison: a minimal conversation server with FastAPI, as one would write it in an afternoon."""
 
 import os
 from collections import defaultdict
@@ -25,18 +25,18 @@ async def query(question: Question, request: Request) -> Any:
     history = histories[question.client_name]
     history.append({"role": "user", "content": question.input})
     if request.headers.get("accept") == "text/event-stream":
-        return StreamingResponse(stream(history), media_type="text/event-stream")
+        return StreamingResponse(stream_reply(history), media_type="text/event-stream")
     completion = await client.chat.completions.create(model="stub", messages=history)
     reply = completion.choices[0].message.content
     history.append({"role": "assistant", "content": reply})
     return {"response": reply}
 
 
-async def stream(history: list[Any]) -> AsyncIterator[str]:
-    pieces: list[str] = []
+async def stream_reply(history: list[Any]) -> AsyncIterator[str]:
+    parts: list[str] = []
     async for chunk in await client.chat.completions.create(model="stub", messages=history, stream=True):
         if chunk.choices and chunk.choices[0].delta.content:
-            pieces.append(chunk.choices[0].delta.content)
-            yield f"data: {pieces[-1]}\n\n"
-    history.append({"role": "assistant", "content": "".join(pieces)})
+            parts.append(chunk.choices[0].delta.content)
+            yield f"data: {parts[-1]}\n\n"
+    history.append({"role": "assistant", "content": "".join(parts)})
     yield "data: [DONE]\n\n"

@@ -1,10 +1,10 @@
-"""Load from a process of its own: `python -m bench.load '{"port": …, "concurrency": …, "requests": …}'`.
+"""A load generator: `python -m bench.load '{"port": …, "concurrency": …, "requests": …}'`.
 
-Keeps `concurrency` connections busy until `requests` were answered, each with an input and a client of its own, and
-prints one line of JSON: requests a second, the latency's median and 99th percentile in milliseconds, how many answers
-were whole, and how many were not. With `"stream": true` each reply is read as an event stream to its END. With
-`"client": "name"` all go to one conversation. With `"completions": true` the server is a proxy, which is
-asked as OpenAI would be.
+Keeps `concurrency` connections busy until `requests` are answered, each with its own question and client. Prints one
+line of JSON: requests a second, the median and the 99th percentile of the latency in milliseconds, and how many
+responses were complete and how many were not. With `"stream": true` each reply is read as an event stream up to its
+END. With `"client": "name"` all questions go to one conversation. With `"completions": true` the requests are those of
+OpenAI's chat completions, for a proxy.
 """
 
 import json
@@ -17,47 +17,47 @@ from typing import Any
 
 
 class Caller:
-    """One connection, which asks its share of the questions one after another."""
+    """One connection, which sends its share of the questions one after another."""
 
     def __init__(self, plan: dict[str, Any], number: int, share: int) -> None:
         self.plan = plan
         self.number = number
         self.share = share
         self.times: list[float] = []
-        self.good = 0
+        self.complete = 0
         self.received = bytearray()
-        self.began = 0.0
+        self.start = 0.0
         self.socket = socket.create_connection(("127.0.0.1", plan["port"]))
 
     def ask(self) -> None:
-        question = self.request(len(self.times))
+        question = self.build_request(len(self.times))
         self.received.clear()
-        self.began = time.perf_counter()
+        self.start = time.perf_counter()
         self.socket.sendall(question)
 
-    def hear(self) -> None:
-        """Take in what has come, and ask the next question where that was the answer's end."""
+    def receive(self) -> None:
+        """Receive what has arrived. If the response is complete, send the next question."""
         data = self.socket.recv(65_536)
         if not data:
             raise ConnectionResetError
         self.received += data
-        is_good = self.is_good_stream() if self.plan.get("stream") else self.is_good_reply()
-        if is_good is None:
+        is_complete = self.check_stream() if self.plan.get("stream") else self.check_reply()
+        if is_complete is None:
             return
-        self.times.append(time.perf_counter() - self.began)
-        self.good += is_good
+        self.times.append(time.perf_counter() - self.start)
+        self.complete += is_complete
         if len(self.times) < self.share:
             self.ask()
         else:
             self.socket.close()
 
-    def request(self, n: int) -> bytes:
+    def build_request(self, n: int) -> bytes:
         tag = f"{self.plan.get('tag', '')}-{self.number}-{n}"
-        path, asked = "/query", {"input": f"question {tag}", "client_name": self.plan.get("client", f"client {tag}")}
+        path, fields = "/query", {"input": f"question {tag}", "client_name": self.plan.get("client", f"client {tag}")}
         if self.plan.get("completions"):
             messages = [{"role": "user", "content": f"question {tag}"}]
-            path, asked = "/v1/chat/completions", {"model": "stub", "messages": messages}
-        body = json.dumps(asked).encode()
+            path, fields = "/v1/chat/completions", {"model": "stub", "messages": messages}
+        body = json.dumps(fields).encode()
         accept = "text/event-stream" if self.plan.get("stream") else "application/json"
         head = (
             f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nAccept: {accept}\r\n"
@@ -65,25 +65,25 @@ class Caller:
         )
         return head.encode() + body
 
-    def is_good_reply(self) -> bool | None:
-        """None while more is to come."""
+    def check_reply(self) -> bool | None:
+        """Whether the response is complete and successful; None while more is to come."""
         head, has_head, body = self.received.partition(b"\r\n\r\n")
         if not has_head or len(body) < int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0]):
             return None
         return head.startswith(b"HTTP/1.1 200") and (b'"response"' in body or b'"choices"' in body)
 
-    def is_good_stream(self) -> bool | None:
-        """None while more is to come."""
+    def check_stream(self) -> bool | None:
+        """Whether the response is complete and successful; None while more is to come."""
         if not self.received.endswith(b"\r\n0\r\n\r\n"):
             return None
         has_end = b'"END"' in self.received or b"[DONE]" in self.received
         return has_end and self.received.startswith(b"HTTP/1.1 200")
 
 
-def main(plan: dict[str, Any]) -> dict[str, Any]:
+def run(plan: dict[str, Any]) -> dict[str, Any]:
     share, rest = divmod(plan["requests"], plan["concurrency"])
     callers = [Caller(plan, number, share + (number < rest)) for number in range(plan["concurrency"])]
-    began = time.perf_counter()
+    start = time.perf_counter()
     with selectors.DefaultSelector() as selector:
         for caller in callers:
             selector.register(caller.socket, selectors.EVENT_READ, caller)
@@ -91,16 +91,16 @@ def main(plan: dict[str, Any]) -> dict[str, Any]:
         while selector.get_map():
             for key, _ in selector.select():
                 try:
-                    key.data.hear()
-                except ConnectionError:  # What it was still to ask remains without an answer.
+                    key.data.receive()
+                except ConnectionError:  # Its remaining questions count as faults.
                     key.data.socket.close()
                 if key.data.socket.fileno() < 0:
                     selector.unregister(key.fileobj)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     times = sorted(time for caller in callers for time in caller.times)
     if not times:
         raise SystemExit("nothing was answered")
-    answered = sum(caller.good for caller in callers)
+    answered = sum(caller.complete for caller in callers)
     return {
         "per_second": len(times) / seconds,
         "p50_ms": statistics.median(times) * 1000,
@@ -111,4 +111,4 @@ def main(plan: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(json.loads(sys.argv[1]))))
+    print(json.dumps(run(json.loads(sys.argv[1]))))

@@ -1,4 +1,4 @@
-"""A yardstick, not the product: the conversation server that one would write in an afternoon, with Flask."""
+"""For comparison: a minimal conversation server with Flask, as one would write it in an afternoon."""
 
 import os
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""The processes of a measurement: servers on one core, the stub and the load on another."""
+"""The processes of a measurement: the server on one core, the stub upstream and the load on another."""
 
 import json
 import os
@@ -28,15 +28,15 @@ def free_port() -> int:
 
 
 @contextmanager
-def stub() -> Iterator[int]:
-    """The stub upstream's port, while it runs."""
+def start_stub() -> Iterator[int]:
+    """Run the stub upstream. Yields its port."""
     port = free_port()
-    process = _started([sys.executable, "bench/stub_upstream.py", str(port)], OTHER_CORE, {})
+    process = _start([sys.executable, "bench/stub_upstream.py", str(port)], OTHER_CORE, {})
     try:
-        _await(port, "/counts")
+        _await_answer(port, "/counts")
         yield port
     finally:
-        _ended(process)
+        _stop(process)
 
 
 class Server:
@@ -46,10 +46,10 @@ class Server:
         self.seconds_to_first_answer = seconds_to_first_answer
 
     def cpu_seconds(self) -> float:
-        return sum(_cpu(pid) for pid in self._pids())
+        return sum(_cpu_seconds(pid) for pid in self._pids())
 
     def megabytes(self) -> float:
-        """The most that the largest of its processes had resident."""
+        """The peak resident size of its largest process."""
         return max(_peak_kilobytes(pid) for pid in self._pids()) / 1024
 
     def _pids(self) -> list[int]:
@@ -58,22 +58,22 @@ class Server:
 
 
 @contextmanager
-def redis(fsync: str) -> Iterator[str]:
-    """The URL of a Redis with an append-only file and that `appendfsync`, while it runs."""
+def start_redis(fsync: str) -> Iterator[str]:
+    """Run a Redis with an append-only file and `fsync` as its `appendfsync`. Yields its URL."""
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
-        durable = ["--appendonly", "yes", "--appendfsync", fsync, "--save", "", "--dir", folder]
-        process = _started(["redis-server", "--bind", "127.0.0.1", "--port", str(port), *durable], OTHER_CORE, {})
+        options = ["--appendonly", "yes", "--appendfsync", fsync, "--save", "", "--dir", folder]
+        process = _start(["redis-server", "--bind", "127.0.0.1", "--port", str(port), *options], OTHER_CORE, {})
         try:
             _await_port(port)
             yield f"redis://127.0.0.1:{port}"
         finally:
-            _ended(process)
+            _stop(process)
 
 
 @contextmanager
-def serving(kind: str, stub_port: int, **settings: str) -> Iterator[Server]:
-    """One of `ours`, `flask`, `fastapi` and `litellm`, on its core."""
+def start_server(kind: str, stub_port: int, **settings: str) -> Iterator[Server]:
+    """Run a server: `kind` is `ours`, `flask`, `fastapi` or `litellm`. `settings` are environment variables."""
     port = free_port()
     gunicorn = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--no-control-socket"]
     commands = {
@@ -91,24 +91,24 @@ def serving(kind: str, stub_port: int, **settings: str) -> Iterator[Server]:
         "litellm": [str(LITELLM), "--config", "bench/litellm.yaml", "--host", "127.0.0.1", "--port", str(port)],
     }
     env = {"OPENAI_BASE_URL": f"http://127.0.0.1:{stub_port}/v1", "PORT": str(port), "MAX_CONVERSATIONS": "1000000"}
-    env |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", **settings}  # The proxy would ask the network for its prices.
+    env |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", **settings}  # Keeps the proxy from fetching its price list.
     began = time.perf_counter()
-    process = _started(commands[kind], SERVER_CORE, env)
+    process = _start(commands[kind], SERVER_CORE, env)
     try:
-        _await(port, "/healthz")
+        _await_answer(port, "/healthz")
         yield Server(port, process, time.perf_counter() - began)
     finally:
-        _ended(process)
+        _stop(process)
 
 
-def load(port: int, **plan: Any) -> dict[str, Any]:
-    """What `bench.load` measures of the server at `port`."""
-    return printed([sys.executable, "-m", "bench.load", json.dumps({"port": port, **plan})])
+def run_load(port: int, **plan: Any) -> dict[str, Any]:
+    """Run `bench.load` against the server at `port`. Returns what it measured."""
+    return run_json([sys.executable, "-m", "bench.load", json.dumps({"port": port, **plan})])
 
 
-def printed(command: list[str]) -> dict[str, Any]:
-    """The JSON that `command` prints, run beside the stub."""
-    process = _started(command, OTHER_CORE, {}, stdout=subprocess.PIPE)
+def run_json(command: list[str]) -> dict[str, Any]:
+    """Run `command` on the core of the stub. Returns the JSON that it prints."""
+    process = _start(command, OTHER_CORE, {}, stdout=subprocess.PIPE)
     out, _ = process.communicate(timeout=600)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed")
@@ -116,26 +116,26 @@ def printed(command: list[str]) -> dict[str, Any]:
     return answer
 
 
-def behave(stub_port: int, **behaviour: Any) -> None:
-    """Set the stub's pace, and its count of calls to zero."""
+def set_behaviour(stub_port: int, **behaviour: Any) -> None:
+    """Set how fast the stub answers, and reset its count of calls."""
     request = urllib.request.Request(f"http://127.0.0.1:{stub_port}/behaviour", json.dumps(behaviour).encode())
     urllib.request.urlopen(request, timeout=5).close()
 
 
-def calls(stub_port: int) -> int:
+def count_calls(stub_port: int) -> int:
     with urllib.request.urlopen(f"http://127.0.0.1:{stub_port}/counts", timeout=5) as answer:
         count: int = json.load(answer)["calls"]
         return count
 
 
-def _started(command: list[str], core: int, env: dict[str, str], **more: Any) -> subprocess.Popen[bytes]:
-    more.setdefault("stdout", subprocess.DEVNULL)
+def _start(command: list[str], core: int, env: dict[str, str], **options: Any) -> subprocess.Popen[bytes]:
+    options.setdefault("stdout", subprocess.DEVNULL)
     return subprocess.Popen(
-        ["taskset", "-c", str(core), *command], env={**os.environ, **env}, stderr=subprocess.DEVNULL, **more
+        ["taskset", "-c", str(core), *command], env={**os.environ, **env}, stderr=subprocess.DEVNULL, **options
     )
 
 
-def _ended(process: subprocess.Popen[bytes]) -> None:
+def _stop(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
         process.wait(10)
@@ -144,8 +144,8 @@ def _ended(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _await(port: int, path: str) -> None:
-    """Wait for the first answer, whatever it says: a yardstick has no health check."""
+def _await_answer(port: int, path: str) -> None:
+    """Wait for the first response, whatever its status: the other servers have no health check."""
     for _ in range(3000):
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5).close()
@@ -167,7 +167,7 @@ def _await_port(port: int) -> None:
     raise SystemExit(f"nothing listens on port {port}")
 
 
-def _cpu(pid: int) -> float:
+def _cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 

@@ -1,8 +1,8 @@
-"""A stub of an OpenAI-compatible server, fast enough to stay out of the way.
+"""A stub of an OpenAI-compatible server, so fast that it does not limit what is measured.
 
 `python bench/stub_upstream.py PORT` answers `POST …/chat/completions` after `delay` seconds, plain or as a stream of
-`chunks` pieces spread evenly over `stream_seconds`; `GET /counts` tells how many calls were made, and
-`POST /behaviour` with `{"delay": …, "stream_seconds": …, "chunks": …}` changes the pace and sets the count to zero.
+`chunks` chunks spread evenly over `stream_seconds`. `GET /counts` returns how many calls were made.
+`POST /behaviour` with `{"delay": …, "stream_seconds": …, "chunks": …}` sets these and resets the count.
 """
 
 import asyncio
@@ -34,12 +34,12 @@ behaviour: dict[str, Any] = {"delay": 0.0, "stream_seconds": 2.0, "chunks": 20}
 counts = {"calls": 0}
 
 
-def answer(body: bytes, kind: str = "application/json") -> bytes:
+def build_response(body: bytes, kind: str = "application/json") -> bytes:
     head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 
-PLAIN = answer(json.dumps(COMPLETION).encode())
+PLAIN = build_response(json.dumps(COMPLETION).encode())
 
 
 class Connection(asyncio.Protocol):
@@ -53,8 +53,8 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.received += data
-        head, found, rest = self.received.partition(b"\r\n\r\n")
-        if not found:
+        head, separator, rest = self.received.partition(b"\r\n\r\n")
+        if not separator:
             return
         length = 0
         for line in head.split(b"\r\n"):
@@ -70,56 +70,58 @@ class Connection(asyncio.Protocol):
         if b"/chat/completions" in line:
             counts["calls"] += 1
             if b'"stream":true' in body or b'"stream": true' in body:
-                self.stream()
+                self.send_stream()
             elif behaviour["delay"]:
                 asyncio.get_running_loop().call_later(behaviour["delay"], self.transport.write, PLAIN)
             else:
                 self.transport.write(PLAIN)
         elif b"/counts" in line:
-            self.transport.write(answer(json.dumps(counts).encode()))
+            self.transport.write(build_response(json.dumps(counts).encode()))
         elif b"/behaviour" in line:
             behaviour.update(json.loads(body))
             counts["calls"] = 0
-            self.transport.write(answer(b"{}"))
+            self.transport.write(build_response(b"{}"))
         else:
-            self.transport.write(answer(json.dumps(MODELS).encode()))
+            self.transport.write(build_response(json.dumps(MODELS).encode()))
 
-    def stream(self) -> None:
+    def send_stream(self) -> None:
         self.transport.write(STREAM)
         loop, chunks = asyncio.get_running_loop(), behaviour["chunks"]
-        began = loop.time()
+        start = loop.time()
         for n in range(chunks):
             last = END if n == chunks - 1 else b""
-            loop.call_at(began + behaviour["stream_seconds"] * (n + 1) / chunks, self.transport.write, piece(n) + last)
+            loop.call_at(
+                start + behaviour["stream_seconds"] * (n + 1) / chunks, self.transport.write, build_piece(n) + last
+            )
 
 
-def frame(fields: dict[str, Any]) -> bytes:
-    whole = {"id": "chatcmpl-stub", "object": "chat.completion.chunk", "created": 1, "model": "stub", **fields}
-    return chunk(b"data: " + json.dumps(whole).encode() + b"\n\n")
+def build_event(fields: dict[str, Any]) -> bytes:
+    body = {"id": "chatcmpl-stub", "object": "chat.completion.chunk", "created": 1, "model": "stub", **fields}
+    return build_chunk(b"data: " + json.dumps(body).encode() + b"\n\n")
 
 
-def chunk(data: bytes) -> bytes:
+def build_chunk(data: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
 @cache
-def piece(n: int) -> bytes:
-    return frame({"choices": [{"index": 0, "delta": {"content": f"piece {n} "}, "finish_reason": None}]})
+def build_piece(n: int) -> bytes:
+    return build_event({"choices": [{"index": 0, "delta": {"content": f"piece {n} "}, "finish_reason": None}]})
 
 
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 END = (
-    frame({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
-    + frame({"choices": [], "usage": USAGE})
-    + chunk(b"data: [DONE]\n\n")
-    + chunk(b"")
+    build_event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    + build_event({"choices": [], "usage": USAGE})
+    + build_chunk(b"data: [DONE]\n\n")
+    + build_chunk(b"")
 )
 
 
-async def main(port: int) -> None:
+async def serve(port: int) -> None:
     server = await asyncio.get_running_loop().create_server(Connection, "127.0.0.1", port, backlog=4096)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1])))
+    asyncio.run(serve(int(sys.argv[1])))

@@ -1,6 +1,6 @@
-"""The chain of fixtures: told -> upstream -> store -> app -> client. Override one link in a test that needs it.
+"""The chain of fixtures: replies -> upstream -> store -> app -> client. A test overrides the one that it needs.
 
-Every JSON answer in any test is held to the document of the dialect that gave it.
+Every JSON response in any test is validated against the document of its dialect.
 """
 
 import gc
@@ -22,10 +22,10 @@ from server.app import create_app
 from server.settings import Settings
 from server.store.memory import MemoryStore
 from tests.support.clock import Clock
-from tests.support.openai_server import Misbehaving
-from tests.support.openapi import hold_to_document
-from tests.support.process import Served, serve
-from tests.support.replies import SteeredUpstream, Told
+from tests.support.openai_server import OpenAIServer
+from tests.support.openapi import validate_response
+from tests.support.process import ServerProcess, serve
+from tests.support.replies import ScriptedReplies, SteeredUpstream
 
 LONGEST = (
     "test_schemathesis",
@@ -56,7 +56,7 @@ LONGEST = (
     "test_chat",
     "test_openapi",
 )
-"""The files that take longest. Those who run files beside each other begin with them."""
+"""The files that take longest. They come first, so that parallel runs end early."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -64,24 +64,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    # What was imported stays until the end, and is not to be walked through again and again.
+    # Imported objects live until the end; the garbage collector need not visit them again and again.
     gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
-def addresses_made_once() -> Iterator[None]:
-    """Each test makes an app, and to compile the builders of its 51 addresses took a third of all time."""
+def cache_url_builders() -> Iterator[None]:
+    """Compile the URL builders of the 51 addresses once: doing it for the app of each test took a third of the time."""
     with pytest.MonkeyPatch.context() as patched:
-        made: dict[tuple[str, bool], Any] = {}
-        make = Rule._compile_builder
+        builders: dict[tuple[str, bool], Any] = {}
+        compile_builder = Rule._compile_builder
 
-        def made_once(rule: Rule, append_unknown: bool = True) -> Any:
+        def compile_once(rule: Rule, append_unknown: bool = True) -> Any:
             key = rule.rule, append_unknown
-            if key not in made:
-                made[key] = make(rule, append_unknown)
-            return made[key]
+            if key not in builders:
+                builders[key] = compile_builder(rule, append_unknown)
+            return builders[key]
 
-        patched.setattr(Rule, "_compile_builder", made_once)
+        patched.setattr(Rule, "_compile_builder", compile_once)
         yield
 
 
@@ -91,14 +91,14 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told()
+def replies() -> ScriptedReplies:
+    return ScriptedReplies()
 
 
 @pytest.fixture
-def upstream(told: Told) -> Iterator[SteeredUpstream]:
-    yield SteeredUpstream(told)
-    told.release()
+def upstream(replies: ScriptedReplies) -> Iterator[SteeredUpstream]:
+    yield SteeredUpstream(replies)
+    replies.release()
 
 
 @pytest.fixture
@@ -114,8 +114,8 @@ def settings() -> Settings:
 @pytest.fixture
 def app(settings: Settings, store: MemoryStore, upstream: SteeredUpstream) -> Iterator[Flask]:
     app = create_app(settings, store=store, upstream=upstream)
-    app.testing = True  # An answer that breaks its document fails the test, and is no 500.
-    hold_answers_to_documents(app)
+    app.testing = True  # A response that breaks its document fails the test, instead of becoming a 500.
+    validate_responses(app)
     yield app
     app.extensions["runner"].shut_down(0)
 
@@ -127,31 +127,31 @@ def client(app: Flask) -> FlaskClient:
 
 @pytest.fixture
 def at_once() -> Iterator[Callable[..., Any]]:
-    """Calls a function in a thread of its own and gives the future of what it returns."""
+    """Calls a function in a thread of its own. Returns its future."""
     with ThreadPoolExecutor(64) as threads:
         yield threads.submit
 
 
 @pytest.fixture(scope="session")
-def demo() -> Iterator[Served]:
-    """A server as `run.py` starts it, under gunicorn with gevent, over the demonstration upstream."""
+def demo() -> Iterator[ServerProcess]:
+    """A server process as `run.py` starts it, with the demonstration upstream."""
     with serve(UPSTREAM="scripted") as served:
         yield served
 
 
-def hold_answers_to_documents(app: Flask) -> None:
-    """Fail the request whose JSON answer is not what its document says."""
+def validate_responses(app: Flask) -> None:
+    """Make a request raise if its JSON response does not fit its document."""
 
     @app.after_request
-    def held(response: Response) -> Response:
+    def validate(response: Response) -> Response:
         if response.mimetype == "application/json" and request.method not in ("HEAD", "OPTIONS"):
-            hold_to_document(request.method, request.path, response.status_code, response.get_data())
+            validate_response(request.method, request.path, response.status_code, response.get_data())
         return response
 
 
 @pytest.fixture(autouse=True)
-def no_thread_dies() -> Iterator[None]:
-    """A writer that ends with an exception of its own is a fault, whatever the test asserts."""
+def fail_on_thread_exceptions() -> Iterator[None]:
+    """Fail a test in which a thread ends with an exception, whatever the test asserts."""
     died: list[Any] = []
     earlier, threading.excepthook = threading.excepthook, died.append
     yield
@@ -161,9 +161,9 @@ def no_thread_dies() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that nobody else has signed, and its key."""
+    """The paths of a self-signed certificate for 127.0.0.1 and of its key."""
     if shutil.which("openssl") is None:
-        pytest.skip("makes its certificate with openssl, which is not here")
+        pytest.skip("needs openssl to make a certificate")
     folder = tmp_path_factory.mktemp("tls")
     paths = folder / "certificate.pem", folder / "key.pem"
     command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test -addext subjectAltName=IP:127.0.0.1"
@@ -172,10 +172,10 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture
-def tls_server(certificate: tuple[Path, Path]) -> Iterator[Misbehaving]:
+def tls_server(certificate: tuple[Path, Path]) -> Iterator[OpenAIServer]:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(*certificate)
-    server = Misbehaving(tls)
+    server = OpenAIServer(tls)
     yield server
     server.close()
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from tests.support.process import OURS, Served, await_answer, eventually, free_port, started
+from tests.support.process import SETTINGS, ServerProcess, await_answer, eventually, free_port, start_process
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Server:
         self._name = name
         self._folder = folder
         self._upstream_url = upstream_url
-        self._env = {**dict.fromkeys(OURS, ""), **env}
+        self._env = {**dict.fromkeys(SETTINGS, ""), **env}
         self._lives: list[Life] = []
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -46,12 +46,12 @@ class Server:
             "OPENAI_BASE_URL": self._upstream_url(life.name),
             "WEB_CONCURRENCY": str(workers),
         }
-        self._process = started([sys.executable, "run.py"], self._log(life), **self._env | env)
+        self._process = start_process([sys.executable, "run.py"], self._log(life), **self._env | env)
 
     def await_answer(self) -> None:
         assert self._process is not None
         life = self._lives[-1]
-        await_answer(Served(life.port, self._process, self._log(life)))
+        await_answer(ServerProcess(life.port, self._process, self._log(life)))
         self.life = life
 
     def kill(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from sys import intern
 
-from tests.support.openai_server import DONE, FINISH, Exchange, Misbehaving, completion, piece
+from tests.support.openai_server import DONE, FINISH, Exchange, OpenAIServer, completion, piece
 
 WORDS = ("so", "그래서", "weil", "потому что", "🙂", "naïve", "\n", "“quoted”")
 
@@ -37,7 +37,7 @@ class Upstream:
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
-        self._server = Misbehaving()
+        self._server = OpenAIServer()
         self._server.follow(self._answer)
         self._lock = threading.Lock()
         self._calls: list[Call] = []
@@ -62,19 +62,19 @@ class Upstream:
         self._server.close()
 
     def _answer(self, exchange: Exchange) -> None:
-        heard = exchange.heard
-        if len(heard.content) < int(heard.headers["content-length"]):
+        request = exchange.request
+        if len(request.content) < int(request.headers["content-length"]):
             return  # Killed in the middle of a request: nothing was asked.
-        body = heard.body
+        body = request.body
         # Shared, since each call has the whole history again: a long round would need gigabytes.
         messages = [(intern(each["role"]), intern(each["content"])) for each in body["messages"]]
-        self._server.heard.clear()
+        self._server.requests.clear()
         with self._lock:
             number = len(self._calls)
             chance = random.Random(f"{self._seed} {number}")
             words = chance.choices(WORDS, k=chance.randint(2, 8))
             texts = [f"Answer {number} to {messages[-1][1]}:", *(f" {word}" for word in words)]
-            life = heard.path.split("/")[1]
+            life = request.path.split("/")[1]
             self._calls.append(Call(life, messages, "".join(texts), time.time()))
         is_streamed = body.get("stream", False)
         parts = _streamed(texts) if is_streamed else _plain("".join(texts), chance)

@@ -14,8 +14,8 @@ from werkzeug.test import TestResponse
 from server.domain import Run
 from server.store.memory import MemoryStore
 from server.store.protocol import CreatedRun
-from tests.support.process import Served
-from tests.support.replies import Told
+from tests.support.process import ServerProcess
+from tests.support.replies import ScriptedReplies
 
 MARK = "Xylophon"
 """Stands in every bad input, and in no answer."""
@@ -101,7 +101,7 @@ def store() -> WatchedStore:
 
 
 @pytest.fixture
-def unchanged(client: FlaskClient, store: WatchedStore, told: Told) -> Iterator[FlaskClient]:
+def unchanged(client: FlaskClient, store: WatchedStore, replies: ScriptedReplies) -> Iterator[FlaskClient]:
     """A client of a server where something was said already, all of which must stand when the test is over."""
     client.post("/query", json={"client_name": "ada", "input": "hi"})
     client.post("/model", json={"client_name": "ada", "model": "scripted-demo"})
@@ -109,7 +109,7 @@ def unchanged(client: FlaskClient, store: WatchedStore, told: Told) -> Iterator[
     store.written.clear()
     yield client
     assert store.written == []
-    assert told.calls == ["hi"]
+    assert replies.calls == ["hi"]
     assert client.get("/history?client_name=ada").get_json() == before
     assert client.get("/model?client_name=ada").get_json() == {"model": "scripted-demo"}
 
@@ -383,7 +383,7 @@ class TestAddresses:
     @pytest.mark.parametrize(
         "path", ["//", "//models", "/models/", "/models//", "//history", "/chat//stream/x", "/query/", "/health/", "/."]
     )
-    def test_slashes_too_many_or_too_few_redirect_nobody(self, demo: Served, path: str) -> None:
+    def test_slashes_too_many_or_too_few_redirect_nobody(self, demo: ServerProcess, path: str) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", demo.port, timeout=30)
         connection.request("GET", f"{path}?client_name=ada")
         answer = connection.getresponse()
@@ -450,46 +450,46 @@ class TestOnTheWire:
     """Through the HTTP server, which has a say in how bodies arrive."""
 
     def assert_refused(
-        self, demo: Served, answer: tuple[int, dict[str, Any]], status: int, code: str, name: str
+        self, demo: ServerProcess, answer: tuple[int, dict[str, Any]], status: int, code: str, name: str
     ) -> None:
         assert (answer[0], answer[1]["code"], set(answer[1])) == (status, code, {"error", "code"})
         assert_says_nothing_of_us(json.dumps(answer[1]))
         assert demo.history(name) == []
 
-    def test_a_body_of_the_most_bytes_is_taken(self, demo: Served) -> None:
+    def test_a_body_of_the_most_bytes_is_taken(self, demo: ServerProcess) -> None:
         sent = head(f"Content-Length: {MANY}") + body_of(MANY, "most")
         assert exchanged(demo.port, sent)[0] == 200
 
-    def test_a_body_of_more_bytes_is_too_large(self, demo: Served) -> None:
+    def test_a_body_of_more_bytes_is_too_large(self, demo: ServerProcess) -> None:
         sent = head(f"Content-Length: {MANY + 1}") + body_of(MANY + 1, "more")
         self.assert_refused(demo, exchanged(demo.port, sent), 413, "body_too_large", "more")
 
-    def test_a_body_that_only_promises_more_bytes_is_too_large(self, demo: Served) -> None:
+    def test_a_body_that_only_promises_more_bytes_is_too_large(self, demo: ServerProcess) -> None:
         answer = exchanged(demo.port, head("Content-Length: 999999999999"))
         self.assert_refused(demo, answer, 413, "body_too_large", "promise")
 
-    def test_a_body_in_chunks_is_taken(self, demo: Served) -> None:
+    def test_a_body_in_chunks_is_taken(self, demo: ServerProcess) -> None:
         sent = head("Transfer-Encoding: chunked") + chunked(body_of(100, "chunks"), 7)
         assert exchanged(demo.port, sent)[0] == 200
 
-    def test_a_body_of_the_most_bytes_in_chunks_is_taken(self, demo: Served) -> None:
+    def test_a_body_of_the_most_bytes_in_chunks_is_taken(self, demo: ServerProcess) -> None:
         sent = head("Transfer-Encoding: chunked") + chunked(body_of(MANY, "most chunks"))
         assert exchanged(demo.port, sent)[0] == 200
 
     @pytest.mark.parametrize("over", [1, 65_536])
-    def test_a_body_of_more_bytes_in_chunks_is_too_large(self, demo: Served, over: int) -> None:
+    def test_a_body_of_more_bytes_in_chunks_is_too_large(self, demo: ServerProcess, over: int) -> None:
         sent = head("Transfer-Encoding: chunked") + chunked(body_of(MANY + over, "over"))
         self.assert_refused(demo, exchanged(demo.port, sent), 413, "body_too_large", "over")
 
-    def test_chunks_that_are_none_are_refused(self, demo: Served) -> None:
+    def test_chunks_that_are_none_are_refused(self, demo: ServerProcess) -> None:
         sent = head("Transfer-Encoding: chunked") + b"zz\r\n" + body_of(60, "zz") + b"\r\n0\r\n\r\n"
         self.assert_refused(demo, exchanged(demo.port, sent), 400, "invalid_request", "zz")
 
-    def test_chunks_that_break_off_are_refused(self, demo: Served) -> None:
+    def test_chunks_that_break_off_are_refused(self, demo: ServerProcess) -> None:
         sent = head("Transfer-Encoding: chunked") + chunked(body_of(60, "broken")).removesuffix(b"0\r\n\r\n")
         self.assert_refused(demo, exchanged(demo.port, sent, leaves=True), 400, "invalid_request", "broken")
 
-    def test_a_body_that_breaks_off_is_refused_even_where_it_could_be_read(self, demo: Served) -> None:
+    def test_a_body_that_breaks_off_is_refused_even_where_it_could_be_read(self, demo: ServerProcess) -> None:
         sent = head("Content-Length: 100") + body_of(80, "short")
         self.assert_refused(demo, exchanged(demo.port, sent, leaves=True), 400, "invalid_request", "short")
 

@@ -120,7 +120,7 @@ def test_what_is_said_through_one_door_is_seen_through_the_others(
     for ask in ASK:
         question = f"Who comes through the door of {ask.__name__}?"
         ask(client, name, question)
-        sent = [(each["role"], each["content"]) for each in orjson.loads(upstream.heard[-1].messages)]
+        sent = [(each["role"], each["content"]) for each in orjson.loads(upstream.requests[-1].messages)]
         assert sent == [*said, ("user", question)], ask.__name__
         said += [("user", question), ("assistant", f"re: {question}")]
         for read in READ:
@@ -142,7 +142,7 @@ def test_a_model_that_is_chosen_at_one_door_answers_at_the_others(
     client.post("/model", json={"client_name": name, "model": "m1"})
     for ask in (query, chat, session_chat):
         ask(client, name, ask.__name__)
-        assert upstream.heard[-1].model == "m1"
+        assert upstream.requests[-1].model == "m1"
 
 
 @pytest.mark.parametrize(
@@ -173,13 +173,17 @@ def test_a_chat_without_a_name_is_read_by_its_stream_alone(client: FlaskClient, 
     said = [{"role": "user", "content": "first"}, {"role": "assistant", "content": "re: first"}]
     answer = client.post("/chat/stream", json={"message": "second", "conversation_history": said})
     read_to_its_end(client, answer.json["stream_id"])
-    assert [each["content"] for each in orjson.loads(upstream.heard[-1].messages)] == ["first", "re: first", "second"]
+    assert [each["content"] for each in orjson.loads(upstream.requests[-1].messages)] == [
+        "first",
+        "re: first",
+        "second",
+    ]
 
 
 def test_only_a_clients_name_makes_a_conversation(client: FlaskClient, upstream: SteeredUpstream) -> None:
     assert client.post("/api/chat", json={"session_id": "nobody", "message": "hi"}).status_code == 404
     assert client.post("/api/v1/chat", json={"thread_id": "nobody", "message": "hi"}).status_code == 404
-    assert not upstream.heard
+    assert not upstream.requests
     query(client, "nobody", "hi")
     session_chat(client, "nobody", "ho")
     thread_chat(client, "nobody", "ha")

@@ -78,7 +78,7 @@ class TestHealth:
 
     def test_it_spends_no_tokens(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
         client.get("/health")
-        assert list(upstream.heard) == []
+        assert list(upstream.requests) == []
 
 
 class TestProbes:

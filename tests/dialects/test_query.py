@@ -13,7 +13,7 @@ from server.http.headers import wait_seconds
 from server.settings import Settings
 from server.store.memory import MemoryStore
 from server.upstream.protocol import CompletionRequest
-from tests.support.replies import SteeredUpstream, Told
+from tests.support.replies import ScriptedReplies, SteeredUpstream
 
 AtOnce = Callable[..., Any]
 
@@ -21,8 +21,8 @@ CHATGPT = [{"User-Agent": "Mozilla/5.0 ChatGPT-User/1.0"}, {"openai-conversation
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told("slow")
+def replies() -> ScriptedReplies:
+    return ScriptedReplies("slow")
 
 
 def query(client: FlaskClient, question: str, name: str = "ada", headers: Any = None, **more: Any) -> Any:
@@ -85,7 +85,7 @@ class TestModels:
         assert client.get("/model", query_string={"client_name": "ada"}).json == {"model": "m1"}
         assert client.get("/model", query_string={"client_name": "eve"}).json == {"model": "scripted-demo"}
         query(client, "hi")
-        assert upstream.heard[-1].model == "m1"
+        assert upstream.requests[-1].model == "m1"
 
     def test_a_model_that_is_not_offered_is_refused_and_nothing_changes(
         self, client: FlaskClient, store: MemoryStore
@@ -116,40 +116,40 @@ class TestQuery:
     def test_the_history_is_replayed(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
         query(client, "first")
         query(client, "second")
-        assert b"re: first" in upstream.heard[-1].messages
+        assert b"re: first" in upstream.requests[-1].messages
 
     def test_one_client_never_sees_another(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
         query(client, "secret", "ada")
         query(client, "hi", "eve")
-        assert b"secret" not in upstream.heard[-1].messages
+        assert b"secret" not in upstream.requests[-1].messages
         assert contents(client, "eve") == ["hi", "re: hi"]
 
     def test_what_fails_behind_us_is_500_with_a_code_and_the_conversation_goes_on(
-        self, client: FlaskClient, told: Told, at_once: AtOnce
+        self, client: FlaskClient, replies: ScriptedReplies, at_once: AtOnce
     ) -> None:
-        told.fail("slow", errors.UpstreamRateLimited())
+        replies.fail("slow", errors.UpstreamRateLimited())
         answer = query(client, "slow")
         assert (answer.status_code, answer.json["code"]) == (500, "upstream_rate_limited")
         assert query(client, "hi").status_code == 200
         assert contents(client) == ["hi", "re: hi"]
 
     def test_who_waits_for_a_cleared_conversation_gets_409(
-        self, client: FlaskClient, told: Told, at_once: AtOnce
+        self, client: FlaskClient, replies: ScriptedReplies, at_once: AtOnce
     ) -> None:
         waiting = at_once(query, client, "slow")
-        told.await_call("slow")
+        replies.await_call("slow")
         client.delete("/history", query_string={"client_name": "ada"})
         assert (waiting.result().status_code, waiting.result().json["code"]) == (409, "run_cancelled")
         assert contents(client) == []
 
-    def test_a_busy_conversation_refuses_one_more(self, app: Any, told: Told, at_once: AtOnce) -> None:
+    def test_a_busy_conversation_refuses_one_more(self, app: Any, replies: ScriptedReplies, at_once: AtOnce) -> None:
         client = app.test_client()
         runner = app.extensions["runner"]
         runner.create(Run("slow", conversation="ada"))
         waiting = [runner.create(Run(f"q{n}", conversation="ada")) for n in range(32)]
         answer = query(client, "one more")
         assert (answer.status_code, answer.json["code"]) == (429, "conversation_busy")
-        told.end("slow", "ok")
+        replies.end("slow", "ok")
         runner.wait(waiting[-1].id, 20, lambda: True)
         assert query(client, "one more").status_code == 200
 
@@ -162,22 +162,22 @@ class TestDeadline:
         return Settings(query_deadline_seconds=0)
 
     def test_a_reply_that_takes_longer_is_202_and_collected_by_asking_the_same_again(
-        self, client: FlaskClient, told: Told, upstream: SteeredUpstream
+        self, client: FlaskClient, replies: ScriptedReplies, upstream: SteeredUpstream
     ) -> None:
         late = query(client, "slow")
         assert late.status_code == 202
         assert late.json["status"] == "running"
         assert re.fullmatch(r"run_[0-9a-f]{32}", late.json["run_id"])
         assert query(client, "slow").json["run_id"] == late.json["run_id"]
-        told.end("slow", "at last")
+        replies.end("slow", "at last")
         delivered = query(client, "slow", headers={"Prefer": "wait=20"})
         assert (delivered.status_code, delivered.json) == (200, {"response": "at last"})
-        assert len(upstream.heard) == 1
+        assert len(upstream.requests) == 1
 
-    def test_a_caller_may_prefer_to_wait(self, client: FlaskClient, told: Told, at_once: AtOnce) -> None:
+    def test_a_caller_may_prefer_to_wait(self, client: FlaskClient, replies: ScriptedReplies, at_once: AtOnce) -> None:
         waiting = at_once(query, client, "slow", headers={"Prefer": "respond-async, wait=20"})
-        told.await_call("slow")
-        told.end("slow", "ok")
+        replies.await_call("slow")
+        replies.end("slow", "ok")
         assert waiting.result().status_code == 200
 
     @pytest.mark.parametrize("headers", CHATGPT)
@@ -192,51 +192,51 @@ class TestDeadline:
 
     @pytest.mark.parametrize("prefer", ["respond-async", "Respond-Async", "handling=lenient; respond-async", "wait=0"])
     def test_who_prefers_not_to_wait_is_answered_at_once_and_the_reply_is_streamed(
-        self, client: FlaskClient, told: Told, upstream: SteeredUpstream, prefer: str
+        self, client: FlaskClient, replies: ScriptedReplies, upstream: SteeredUpstream, prefer: str
     ) -> None:
         answer = query(client, "slow", headers={"Prefer": prefer})
         assert (answer.status_code, answer.json["status"]) == (202, "running")
-        told.say("slow", "So ")
+        replies.say("slow", "So ")
         reader = client.get(f"/chat/stream/{answer.json['run_id']}", buffered=False)
         assert any(b"So " in frame for frame in reader.response)
         reader.close()  # Who reads it to its end would have it.
-        told.end("slow", "far.")
+        replies.end("slow", "far.")
         assert query(client, "slow", headers={"Prefer": "wait=20"}).json == {"response": "So far."}
-        assert [call.streamed for call in upstream.heard] == [True]
+        assert [call.streamed for call in upstream.requests] == [True]
 
     def test_who_waits_for_the_whole_reply_is_no_reason_to_stream_it(
         self, client: FlaskClient, upstream: SteeredUpstream
     ) -> None:
         for prefer in ("wait=20", "respond-asynchronously, wait=20", "respond-async; wait=20"):
             assert query(client, f"hi {prefer}", headers={"Prefer": prefer}).status_code == 200
-        assert [call.streamed for call in upstream.heard] == [False, False, True]
+        assert [call.streamed for call in upstream.requests] == [False, False, True]
 
     def test_who_prefers_not_to_wait_is_told_so_however_soon_the_reply_comes(
-        self, client: FlaskClient, told: Told
+        self, client: FlaskClient, replies: ScriptedReplies
     ) -> None:
         for _ in range(20):
             answer = query(client, "hi", headers={"Prefer": "respond-async"})
             assert (answer.status_code, answer.json["status"]) == (202, "running")
             assert query(client, "hi", headers={"Prefer": "wait=20"}).json == {"response": "re: hi"}
-        assert len(told.calls) == 20
+        assert len(replies.calls) == 20
 
     def test_a_reply_that_is_there_already_is_given_at_once(self, client: FlaskClient) -> None:
         assert query(client, "hi", request_id="1", headers={"Prefer": "wait=20"}).status_code == 200
         again = query(client, "hi", request_id="1", headers={"Prefer": "respond-async"})
         assert (again.status_code, again.json) == (200, {"response": "re: hi"})
 
-    def test_prefer_wait_zero_answers_at_once(self, client: FlaskClient, told: Told) -> None:
+    def test_prefer_wait_zero_answers_at_once(self, client: FlaskClient, replies: ScriptedReplies) -> None:
         assert query(client, "slow", headers={"Prefer": "wait=0"}).status_code == 202
-        told.end("slow")
+        replies.end("slow")
 
 
 class TestRequestId:
     def test_a_request_id_is_exact(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
         for _ in range(3):
             assert query(client, "hi", request_id="1").json == {"response": "re: hi"}
-        assert len(upstream.heard) == 1
+        assert len(upstream.requests) == 1
         assert query(client, "hi", request_id="2").status_code == 200
-        assert len(upstream.heard) == 2
+        assert len(upstream.requests) == 2
 
     def test_another_input_under_the_same_id_is_409_and_changes_nothing(self, client: FlaskClient) -> None:
         query(client, "hi", request_id="1")
@@ -250,7 +250,7 @@ class TestRequestId:
         query(client, "hi", headers={"Idempotency-Key": "1"})
         query(client, "hi", headers={"Idempotency-Key": "1"})
         query(client, "hi", request_id="1", headers={"Idempotency-Key": "2"})
-        assert len(upstream.heard) == 1
+        assert len(upstream.requests) == 1
         answer = query(client, "ho", headers={"Idempotency-Key": "1"})
         assert answer.status_code == 409
 
@@ -259,13 +259,13 @@ class TestRequestId:
         assert query(client, "hi", headers={"Idempotency-Key": key}).status_code == 400
         assert contents(client) == []
 
-    def test_a_failed_question_is_retried_under_its_id(self, client: FlaskClient, told: Told) -> None:
-        told.fail("slow", errors.UpstreamTimedOut())
+    def test_a_failed_question_is_retried_under_its_id(self, client: FlaskClient, replies: ScriptedReplies) -> None:
+        replies.fail("slow", errors.UpstreamTimedOut())
         assert query(client, "slow", request_id="1").status_code == 500
-        told.end("slow", "now")
+        replies.end("slow", "now")
         assert query(client, "slow", request_id="1").json == {"response": "now"}
         assert query(client, "slow", request_id="1").json == {"response": "now"}
-        assert told.calls == ["slow", "slow"]
+        assert replies.calls == ["slow", "slow"]
 
     def test_clearing_forgets_ids(self, client: FlaskClient) -> None:
         query(client, "hi", request_id="1")
@@ -336,7 +336,9 @@ class TestHistory:
         older = client.get(re.findall("<(.*)>", cut.headers["Link"])[0], headers=headers)
         assert older.json[-1] == whole.json[-len(cut.json) - 1]
 
-    def test_a_single_message_too_long_for_chatgpt_gives_an_empty_list_and_is_told(self, app: Any, told: Told) -> None:
+    def test_a_single_message_too_long_for_chatgpt_gives_an_empty_list_and_is_told(
+        self, app: Any, replies: ScriptedReplies
+    ) -> None:
         client = app.test_client()
         query(client, "x" * 99_000)
         cut = client.get("/history", query_string={"client_name": "ada"}, headers=CHATGPT[0])

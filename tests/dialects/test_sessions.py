@@ -20,10 +20,10 @@ from server.runs import live
 from server.settings import Settings
 from server.store.memory import MemoryStore
 from server.upstream.protocol import Completion
-from tests.conftest import hold_answers_to_documents
+from tests.conftest import validate_responses
 from tests.support.clock import Clock
-from tests.support.replies import PATIENCE_SECONDS, SteeredUpstream, Told
-from tests.support.replies_over_http import over_http
+from tests.support.replies import PATIENCE_SECONDS, ScriptedReplies, SteeredUpstream
+from tests.support.replies_over_http import serve_replies
 
 AtOnce = Callable[..., Any]
 
@@ -33,8 +33,8 @@ RFC3339 = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told("slow", "slower")
+def replies() -> ScriptedReplies:
+    return ScriptedReplies("slow", "slower")
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ class TestASession:
         )
 
     def test_it_is_deleted_with_all_that_it_has(
-        self, client: FlaskClient, session_id: str, told: Told, store: MemoryStore
+        self, client: FlaskClient, session_id: str, replies: ScriptedReplies, store: MemoryStore
     ) -> None:
         chat(client, session_id)
         open_stream = stream(client, session_id, "slow")
@@ -117,7 +117,7 @@ class TestASession:
     ) -> None:
         chat(client, session_id, "first")
         chat(client, session_id, "second")
-        sent = json.loads(upstream.heard[-1].messages)
+        sent = json.loads(upstream.requests[-1].messages)
         assert [each["content"] for each in sent] == ["first", "re: first", "second"]
 
     def test_any_conversation_is_one_by_its_name(self, client: FlaskClient) -> None:
@@ -140,14 +140,14 @@ def unknown(client: FlaskClient, session_id: str) -> list[Any]:
 
 class TestUnknown:
     def test_an_unknown_one_is_404_at_every_door_and_is_not_made(
-        self, client: FlaskClient, store: MemoryStore, told: Told
+        self, client: FlaskClient, store: MemoryStore, replies: ScriptedReplies
     ) -> None:
         for answer in unknown(client, "0b9d1a51-6f10-4f5a-8b57-6a8fb1a0c0de"):
             assert (answer.status_code, answer.json["code"]) == (404, "not_found")
             assert "no such session" in answer.json["error"]
             assert answer.json["detail"] == answer.json["error"]
         assert not store._table.states
-        assert told.calls == []
+        assert replies.calls == []
 
     def test_a_deleted_one_is_unknown(self, client: FlaskClient, session_id: str) -> None:
         client.delete(f"/api/sessions/{session_id}")
@@ -206,13 +206,13 @@ class TestExpiry:
         assert len(client.get("/history", query_string={"client_name": session_id}).json) == 2
 
     def test_a_reply_that_is_being_written_holds_it(
-        self, client: FlaskClient, session_id: str, clock: Clock, told: Told, store: MemoryStore
+        self, client: FlaskClient, session_id: str, clock: Clock, replies: ScriptedReplies, store: MemoryStore
     ) -> None:
         reading = frames(stream(client, session_id, "slow"))
         next(reading)
         clock.now += 10 * DAY
         store.sweep()
-        told.end("slow", "at last")
+        replies.end("slow", "at last")
         assert list(reading)[-1]["done"]
         clock.now += DAY
         assert listed(client, session_id).json["total"] == 2
@@ -252,8 +252,8 @@ class TestMessages:
         assert three["messages"] == newest["messages"][-3:]
         assert len(listed(client, session_id, limit=1000).json["messages"]) == 14
 
-    def test_each_tells_what_it_has_cost(self, client: FlaskClient, session_id: str, told: Told) -> None:
-        told.say("slow", "ok", Completion(None, Usage(7, 8, 15)))
+    def test_each_tells_what_it_has_cost(self, client: FlaskClient, session_id: str, replies: ScriptedReplies) -> None:
+        replies.say("slow", "ok", Completion(None, Usage(7, 8, 15)))
         reply = chat(client, session_id, "slow").json
         question, answer = listed(client, session_id).json["messages"]
         assert answer == {name: value for name, value in reply.items() if name != "session_id"}
@@ -263,10 +263,10 @@ class TestMessages:
         assert question["message_id"] != answer["message_id"]
 
     def test_a_reply_that_was_stopped_is_there_and_its_cost_is_not_known(
-        self, client: FlaskClient, session_id: str, told: Told
+        self, client: FlaskClient, session_id: str, replies: ScriptedReplies
     ) -> None:
         answer = stream(client, session_id, "slow")
-        told.say("slow", "half")
+        replies.say("slow", "half")
         reading = frames(answer)
         assert [next(reading), next(reading)][1] == {"content": "half"}
         client.delete(f"/chat/stream/{answer.headers['X-Stream-ID']}")
@@ -325,7 +325,7 @@ class TestChat:
     ) -> None:
         assert chat(client, session_id, **asked).status_code == 200
         list(frames(stream(client, session_id, "again", **asked)))
-        assert [call.parameters for call in upstream.heard] == [sent, sent]
+        assert [call.parameters for call in upstream.requests] == [sent, sent]
 
     @pytest.mark.parametrize(
         ("kind", "status"),
@@ -338,9 +338,9 @@ class TestChat:
         ],
     )
     def test_each_failure_has_its_status_and_the_sentence_twice(
-        self, client: FlaskClient, session_id: str, told: Told, kind: type[errors.AppError], status: int
+        self, client: FlaskClient, session_id: str, replies: ScriptedReplies, kind: type[errors.AppError], status: int
     ) -> None:
-        told.fail("slow", kind())
+        replies.fail("slow", kind())
         answer = chat(client, session_id, "slow")
         assert answer.status_code == status
         assert answer.json == {"error": kind.sentence, "code": kind.code, "detail": kind.sentence}
@@ -356,12 +356,12 @@ class TestChat:
         answers = [*unknown(client, session_id), client.post("/api/sessions")]
         assert {(answer.status_code, answer.json["code"]) for answer in answers} == {(503, "store_unavailable")}
 
-    def test_a_request_id_is_exact(self, client: FlaskClient, session_id: str, told: Told) -> None:
+    def test_a_request_id_is_exact(self, client: FlaskClient, session_id: str, replies: ScriptedReplies) -> None:
         first = chat(client, session_id, request_id="1").json
         assert chat(client, session_id, headers={"Idempotency-Key": "1"}).json == first
         assert list(frames(stream(client, session_id, request_id="1")))[-1]["message_id"] == first["message_id"]
         assert chat(client, session_id, "ho", request_id="1").json["code"] == "request_id_conflict"
-        assert told.calls == ["hi"]
+        assert replies.calls == ["hi"]
 
     @pytest.mark.parametrize(
         "more",
@@ -384,13 +384,13 @@ class TestChat:
         ids=str,
     )
     def test_bad_input_is_a_400_and_nothing_is_asked(
-        self, client: FlaskClient, session_id: str, told: Told, more: Any
+        self, client: FlaskClient, session_id: str, replies: ScriptedReplies, more: Any
     ) -> None:
         body = {"session_id": session_id, "message": "hi", **more}
         for path in ("/api/chat", "/api/chat/stream"):
             answer = client.post(path, json=body)
             assert (answer.status_code, answer.json["code"]) == (400, "invalid_request")
-        assert told.calls == []
+        assert replies.calls == []
 
 
 class TestMetadata:
@@ -430,14 +430,14 @@ class TestStream:
         assert last == {"done": True, "message_id": message["message_id"], "token_usage": TOKENS}
 
     def test_its_frames_have_no_name_and_number_the_characters(self, client: FlaskClient, session_id: str) -> None:
-        told = b"".join(stream(client, session_id, "안녕").iter_encoded()).decode()
-        assert re.findall("^id: (.*)$", told, re.MULTILINE) == ["0", "6", "6"]
-        assert "event:" not in told
-        assert "안녕" in told
+        replies = b"".join(stream(client, session_id, "안녕").iter_encoded()).decode()
+        assert re.findall("^id: (.*)$", replies, re.MULTILINE) == ["0", "6", "6"]
+        assert "event:" not in replies
+        assert "안녕" in replies
 
-    def test_a_failure_is_its_last_frame(self, client: FlaskClient, session_id: str, told: Told) -> None:
-        told.say("slow", "half")
-        told.fail("slow", errors.UpstreamCut())
+    def test_a_failure_is_its_last_frame(self, client: FlaskClient, session_id: str, replies: ScriptedReplies) -> None:
+        replies.say("slow", "half")
+        replies.fail("slow", errors.UpstreamCut())
         sentence = errors.UpstreamCut.sentence
         assert list(frames(stream(client, session_id, "slow")))[1:] == [
             {"content": "half"},
@@ -445,22 +445,22 @@ class TestStream:
         ]
 
     def test_silence_is_broken_by_a_comment(
-        self, client: FlaskClient, session_id: str, told: Told, monkeypatch: pytest.MonkeyPatch
+        self, client: FlaskClient, session_id: str, replies: ScriptedReplies, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(live, "KEEPALIVE_SECONDS", 0.0)
         told_frames = stream(client, session_id, "slow").iter_encoded()
         next(told_frames)
         assert next(told_frames) == sse.KEEPALIVE
-        told.end("slow", "ok")
+        replies.end("slow", "ok")
 
     @pytest.mark.parametrize("position", ["0", "3", "x"])
     def test_a_question_that_would_resume_is_refused_and_told_where(
-        self, client: FlaskClient, session_id: str, told: Told, position: str
+        self, client: FlaskClient, session_id: str, replies: ScriptedReplies, position: str
     ) -> None:
         answer = stream(client, session_id, headers={"Last-Event-ID": position})
         assert (answer.status_code, answer.json["code"]) == (400, "invalid_position")
         assert "/chat/stream/" in answer.json["error"]
-        assert told.calls == []
+        assert replies.calls == []
 
     def test_a_failure_before_it_begins_is_an_ordinary_answer(self, client: FlaskClient, session_id: str) -> None:
         chat(client, session_id, request_id="1")
@@ -470,16 +470,16 @@ class TestStream:
 
 class TestHealth:
     def test_it_is_healthy_where_all_is_well(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
-        told = client.get("/api/health").json
-        assert re.fullmatch(RFC3339, told.pop("timestamp"))
-        assert told == {"status": "healthy", "llm_server": "connected", "database": "available"}
-        assert not upstream.heard
+        replies = client.get("/api/health").json
+        assert re.fullmatch(RFC3339, replies.pop("timestamp"))
+        assert replies == {"status": "healthy", "llm_server": "connected", "database": "available"}
+        assert not upstream.requests
 
     @pytest.mark.parametrize("found", ["unreachable", "not_configured"])
     def test_it_is_degraded_without_a_model(self, client: FlaskClient, upstream: Any, found: str) -> None:
         upstream.check_health = lambda: found
-        told = client.get("/api/health").json
-        assert (told["status"], told["llm_server"], told["database"]) == ("degraded", found, "available")
+        replies = client.get("/api/health").json
+        assert (replies["status"], replies["llm_server"], replies["database"]) == ("degraded", found, "available")
 
     def test_it_is_unhealthy_where_the_store_fails(
         self, client: FlaskClient, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
@@ -493,8 +493,8 @@ class TestHealth:
 
     def test_it_is_unhealthy_while_the_process_ends(self, app: Flask, client: FlaskClient) -> None:
         app.extensions["runner"].shut_down(0)
-        told = client.get("/api/health").json
-        assert (told["status"], told["database"]) == ("unhealthy", "closing")
+        replies = client.get("/api/health").json
+        assert (replies["status"], replies["database"]) == ("unhealthy", "closing")
 
     def test_both_are_asked_at_once(
         self, client: FlaskClient, store: MemoryStore, upstream: Any, monkeypatch: pytest.MonkeyPatch
@@ -516,10 +516,10 @@ class TestTheModelsServer:
         ids=["by its other name", "by its name", "by both"],
     )
     def test_it_is_found_where_the_operator_says(self, env: dict[str, str]) -> None:
-        with over_http(Told()) as url:
+        with serve_replies(ScriptedReplies()) as url:
             app = create_app(Settings.from_env({name: value.replace("HERE", url) for name, value in env.items()}))
             app.testing = True
-            hold_answers_to_documents(app)
+            validate_responses(app)
             client = app.test_client()
             assert client.get("/api/health").json["llm_server"] == "connected"
             made = client.post("/api/sessions").json["session_id"]

@@ -15,7 +15,7 @@ from server.app import create_app
 from server.dialects.documents import DOCUMENTS
 from server.settings import Settings
 from server.web.pages import FILES
-from tests.support.process import Served, serve
+from tests.support.process import ServerProcess, serve
 
 KEPT = {"getPublishedDocument", "getDocument", "getDocs", "getRedoc", "getWebFile"}
 """Operations whose answers are the same for everybody; all others are a client's own, or of this moment."""
@@ -49,7 +49,7 @@ BODIES: dict[str, dict[str, Any]] = {
 class Answer:
     """One that came over the wire, and what httplint finds in it."""
 
-    def __init__(self, served: Served, method: str, path: str, body: Any = None, **headers: str) -> None:
+    def __init__(self, served: ServerProcess, method: str, path: str, body: Any = None, **headers: str) -> None:
         sent = {"Host": f"localhost:{served.port}", "User-Agent": "test", **headers}
         data = None
         if body is not None:
@@ -87,7 +87,7 @@ class Answer:
 
 
 @pytest.fixture(scope="module")
-def ids(demo: Served) -> dict[str, str]:
+def ids(demo: ServerProcess) -> dict[str, str]:
     """What the parameters of paths name."""
     session_id = demo.ask("POST", "/api/sessions", {})[1]["session_id"]
     thread_id = demo.ask("POST", "/api/v1/threads", {})[1]["id"]
@@ -107,7 +107,7 @@ def ids(demo: Served) -> dict[str, str]:
     }
 
 
-def asked(served: Served, method: str, path: str, operation: dict[str, Any], ids: dict[str, str]) -> Answer:
+def asked(served: ServerProcess, method: str, path: str, operation: dict[str, Any], ids: dict[str, str]) -> Answer:
     for name, value in ids.items():
         path = path.replace(f"{{{name}}}", value)
     if any(each["name"] == "client_name" for each in operation.get("parameters", [])):
@@ -117,7 +117,9 @@ def asked(served: Served, method: str, path: str, operation: dict[str, Any], ids
     return Answer(served, method.upper(), path, body if "requestBody" in operation else None)
 
 
-def test_every_operation_says_what_caches_may_do_and_httplint_finds_nothing(demo: Served, ids: dict[str, str]) -> None:
+def test_every_operation_says_what_caches_may_do_and_httplint_finds_nothing(
+    demo: ServerProcess, ids: dict[str, str]
+) -> None:
     found: dict[str, Any] = {}
     # What ends or deletes comes last.
     for method, path, operation in sorted(OPERATIONS, key=lambda each: (each[0] == "delete", "cancel" in each[1])):
@@ -144,17 +146,17 @@ def test_every_operation_says_what_caches_may_do_and_httplint_finds_nothing(demo
         ("HEAD", "/history?client_name=cache", 200),
     ],
 )
-def test_no_failure_is_kept_nor_what_has_no_body(demo: Served, method: str, path: str, status: int) -> None:
+def test_no_failure_is_kept_nor_what_has_no_body(demo: ServerProcess, method: str, path: str, status: int) -> None:
     answer = Answer(demo, method, path)
     assert (answer.status, answer.header("Cache-Control"), answer.found) == (status, "no-store", [])
 
 
-def test_a_request_to_another_host_is_answered_with_nothing_to_keep(demo: Served) -> None:
+def test_a_request_to_another_host_is_answered_with_nothing_to_keep(demo: ServerProcess) -> None:
     answer = Answer(demo, "GET", "/openapi.json", Host="stranger.org")
     assert (answer.status, answer.header("Cache-Control"), answer.found) == (421, "no-store", [])
 
 
-def test_a_stream_is_not_kept(demo: Served) -> None:
+def test_a_stream_is_not_kept(demo: ServerProcess) -> None:
     answer = Answer(demo, "POST", "/query", QUESTION, Accept="text/event-stream")
     assert (answer.header("Content-Type").partition(";")[0], answer.header("Cache-Control")) == (
         "text/event-stream",
@@ -167,7 +169,7 @@ SAME = ["/openapi.json", "/chat/openapi.json", "/docs", "/redoc", "/redoc?docume
 
 
 @pytest.mark.parametrize("path", SAME)
-def test_who_has_a_document_a_page_or_a_file_is_told_so(demo: Served, path: str) -> None:
+def test_who_has_a_document_a_page_or_a_file_is_told_so(demo: ServerProcess, path: str) -> None:
     first = Answer(demo, "GET", path)
     again = Answer(demo, "GET", path, **{"If-None-Match": first.header("ETag")})
     assert (again.status, again.body, again.found) == (304, b"", [])
@@ -216,14 +218,14 @@ def test_a_document_changes_its_etag_with_the_address_that_it_tells() -> None:
 
 
 @pytest.fixture(scope="module")
-def open_to_some() -> Iterator[Served]:
+def open_to_some() -> Iterator[ServerProcess]:
     with serve(UPSTREAM="scripted", CORS_ORIGINS="https://a.example") as served:
         yield served
 
 
 class TestForPagesElsewhere:
     @pytest.mark.parametrize("origin", ["https://a.example", "https://stranger.org", ""])
-    def test_what_is_kept_is_kept_for_each_origin(self, open_to_some: Served, origin: str) -> None:
+    def test_what_is_kept_is_kept_for_each_origin(self, open_to_some: ServerProcess, origin: str) -> None:
         answer = Answer(open_to_some, "GET", "/openapi.json", **({"Origin": origin} if origin else {}))
         assert (answer.header("Vary"), answer.found) == ("Origin", [])
 

@@ -13,8 +13,8 @@ from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from server.app import create_app
 from server.settings import Settings
-from tests.support.openapi import expected_shape, hold_to_document, shape_of
-from tests.support.process import OURS, Served, eventually, free_port, serve, started
+from tests.support.openapi import expected_field_names, field_names, validate_response
+from tests.support.process import SETTINGS, ServerProcess, eventually, free_port, serve, start_process
 
 STRANGERS = [
     "stranger.org",
@@ -83,10 +83,10 @@ def status_without_host(client: FlaskClient, path: str) -> str:
 
 
 @contextmanager
-def served_by(command: list[str], port: int, address: str = "127.0.0.1", **env: str) -> Iterator[Served]:
+def served_by(command: list[str], port: int, address: str = "127.0.0.1", **env: str) -> Iterator[ServerProcess]:
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        served = Served(port, started(command, log, **{**dict.fromkeys(OURS, ""), **env}), log)
+        served = ServerProcess(port, start_process(command, log, **{**dict.fromkeys(SETTINGS, ""), **env}), log)
         try:
             assert eventually(lambda: is_alive(port, address)), served.log()
             yield served
@@ -131,8 +131,8 @@ class TestOnLoopback:
         answer = client.open(path, method=method, headers={"Host": "stranger.org"})
         assert answer.status_code == 421
         if method not in ("HEAD", "OPTIONS"):
-            hold_to_document(method, path, 421, answer.data)
-            assert shape_of(answer.json) == expected_shape(path.partition("?")[0])
+            validate_response(method, path, 421, answer.data)
+            assert field_names(answer.json) == expected_field_names(path.partition("?")[0])
 
     def test_nothing_is_asked_or_changed(self, client: FlaskClient) -> None:
         asked = {"client_name": "ada", "input": "hi"}
@@ -221,10 +221,10 @@ class TestIPv6:
 
 
 class TestServed:
-    def asked(self, served: Served, host: str, path: str = "/models") -> int:
+    def asked(self, served: ServerProcess, host: str, path: str = "/models") -> int:
         return served.ask("GET", path, Host=host)[0]
 
-    def test_a_server_on_loopback_answers_only_to_its_own_names(self, demo: Served) -> None:
+    def test_a_server_on_loopback_answers_only_to_its_own_names(self, demo: ServerProcess) -> None:
         assert [self.asked(demo, host) for host in ("localhost", "127.0.0.1:1", "[::1]")] == [200] * 3
         assert [self.asked(demo, host) for host in ("stranger.org", "localhost.stranger.org")] == [421] * 2
         assert self.asked(demo, "stranger.org", "/healthz") == 200

@@ -18,14 +18,14 @@ from server.store.sqlite import SqliteStore
 from tests.support.clock import Clock
 from tests.support.process import eventually
 from tests.support.redis_server import needs_redis, shared_redis
-from tests.support.replies import PATIENCE_SECONDS, SteeredUpstream, Told
+from tests.support.replies import PATIENCE_SECONDS, ScriptedReplies, SteeredUpstream
 
 AtOnce = Callable[..., Any]
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told("slow", "slower")
+def replies() -> ScriptedReplies:
+    return ScriptedReplies("slow", "slower")
 
 
 class Process:
@@ -89,69 +89,73 @@ def there(processes: tuple[Process, Process]) -> Process:
 
 
 def test_runs_of_one_conversation_are_written_in_order_of_arrival_whoever_writes_them(
-    here: Process, there: Process, told: Told
+    here: Process, there: Process, replies: ScriptedReplies
 ) -> None:
     runs = [here.begun("slow")]
-    told.await_call("slow")
+    replies.await_call("slow")
     runs += [(there, here)[n % 2].begun(f"q{n}") for n in range(6)]
-    told.end("slow", "ok")
+    replies.end("slow", "ok")
     assert [here.ended(run).status for run in runs] == ["completed"] * 7
-    assert told.calls == ["slow", *(f"q{n}" for n in range(6))]
-    assert there.contents()[::2] == told.calls
+    assert replies.calls == ["slow", *(f"q{n}" for n in range(6))]
+    assert there.contents()[::2] == replies.calls
 
 
 def test_a_question_asked_in_both_is_asked_upstream_once(
-    here: Process, there: Process, told: Told, at_once: AtOnce
+    here: Process, there: Process, replies: ScriptedReplies, at_once: AtOnce
 ) -> None:
     first, second = here.begun("slow"), there.begun("slow")
     assert first.id == second.id
     answer = at_once(there.ended, second)
-    told.end("slow", "ok")
+    replies.end("slow", "ok")
     assert answer.result().text == "ok"
-    assert told.calls == ["slow"]
+    assert replies.calls == ["slow"]
 
 
 def test_a_reply_collected_in_another_process_is_not_given_to_the_next_who_asks(
-    here: Process, there: Process, told: Told, at_once: AtOnce
+    here: Process, there: Process, replies: ScriptedReplies, at_once: AtOnce
 ) -> None:
     run = here.begun("slow")
-    told.await_call("slow")
+    replies.await_call("slow")
     answer = at_once(there.ended, there.begun("slow"))
-    told.end("slow", "ok")
+    replies.end("slow", "ok")
     assert answer.result().id == run.id
     assert here.begun("slow").id != run.id
 
 
-def test_a_request_id_gets_the_kept_reply_in_another_process(here: Process, there: Process, told: Told) -> None:
+def test_a_request_id_gets_the_kept_reply_in_another_process(
+    here: Process, there: Process, replies: ScriptedReplies
+) -> None:
     run = here.ended(here.begun("why?", "id"))
     assert there.begun("why?", "id") == here.store.get_run(run.id)
     with pytest.raises(errors.RequestIdConflict):
         there.begun("what?", "id")
-    assert told.calls == ["why?"]
+    assert replies.calls == ["why?"]
 
 
 def test_a_run_is_cancelled_from_another_process_with_what_the_store_was_told(
-    here: Process, there: Process, told: Told, upstream: SteeredUpstream, at_once: AtOnce
+    here: Process, there: Process, replies: ScriptedReplies, upstream: SteeredUpstream, at_once: AtOnce
 ) -> None:
     run = here.begun("slow")
     reading = here.runner.read(run.id, 0, lambda: True)
-    told.say("slow", "be")
+    replies.say("slow", "be")
     assert next(reading) == TextDelta("be", 2)
     here.runner.ticker.tick()
     cancelled = there.core.replies.cancel(run.id)
     assert (cancelled.status, cancelled.text) == ("cancelled", "be")
-    told.say("slow", "cause")  # The cut is seen with the next piece, as in a real connection.
+    replies.say("slow", "cause")  # The cut is seen with the next piece, as in a real connection.
     assert here.ended(run).status == "cancelled"
     assert next(item for item in reading if isinstance(item, Run)) == cancelled
     assert there.contents() == ["slow", "be"]
 
 
-def test_a_stream_is_read_in_another_process_from_any_place(here: Process, there: Process, told: Told) -> None:
+def test_a_stream_is_read_in_another_process_from_any_place(
+    here: Process, there: Process, replies: ScriptedReplies
+) -> None:
     run = here.begun("slow")
     readings = [there.core.replies.read(run.id, position, lambda: True) for position in (0, 1)]
-    told.say("slow", "왜 be")
+    replies.say("slow", "왜 be")
     assert [next(reading) for reading in readings] == [TextDelta("왜 be", 4), TextDelta(" be", 4)]
-    told.end("slow", "cause")
+    replies.end("slow", "cause")
     for reading in readings:
         assert next(reading) == TextDelta("cause", 9)
         ended = next(reading)
@@ -160,11 +164,11 @@ def test_a_stream_is_read_in_another_process_from_any_place(here: Process, there
 
 
 def test_a_stream_whose_writer_dies_ends_with_what_was_told_and_an_interruption(
-    here: Process, there: Process, told: Told, clock: Clock
+    here: Process, there: Process, replies: ScriptedReplies, clock: Clock
 ) -> None:
     run = here.begun("slow")
     reading = there.core.replies.read(run.id, 0, lambda: True)
-    told.say("slow", "be")
+    replies.say("slow", "be")
     assert next(reading) == TextDelta("be", 2)
     here.die(clock)
     ended = next(reading)
@@ -173,10 +177,10 @@ def test_a_stream_whose_writer_dies_ends_with_what_was_told_and_an_interruption(
 
 
 def test_a_run_queued_behind_a_writer_that_dies_has_its_turn(
-    here: Process, there: Process, told: Told, clock: Clock
+    here: Process, there: Process, replies: ScriptedReplies, clock: Clock
 ) -> None:
     lost = here.begun("slow")
-    told.await_call("slow")
+    replies.await_call("slow")
     queued = there.begun("next")
     here.die(clock)
     assert there.ended(queued).text == "re: next"
@@ -185,26 +189,26 @@ def test_a_run_queued_behind_a_writer_that_dies_has_its_turn(
 
 
 def test_clearing_in_one_process_cancels_what_the_other_writes(
-    here: Process, there: Process, told: Told, at_once: AtOnce
+    here: Process, there: Process, replies: ScriptedReplies, at_once: AtOnce
 ) -> None:
     run, queued = here.begun("slow"), here.begun("next")
-    told.await_call("slow")
+    replies.await_call("slow")
     waiting = at_once(here.ended, run)
     there.core.conversations.clear("ada")
     assert waiting.result().status == "cancelled"
-    told.end("slow", "too late")
+    replies.end("slow", "too late")
     assert here.ended(here.begun("after")).text == "re: after"
     assert here.contents() == ["after", "re: after"]
-    assert told.calls == ["slow", "after"]
+    assert replies.calls == ["slow", "after"]
     with pytest.raises(errors.NotFound):
         there.store.get_run(queued.id)
 
 
 def test_deleting_in_one_process_cancels_what_the_other_writes_and_leaves_nothing(
-    here: Process, there: Process, told: Told, at_once: AtOnce
+    here: Process, there: Process, replies: ScriptedReplies, at_once: AtOnce
 ) -> None:
     run = here.begun("slow")
-    told.await_call("slow")
+    replies.await_call("slow")
     waiting = at_once(here.ended, run)
     there.core.conversations.delete("ada")
     assert waiting.result().status == "cancelled"
@@ -212,72 +216,74 @@ def test_deleting_in_one_process_cancels_what_the_other_writes_and_leaves_nothin
 
 
 def test_a_writer_that_renews_its_lease_is_not_given_up(
-    here: Process, there: Process, told: Told, clock: Clock
+    here: Process, there: Process, replies: ScriptedReplies, clock: Clock
 ) -> None:
     run = here.begun("slow")
-    told.await_call("slow")
+    replies.await_call("slow")
     for _ in range(10):
         clock.now += 11
         here.runner.ticker.tick()
     assert there.store.get_run(run.id).is_open
-    told.end("slow", "at last")
+    replies.end("slow", "at last")
     assert there.ended(run).text == "at last"
 
 
 def test_a_writer_that_was_given_up_while_it_slept_does_not_write_over_what_came_after(
-    here: Process, there: Process, told: Told, clock: Clock
+    here: Process, there: Process, replies: ScriptedReplies, clock: Clock
 ) -> None:
     run = here.begun("slow")
-    told.await_call("slow")
+    replies.await_call("slow")
     here.fall_asleep()
     clock.now += 31
     after = there.begun("after")
     assert there.ended(after).text == "re: after"
-    told.end("slow", "too late")
+    replies.end("slow", "too late")
     assert here.ended(run).status == "interrupted"
     assert here.contents() == ["after", "re: after"]
 
 
 class TestRetrying:
-    def test_a_failed_question_is_asked_again_once(self, here: Process, there: Process, told: Told) -> None:
+    def test_a_failed_question_is_asked_again_once(
+        self, here: Process, there: Process, replies: ScriptedReplies
+    ) -> None:
         run = here.begun("slow")
-        told.fail("slow", errors.UpstreamTimedOut())
+        replies.fail("slow", errors.UpstreamTimedOut())
         assert here.ended(run).status == "failed"
         assert [each.id for each in there.core.replies.list("ada", "failed", 9)] == [run.id]
         retried = there.core.replies.retry(run.id)
-        told.end("slow", "now")
+        replies.end("slow", "now")
         assert there.ended(retried).text == "now"
         assert here.core.replies.retry(run.id).id == retried.id
-        assert told.calls == ["slow", "slow"]
+        assert replies.calls == ["slow", "slow"]
         assert here.contents() == ["slow", "now"]
         assert here.store.get_run(run.id).status == "failed"
 
     def test_an_interrupted_question_is_asked_again(
-        self, here: Process, there: Process, told: Told, upstream: SteeredUpstream
+        self, here: Process, there: Process, replies: ScriptedReplies, upstream: SteeredUpstream
     ) -> None:
         run = here.begun("slow", "id")
-        told.await_call("slow")
+        replies.await_call("slow")
         here.runner.shut_down(0)
-        told.say("slow", "cut")  # The cut is seen with the next piece, as in a real connection.
+        replies.say("slow", "cut")  # The cut is seen with the next piece, as in a real connection.
         assert eventually(lambda: not upstream.open_now)
         assert there.store.get_run(run.id).status == "interrupted"
         retried = there.core.replies.retry(run.id)
-        told.end("slow", "now")
+        replies.end("slow", "now")
         assert there.ended(retried).text == "now"
         assert there.begun("slow", "id").id == retried.id
         assert there.contents() == ["slow", "now"]
 
-    def test_a_retry_that_failed_is_retried(self, here: Process, told: Told) -> None:
+    def test_a_retry_that_failed_is_retried(self, here: Process, replies: ScriptedReplies) -> None:
         run = retried = here.begun("slow")
         for _ in range(2):
-            told.fail("slow", errors.UpstreamTimedOut())
+            replies.fail("slow", errors.UpstreamTimedOut())
             assert here.ended(retried).status == "failed"
             retried = here.core.replies.retry(run.id)
-        told.end("slow", "now")
+        replies.end("slow", "now")
         assert here.ended(retried).text == "now"
-        assert told.calls == ["slow"] * 3
+        assert replies.calls == ["slow"] * 3
 
-    def test_a_completed_a_cancelled_and_an_open_run_are_not(self, here: Process, told: Told) -> None:
+    def test_a_completed_a_cancelled_and_an_open_run_are_not(self, here: Process, replies: ScriptedReplies) -> None:
         completed = here.ended(here.begun("why?"))
         running = here.begun("slow")
         cancelled = here.core.replies.cancel(here.begun("next").id)
@@ -291,10 +297,10 @@ class TestRetrying:
 
 
 def test_a_process_that_stops_lets_nobody_wait_for_a_run_of_another(
-    here: Process, there: Process, told: Told, at_once: AtOnce
+    here: Process, there: Process, replies: ScriptedReplies, at_once: AtOnce
 ) -> None:
     run = here.begun("slow")
-    told.await_call("slow")
+    replies.await_call("slow")
     waiting = at_once(there.ended, run)
     reading = at_once(next, there.runner.read(run.id, 0, lambda: True))
     assert eventually(lambda: there.runner._remote.ids())
@@ -302,19 +308,19 @@ def test_a_process_that_stops_lets_nobody_wait_for_a_run_of_another(
     for each in (waiting, reading):
         with pytest.raises(errors.StoreUnavailable):
             each.result(PATIENCE_SECONDS)
-    told.end("slow", "ok")
+    replies.end("slow", "ok")
     assert here.ended(run).text == "ok"
 
 
 def test_a_process_that_stops_still_gives_those_who_wait_the_reply_of_another(
-    here: Process, there: Process, told: Told, at_once: AtOnce
+    here: Process, there: Process, replies: ScriptedReplies, at_once: AtOnce
 ) -> None:
     run = here.begun("slow")
-    told.await_call("slow")
+    replies.await_call("slow")
     waiting = at_once(there.ended, run)
     assert eventually(lambda: there.runner._remote.ids())
     stopped = at_once(there.runner.shut_down, PATIENCE_SECONDS)
     assert eventually(lambda: there.runner.is_closing)
-    told.end("slow", "ok")
+    replies.end("slow", "ok")
     assert waiting.result(PATIENCE_SECONDS).text == "ok"
     stopped.result(PATIENCE_SECONDS)

@@ -19,7 +19,7 @@ from server.store.memory import MemoryStore
 from server.store.protocol import DEFAULT_OPTIONS, CreatedRun, CreateOptions
 from server.upstream.protocol import Completion, CompletionRequest
 from tests.support.clock import Clock
-from tests.support.replies import PATIENCE_SECONDS, SteeredUpstream, Told
+from tests.support.replies import PATIENCE_SECONDS, ScriptedReplies, SteeredUpstream
 
 AtOnce = Callable[..., Any]
 
@@ -30,8 +30,8 @@ def store(clock: Clock) -> MemoryStore:
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told("slow", "slower")
+def replies() -> ScriptedReplies:
+    return ScriptedReplies("slow", "slower")
 
 
 @pytest.fixture
@@ -70,43 +70,43 @@ class TestOneAtATime:
     """Rule 1."""
 
     def test_runs_of_one_conversation_are_written_one_at_a_time_in_order_of_arrival(
-        self, runner: Runner, told: Told, store: MemoryStore, upstream: SteeredUpstream
+        self, runner: Runner, replies: ScriptedReplies, store: MemoryStore, upstream: SteeredUpstream
     ) -> None:
         runs = [begun(runner, "slow"), *(begun(runner, f"q{n}") for n in range(10))]
-        told.await_call("slow")
-        assert told.calls == ["slow"]
-        told.end("slow", "at last")
+        replies.await_call("slow")
+        assert replies.calls == ["slow"]
+        replies.end("slow", "at last")
         assert [ended(runner, run).status for run in runs] == ["completed"] * 11
-        assert told.calls == ["slow", *(f"q{n}" for n in range(10))]
+        assert replies.calls == ["slow", *(f"q{n}" for n in range(10))]
         assert contents(store)[:4] == ["slow", "at last", "q0", "re: q0"]
-        sent = [[each["content"] for each in orjson.loads(call.messages)] for call in upstream.heard]
+        sent = [[each["content"] for each in orjson.loads(call.messages)] for call in upstream.requests]
         assert sent == [contents(store)[: 2 * n + 1] for n in range(11)]
 
-    def test_other_conversations_do_not_wait(self, runner: Runner, told: Told) -> None:
+    def test_other_conversations_do_not_wait(self, runner: Runner, replies: ScriptedReplies) -> None:
         begun(runner, "slow", "ada")
-        told.await_call("slow")
+        replies.await_call("slow")
         assert asked(runner, "quick", "eve").text == "re: quick"
 
-    def test_a_run_that_is_cancelled_gives_its_turn_to_the_next(self, runner: Runner, told: Told) -> None:
+    def test_a_run_that_is_cancelled_gives_its_turn_to_the_next(self, runner: Runner, replies: ScriptedReplies) -> None:
         first, queued, last = begun(runner, "slow"), begun(runner, "slower"), begun(runner, "last")
-        told.await_call("slow")
+        replies.await_call("slow")
         runner.cancel(queued.id)
         runner.cancel(first.id)
         assert ended(runner, last).text == "re: last"
-        assert "slower" not in told.calls
+        assert "slower" not in replies.calls
 
-    def test_a_run_that_fails_gives_its_turn_to_the_next(self, runner: Runner, told: Told) -> None:
+    def test_a_run_that_fails_gives_its_turn_to_the_next(self, runner: Runner, replies: ScriptedReplies) -> None:
         first, last = begun(runner, "slow"), begun(runner, "last")
-        told.fail("slow", errors.UpstreamTimedOut())
+        replies.fail("slow", errors.UpstreamTimedOut())
         assert ended(runner, first).status == "failed"
         assert ended(runner, last).text == "re: last"
 
-    def test_so_many_wait_and_one_more_is_refused(self, runner: Runner, told: Told) -> None:
+    def test_so_many_wait_and_one_more_is_refused(self, runner: Runner, replies: ScriptedReplies) -> None:
         begun(runner, "slow")
         waiting = [begun(runner, f"q{n}") for n in range(32)]
         with pytest.raises(errors.ConversationBusy):
             begun(runner, "one more")
-        told.end("slow", "ok")
+        replies.end("slow", "ok")
         assert {ended(runner, run).status for run in waiting} == {"completed"}
         assert asked(runner, "one more").status == "completed"
 
@@ -145,39 +145,39 @@ class TestWhatComesInBetween:
         return RunConfig(max_concurrent_runs=1)
 
     def test_who_finds_the_last_place_taken_by_an_attempt_that_fails_is_not_forgotten(
-        self, runner: Runner, told: Told, store: Staged, at_once: AtOnce
+        self, runner: Runner, replies: ScriptedReplies, store: Staged, at_once: AtOnce
     ) -> None:
         other = begun(runner, "slow", "eve")
-        told.await_call("slow")
+        replies.await_call("slow")
         written, may_go_on = threading.Event(), threading.Event()
         store.after_begin["older"] = lambda: (written.set(), may_go_on.wait(PATIENCE_SECONDS))
         older = at_once(begun, runner, "older")
         assert written.wait(PATIENCE_SECONDS)
-        told.end("slow", "ok")
+        replies.end("slow", "ok")
         ended(runner, other)
         store.before_start["newer"] = lambda: (may_go_on.set(), older.result(PATIENCE_SECONDS))
         newer = begun(runner, "newer")
         assert [ended(runner, each).text for each in (older.result(), newer)] == ["re: older", "re: newer"]
-        assert told.calls == ["slow", "older", "newer"]
+        assert replies.calls == ["slow", "older", "newer"]
 
     def test_a_queued_run_that_is_cleared_before_it_is_known_to_wait_leaves_nothing(
-        self, runner: Runner, told: Told, store: Staged
+        self, runner: Runner, replies: ScriptedReplies, store: Staged
     ) -> None:
         begun(runner, "slow", "eve")
         store.after_begin["gone"] = lambda: runner.clear("ada")
         begun(runner, "gone")
         assert not runner._local._dispatcher._queued
-        told.end("slow", "ok")
+        replies.end("slow", "ok")
         assert asked(runner, "next").status == "completed"
-        assert "gone" not in told.calls
+        assert "gone" not in replies.calls
 
     def test_a_run_that_is_interrupted_before_it_was_written_down_is_not_left_open(
-        self, runner: Runner, told: Told, store: Staged
+        self, runner: Runner, replies: ScriptedReplies, store: Staged
     ) -> None:
         store.before_begin["late"] = lambda: runner.shut_down(0)
         run = begun(runner, "late")
         assert not store.get_run(run.id).is_open
-        assert told.calls == []
+        assert replies.calls == []
 
 
 class TestWriteAhead:
@@ -196,23 +196,23 @@ class TestWriteAhead:
         assert [(each.id, each.status) for each in known] == [(run.id, "running")]
         runner.shut_down(0)
 
-    def test_an_ended_run_never_changes(self, runner: Runner, told: Told, store: MemoryStore) -> None:
+    def test_an_ended_run_never_changes(self, runner: Runner, replies: ScriptedReplies, store: MemoryStore) -> None:
         run = begun(runner, "slow")
-        told.say("slow", "half")
-        told.await_call("slow")
+        replies.say("slow", "half")
+        replies.await_call("slow")
         next(reading(runner, run))
         cancelled = runner.cancel(run.id)
-        told.end("slow", " and the rest")
+        replies.end("slow", " and the rest")
         assert asked(runner, "next").status == "completed"
         assert store.get_run(run.id) == cancelled == runner.cancel(run.id)
         assert contents(store)[:2] == ["slow", "half"]
 
-    def test_a_retry_is_a_new_run(self, runner: Runner, told: Told) -> None:
+    def test_a_retry_is_a_new_run(self, runner: Runner, replies: ScriptedReplies) -> None:
         first = begun(runner, "slow", request_id="id")
-        told.fail("slow", errors.UpstreamTimedOut())
+        replies.fail("slow", errors.UpstreamTimedOut())
         assert ended(runner, first).status == "failed"
         second = begun(runner, "slow", request_id="id")
-        told.end("slow", "now")
+        replies.end("slow", "now")
         assert (ended(runner, second).text, second.id != first.id) == ("now", True)
         assert runner.cancel(first.id).status == "failed"
 
@@ -221,41 +221,45 @@ class TestHistory:
     """Rule 3."""
 
     def test_a_question_is_not_in_the_history_until_its_run_completes(
-        self, runner: Runner, told: Told, store: MemoryStore
+        self, runner: Runner, replies: ScriptedReplies, store: MemoryStore
     ) -> None:
         run = begun(runner, "slow")
-        told.say("slow", "half")
+        replies.say("slow", "half")
         next(reading(runner, run))
         assert contents(store) == []
-        told.end("slow")
+        replies.end("slow")
         assert ended(runner, run).text == "half"
         assert contents(store) == ["slow", "half"]
 
     def test_a_failed_question_is_neither_shown_nor_replayed(
-        self, runner: Runner, told: Told, store: MemoryStore, upstream: SteeredUpstream
+        self, runner: Runner, replies: ScriptedReplies, store: MemoryStore, upstream: SteeredUpstream
     ) -> None:
         run = begun(runner, "slow")
-        told.say("slow", "half")
-        told.fail("slow", errors.UpstreamCut())
+        replies.say("slow", "half")
+        replies.fail("slow", errors.UpstreamCut())
         failed = ended(runner, run)
         assert (failed.status, failed.text, failed.question) == ("failed", "half", "slow")
         assert asked(runner, "next").status == "completed"
         assert contents(store) == ["next", "re: next"]
-        assert b"slow" not in upstream.heard[-1].messages
+        assert b"slow" not in upstream.requests[-1].messages
 
-    def test_order_is_by_place_not_by_time(self, runner: Runner, told: Told, store: MemoryStore, clock: Clock) -> None:
+    def test_order_is_by_place_not_by_time(
+        self, runner: Runner, replies: ScriptedReplies, store: MemoryStore, clock: Clock
+    ) -> None:
         first = begun(runner, "slow")
         queued = begun(runner, "quick")
         clock.now += 60
-        told.end("slow", "at last")
+        replies.end("slow", "at last")
         ended(runner, first)
         ended(runner, queued)
         question, reply, late_question, _ = store.list_messages("ada", 0, 4)
         assert late_question.timestamp < reply.timestamp
         assert question.timestamp == late_question.timestamp
 
-    def test_what_was_replayed_and_what_left_out_is_told_in_the_run(self, store: MemoryStore, told: Told) -> None:
-        runner = Runner(store, SteeredUpstream(told), RunConfig(max_context_messages=4))
+    def test_what_was_replayed_and_what_left_out_is_told_in_the_run(
+        self, store: MemoryStore, replies: ScriptedReplies
+    ) -> None:
+        runner = Runner(store, SteeredUpstream(replies), RunConfig(max_context_messages=4))
         runs = [asked(runner, f"q{n}") for n in range(5)]
         assert [(run.replayed, run.omitted) for run in runs] == [(0, 0), (2, 0), (4, 0), (4, 2), (4, 4)]
         runner.shut_down(0)
@@ -295,12 +299,14 @@ class TestHistory:
 class TestReading:
     """Rule 4."""
 
-    def test_a_run_is_read_from_any_character_while_it_is_written_and_after(self, runner: Runner, told: Told) -> None:
+    def test_a_run_is_read_from_any_character_while_it_is_written_and_after(
+        self, runner: Runner, replies: ScriptedReplies
+    ) -> None:
         run = begun(runner, "slow")
-        told.say("slow", "안녕", "👩‍👩‍👧!")
+        replies.say("slow", "안녕", "👩‍👩‍👧!")
         here = reading(runner, run, 1)
         assert next(here) in (TextDelta("녕", 2), TextDelta("녕👩‍👩‍👧!", 8))
-        told.end("slow", " end")
+        replies.end("slow", " end")
         whole = "안녕👩‍👩‍👧! end"
         assert ended(runner, run).text == whole
         for position in range(len(whole) + 1):
@@ -308,7 +314,9 @@ class TestReading:
             assert "".join(piece.text for piece in pieces if isinstance(piece, TextDelta)) == whole[position:]
             assert isinstance(last, Run)
 
-    def test_readers_see_the_same_text_each_character_once(self, runner: Runner, told: Told, at_once: AtOnce) -> None:
+    def test_readers_see_the_same_text_each_character_once(
+        self, runner: Runner, replies: ScriptedReplies, at_once: AtOnce
+    ) -> None:
         run = begun(runner, "slow")
 
         def read() -> str:
@@ -316,20 +324,20 @@ class TestReading:
 
         readers = [at_once(read) for _ in range(8)]
         for n in range(200):
-            told.say("slow", f"{n} ")
-        told.end("slow")
+            replies.say("slow", f"{n} ")
+        replies.end("slow")
         assert {reader.result() for reader in readers} == {"".join(f"{n} " for n in range(200))}
 
     def test_a_position_beyond_what_an_open_run_has_waits(
-        self, runner: Runner, told: Told, monkeypatch: pytest.MonkeyPatch
+        self, runner: Runner, replies: ScriptedReplies, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         run = begun(runner, "slow")
-        told.say("slow", "abc")
+        replies.say("slow", "abc")
         next(reading(runner, run))
         monkeypatch.setattr(live, "KEEPALIVE_SECONDS", 0.0)
         beyond = reading(runner, run, 5)
         assert next(beyond) is None
-        told.end("slow", "defg")
+        replies.end("slow", "defg")
         assert [each for each in beyond if isinstance(each, TextDelta)] == [TextDelta("fg", 7)]
 
     def test_a_position_beyond_a_completed_run_is_refused_at_once(self, runner: Runner) -> None:
@@ -337,16 +345,20 @@ class TestReading:
         with pytest.raises(errors.InvalidPosition):
             reading(runner, run, len(run.text) + 1)
 
-    def test_a_position_that_an_open_run_never_reaches_is_refused_at_its_end(self, runner: Runner, told: Told) -> None:
+    def test_a_position_that_an_open_run_never_reaches_is_refused_at_its_end(
+        self, runner: Runner, replies: ScriptedReplies
+    ) -> None:
         run = begun(runner, "slow")
         beyond = reading(runner, run, 99)
-        told.end("slow", "short")
+        replies.end("slow", "short")
         with pytest.raises(errors.InvalidPosition):
             list(beyond)
 
-    def test_a_position_beyond_an_interrupted_run_gets_its_failure(self, runner: Runner, told: Told) -> None:
+    def test_a_position_beyond_an_interrupted_run_gets_its_failure(
+        self, runner: Runner, replies: ScriptedReplies
+    ) -> None:
         run = begun(runner, "slow")
-        told.say("slow", "half")
+        replies.say("slow", "half")
         next(reading(runner, run))
         runner.shut_down(0)
         (last,) = reading(runner, run, 99)
@@ -355,7 +367,7 @@ class TestReading:
         assert last.error.code == "run_interrupted"
 
     def test_silence_is_told_when_it_has_lasted_and_again(
-        self, runner: Runner, told: Told, clock: Clock, at_once: AtOnce
+        self, runner: Runner, replies: ScriptedReplies, clock: Clock, at_once: AtOnce
     ) -> None:
         run = begun(runner, "slow")
         reader = reading(runner, run)
@@ -363,14 +375,14 @@ class TestReading:
         runner.ticker.tick()
         clock.now += KEEPALIVE_SECONDS - 1
         runner.ticker.tick()
-        told.say("slow", "half")
+        replies.say("slow", "half")
         assert first.result() == TextDelta("half", 4)
         for _ in range(2):
             runner.ticker.tick()
             clock.now += KEEPALIVE_SECONDS
             runner.ticker.tick()
             assert next(reader) is None
-        told.end("slow", " whole")
+        replies.end("slow", " whole")
         assert [each for each in reader if isinstance(each, TextDelta)] == [TextDelta(" whole", 10)]
 
     def test_an_unknown_run_is_not_found(self, runner: Runner) -> None:
@@ -378,20 +390,20 @@ class TestReading:
             runner.read("run_nobody", 0, lambda: True)
 
     def test_what_was_written_is_told_to_a_durable_store_while_the_run_goes_on(
-        self, runner: Runner, told: Told, store: MemoryStore
+        self, runner: Runner, replies: ScriptedReplies, store: MemoryStore
     ) -> None:
         store.is_durable = True
         run = begun(runner, "slow")
-        told.say("slow", "abc")
+        replies.say("slow", "abc")
         next(reading(runner, run))
         runner.ticker.tick()
         assert store.get_run(run.id).text == "abc"
-        told.say("slow", "def")
+        replies.say("slow", "def")
         next(reading(runner, run, 3))
         runner.ticker.tick()
         runner.ticker.tick()
         assert store.get_run(run.id).text == "abcdef"
-        told.end("slow")
+        replies.end("slow")
         assert ended(runner, run).text == store.get_run(run.id).text == "abcdef"
 
 
@@ -399,19 +411,19 @@ class TestNothingIsPaidTwice:
     """Rule 6, as far as it is not the store's alone."""
 
     def test_an_identical_open_question_is_joined_and_paid_once(
-        self, runner: Runner, told: Told, store: MemoryStore, at_once: AtOnce
+        self, runner: Runner, replies: ScriptedReplies, store: MemoryStore, at_once: AtOnce
     ) -> None:
         runs = [caller.result() for caller in [at_once(begun, runner, "slow") for _ in range(20)]]
         assert len({run.id for run in runs}) == 1
         callers = [at_once(ended, runner, run) for run in runs]
-        told.end("slow", "once")
+        replies.end("slow", "once")
         assert {caller.result().text for caller in callers} == {"once"}
         assert contents(store) == ["slow", "once"]
-        assert told.calls == ["slow"]
+        assert replies.calls == ["slow"]
 
     @pytest.mark.parametrize("is_connected", [True, False])
     def test_only_a_caller_who_is_still_there_has_collected_the_reply(
-        self, runner: Runner, told: Told, at_once: AtOnce, is_connected: bool
+        self, runner: Runner, replies: ScriptedReplies, at_once: AtOnce, is_connected: bool
     ) -> None:
         run = begun(runner, "slow")
         looked = threading.Event()
@@ -425,30 +437,30 @@ class TestNothingIsPaidTwice:
         while not looked.is_set():
             with live.changed:
                 live.has_waiters()
-        told.end("slow", "ok")
+        replies.end("slow", "ok")
         assert caller.result().delivered is is_connected
         assert (begun(runner, "slow").id == run.id) is not is_connected
 
-    def test_a_caller_who_gave_up_has_not_collected_the_reply(self, runner: Runner, told: Told) -> None:
+    def test_a_caller_who_gave_up_has_not_collected_the_reply(self, runner: Runner, replies: ScriptedReplies) -> None:
         run = begun(runner, "slow")
         assert runner.wait(run.id, 0, lambda: True).is_open
         reader = reading(runner, run)
-        told.say("slow", "la")
+        replies.say("slow", "la")
         next(reader)
         reader.close()
-        told.end("slow", "te")
+        replies.end("slow", "te")
         assert runner.wait(run.id, PATIENCE_SECONDS, lambda: False).text == "late"
         assert begun(runner, "slow").text == "late"
-        assert told.calls == ["slow"]
+        assert replies.calls == ["slow"]
 
     def test_a_reader_who_read_to_the_end_has_collected_the_reply(
-        self, runner: Runner, told: Told, store: MemoryStore
+        self, runner: Runner, replies: ScriptedReplies, store: MemoryStore
     ) -> None:
         run = begun(runner, "slow")
         reader = reading(runner, run)
-        told.say("slow", "half")
+        replies.say("slow", "half")
         next(reader)
-        told.end("slow", " whole")
+        replies.end("slow", " whole")
         assert next(each for each in reader if isinstance(each, Run)).delivered
         assert store.get_run(run.id).delivered
 
@@ -457,57 +469,61 @@ class TestCancelling:
     """Rule 7."""
 
     def test_cancelling_closes_the_upstream_and_keeps_what_was_written(
-        self, runner: Runner, told: Told, store: MemoryStore, upstream: SteeredUpstream
+        self, runner: Runner, replies: ScriptedReplies, store: MemoryStore, upstream: SteeredUpstream
     ) -> None:
         run = begun(runner, "slow")
-        told.say("slow", "half")
+        replies.say("slow", "half")
         next(reading(runner, run))
         assert runner.cancel(run.id).status == "cancelled"
         assert contents(store) == ["slow", "half"]
-        told.say("slow", "never heard")
+        replies.say("slow", "never heard")
         assert asked(runner, "next").status == "completed"
         assert contents(store)[:2] == ["slow", "half"]
         assert ended(runner, run).text == "half"
 
     def test_cancelling_before_a_word_was_written_leaves_nothing(
-        self, runner: Runner, told: Told, store: MemoryStore
+        self, runner: Runner, replies: ScriptedReplies, store: MemoryStore
     ) -> None:
         run = begun(runner, "slow")
-        told.await_call("slow")
+        replies.await_call("slow")
         runner.cancel(run.id)
         assert contents(store) == []
 
-    def test_a_queued_run_that_is_cancelled_is_never_paid(self, runner: Runner, told: Told) -> None:
+    def test_a_queued_run_that_is_cancelled_is_never_paid(self, runner: Runner, replies: ScriptedReplies) -> None:
         first, queued = begun(runner, "slow"), begun(runner, "slower")
         runner.cancel(queued.id)
-        told.end("slow", "ok")
+        replies.end("slow", "ok")
         ended(runner, first)
         assert asked(runner, "next").status == "completed"
-        assert "slower" not in told.calls
+        assert "slower" not in replies.calls
 
-    def test_who_waits_for_a_cancelled_run_is_told_at_once(self, runner: Runner, told: Told, at_once: AtOnce) -> None:
+    def test_who_waits_for_a_cancelled_run_is_told_at_once(
+        self, runner: Runner, replies: ScriptedReplies, at_once: AtOnce
+    ) -> None:
         run = begun(runner, "slow")
-        told.await_call("slow")
+        replies.await_call("slow")
         caller = at_once(ended, runner, run)
         runner.cancel(run.id)
         assert caller.result(5).status == "cancelled"
 
-    def test_a_reader_who_leaves_cancels_nothing(self, runner: Runner, told: Told, store: MemoryStore) -> None:
+    def test_a_reader_who_leaves_cancels_nothing(
+        self, runner: Runner, replies: ScriptedReplies, store: MemoryStore
+    ) -> None:
         run = begun(runner, "slow")
-        told.say("slow", "half")
+        replies.say("slow", "half")
         reader = reading(runner, run)
         next(reader)
         reader.close()
-        told.end("slow", " whole")
+        replies.end("slow", " whole")
         assert ended(runner, run).text == "half whole"
         assert contents(store) == ["slow", "half whole"]
 
     def test_clearing_cancels_open_runs_queued_ones_too_and_keeps_nothing(
-        self, runner: Runner, told: Told, store: MemoryStore
+        self, runner: Runner, replies: ScriptedReplies, store: MemoryStore
     ) -> None:
         asked(runner, "before")
         run, queued = begun(runner, "slow"), begun(runner, "slower")
-        told.say("slow", "half")
+        replies.say("slow", "half")
         here = reading(runner, run)
         next(here)
         runner.clear("ada")
@@ -517,10 +533,10 @@ class TestCancelling:
         for each in (run, queued):
             with pytest.raises(errors.NotFound):
                 ended(runner, each)
-        told.end("slow", " more")
+        replies.end("slow", " more")
         assert asked(runner, "after").text == "re: after"
         assert contents(store) == ["after", "re: after"]
-        assert "slower" not in told.calls
+        assert "slower" not in replies.calls
 
     def test_cancelling_an_unknown_run_is_not_found(self, runner: Runner) -> None:
         with pytest.raises(errors.NotFound):
@@ -530,30 +546,32 @@ class TestCancelling:
 class TestShutdown:
     """Rule 8."""
 
-    def test_no_new_runs_begin_and_open_ones_may_end(self, runner: Runner, told: Told, at_once: AtOnce) -> None:
+    def test_no_new_runs_begin_and_open_ones_may_end(
+        self, runner: Runner, replies: ScriptedReplies, at_once: AtOnce
+    ) -> None:
         run = begun(runner, "slow")
-        told.await_call("slow")
+        replies.await_call("slow")
         stopping = at_once(runner.shut_down, PATIENCE_SECONDS)
         while not runner.is_closing:
             pass
         with pytest.raises(errors.ShuttingDown):
             begun(runner, "too late")
-        told.end("slow", "in time")
+        replies.end("slow", "in time")
         stopping.result(5)
         assert ended(runner, run).text == "in time"
 
     def test_what_does_not_end_in_time_is_interrupted_with_its_text(
-        self, runner: Runner, told: Told, store: MemoryStore, at_once: AtOnce
+        self, runner: Runner, replies: ScriptedReplies, store: MemoryStore, at_once: AtOnce
     ) -> None:
         run, queued = begun(runner, "slow"), begun(runner, "slower")
-        told.say("slow", "half")
+        replies.say("slow", "half")
         next(reading(runner, run))
         caller = at_once(ended, runner, run)
         runner.shut_down(0)
         assert (caller.result(5).status, caller.result(5).text) == ("interrupted", "half")
         assert (store.get_run(queued.id).status, store.get_run(queued.id).text) == ("interrupted", "")
         assert contents(store) == []
-        assert "slower" not in told.calls
+        assert "slower" not in replies.calls
 
 
 class TestLimits:
@@ -564,12 +582,12 @@ class TestLimits:
         return RunConfig(max_concurrent_runs=2, run_timeout_seconds=600)
 
     def test_so_many_write_at_once_and_more_stay_queued(
-        self, runner: Runner, told: Told, store: MemoryStore, upstream: SteeredUpstream
+        self, runner: Runner, replies: ScriptedReplies, store: MemoryStore, upstream: SteeredUpstream
     ) -> None:
         first, second = begun(runner, "slow", "a"), begun(runner, "slower", "b")
         third, fourth = begun(runner, "quick", "c"), begun(runner, "quick", "d")
-        told.await_call("slow")
-        told.await_call("slower")
+        replies.await_call("slow")
+        replies.await_call("slower")
         assert [store.get_run(run.id).status for run in (first, second, third, fourth)] == [
             "running",
             "running",
@@ -577,16 +595,16 @@ class TestLimits:
             "queued",
         ]
         assert upstream.open_now == 2
-        told.end("slow", "ok")
+        replies.end("slow", "ok")
         assert {ended(runner, run).status for run in (first, third, fourth)} == {"completed"}
-        told.end("slower", "ok")
+        replies.end("slower", "ok")
         assert ended(runner, second).status == "completed"
 
     def test_a_run_that_takes_too_long_fails_and_the_next_has_its_turn(
-        self, runner: Runner, told: Told, clock: Clock
+        self, runner: Runner, replies: ScriptedReplies, clock: Clock
     ) -> None:
         run = begun(runner, "slow")
-        told.say("slow", "half")
+        replies.say("slow", "half")
         next(reading(runner, run))
         clock.now += 600
         runner.ticker.tick()
@@ -599,25 +617,25 @@ class TestLimits:
         assert asked(runner, "next").text == "re: next"
 
     def test_a_queued_run_that_waits_too_long_fails_and_is_never_paid(
-        self, runner: Runner, told: Told, clock: Clock
+        self, runner: Runner, replies: ScriptedReplies, clock: Clock
     ) -> None:
         begun(runner, "slow")
         queued = begun(runner, "slower")
         clock.now += 601
         runner.ticker.tick()
         assert ended(runner, queued).status == "failed"
-        assert "slower" not in told.calls
+        assert "slower" not in replies.calls
 
     def test_a_call_may_take_what_is_left_of_the_runs_time(
-        self, runner: Runner, told: Told, clock: Clock, upstream: SteeredUpstream
+        self, runner: Runner, replies: ScriptedReplies, clock: Clock, upstream: SteeredUpstream
     ) -> None:
         first, queued = begun(runner, "slow"), begun(runner, "quick")
-        told.await_call("slow")
+        replies.await_call("slow")
         clock.now += 100
-        told.end("slow", "ok")
+        replies.end("slow", "ok")
         ended(runner, first)
         ended(runner, queued)
-        assert [call.seconds for call in upstream.heard] == [600, 500]
+        assert [call.seconds for call in upstream.requests] == [600, 500]
 
 
 class Interrupting(MemoryStore):
@@ -633,11 +651,11 @@ class Interrupting(MemoryStore):
         return was_paused
 
 
-def test_outputs_that_come_before_the_pause_is_heard_of_are_answered(clock: Clock, told: Told) -> None:
+def test_outputs_that_come_before_the_pause_is_heard_of_are_answered(clock: Clock, replies: ScriptedReplies) -> None:
     store = Interrupting(clock)
     call = ToolCall("call_1", "look", "{}")
-    told.say("slow", Completion("m", None, "tool_calls", (call,)))  # type: ignore[arg-type]
-    runner = Runner(store, SteeredUpstream(told), RunConfig(), clock)
+    replies.say("slow", Completion("m", None, "tool_calls", (call,)))  # type: ignore[arg-type]
+    runner = Runner(store, SteeredUpstream(replies), RunConfig(), clock)
 
     def submit(run: Run) -> None:
         step = replace(run.steps[-1], calls=(replace(call, output="seen"),), ended=clock.now)
@@ -658,20 +676,22 @@ def told_of(runner: Runner, run: Run) -> Run:
     return found
 
 
-def test_a_reply_that_was_collected_after_its_end_is_not_given_to_the_next_question(runner: Runner, told: Told) -> None:
+def test_a_reply_that_was_collected_after_its_end_is_not_given_to_the_next_question(
+    runner: Runner, replies: ScriptedReplies
+) -> None:
     first = runner.ask(Run("slow", conversation="ada"), 0, lambda: True)
-    told.end("slow", "the first")
+    replies.end("slow", "the first")
     runner.wait(first.id, PATIENCE_SECONDS, lambda: False)
     delivered = runner.ask(Run("slow", conversation="ada"), PATIENCE_SECONDS, lambda: True)
     assert (delivered.id, delivered.text) == (first.id, "the first")
-    told.end("slow", "the second")
+    replies.end("slow", "the second")
     again = runner.ask(Run("slow", conversation="ada"), PATIENCE_SECONDS, lambda: True)
     assert again.text == "the second"
 
 
-def test_a_reply_whose_caller_is_gone_is_kept_for_the_next_question(runner: Runner, told: Told) -> None:
+def test_a_reply_whose_caller_is_gone_is_kept_for_the_next_question(runner: Runner, replies: ScriptedReplies) -> None:
     first = runner.ask(Run("slow", conversation="ada"), 0, lambda: True)
-    told.end("slow", "at last")
+    replies.end("slow", "at last")
     runner.wait(first.id, PATIENCE_SECONDS, lambda: False)
     for is_connected in (lambda: False, lambda: True):
         assert runner.ask(Run("slow", conversation="ada"), PATIENCE_SECONDS, is_connected).id == first.id
@@ -689,17 +709,17 @@ def test_what_a_small_model_could_not_read_is_still_replayed_to_a_big_one(store:
     for number, model in enumerate(["big"] * 4 + ["small", "big", "small"]):
         run = runner.create(Run(f"q{number}", conversation="ada", options=RunOptions(model=model)))
         assert ended(runner, run).status == "completed"
-        sent.append(len(orjson.loads(upstream.heard[-1].messages)))
+        sent.append(len(orjson.loads(upstream.requests[-1].messages)))
     assert sent == [1, 3, 5, 7, 5, 11, 5]
     assert store.get_conversation("ada").context_starts.keys() == {"small"}  # type: ignore[union-attr]
     runner.shut_down(0)
 
 
 def test_a_failure_without_a_name_ends_the_run_and_is_logged(
-    runner: Runner, told: Told, caplog: pytest.LogCaptureFixture
+    runner: Runner, replies: ScriptedReplies, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = begun(runner, "slow")
-    told.fail("slow", ZeroDivisionError("secret"))
+    replies.fail("slow", ZeroDivisionError("secret"))
     failed = ended(runner, run)
     assert failed.error is not None
     assert failed.error.code == "internal_error"
@@ -725,12 +745,12 @@ def test_a_run_that_gets_no_thread_fails_and_the_next_is_written(
     assert asked(runner, "next").text == "re: next"
 
 
-def test_settings_go_with_every_call(store: MemoryStore, told: Told) -> None:
-    upstream = SteeredUpstream(told)
+def test_settings_go_with_every_call(store: MemoryStore, replies: ScriptedReplies) -> None:
+    upstream = SteeredUpstream(replies)
     runner = Runner(store, upstream, RunConfig(system_prompt="be brief", parameters={"temperature": 0.5}))
     store.set_model("ada", "m1")
     run = asked(runner, "quick")
-    (call,) = upstream.heard
+    (call,) = upstream.requests
     assert (call.model, dict(call.parameters), run.model) == ("m1", {"temperature": 0.5}, "m1")
     assert orjson.loads(call.messages)[0] == {"role": "system", "content": "be brief"}
     runner.shut_down(0)
@@ -747,8 +767,8 @@ def test_two_hundred_questions_over_ten_clients_make_strict_histories(
         return asked(runner, f"q{n}", f"client {n % 10}")
 
     assert {each.result().status for each in [at_once(ask, n) for n in range(200)]} == {"completed"}
-    heard = {orjson.loads(call.messages)[-1]["content"]: call for call in upstream.heard}
-    assert len(heard) == len(upstream.heard) == 200
+    heard = {orjson.loads(call.messages)[-1]["content"]: call for call in upstream.requests}
+    assert len(heard) == len(upstream.requests) == 200
     for c in range(10):
         history = contents(store, f"client {c}")
         assert sorted(history[::2]) == sorted(f"q{n}" for n in range(c, 200, 10))

@@ -18,17 +18,17 @@ from server.runs import live
 from server.runs.events import TextDelta
 from server.runs.live import LiveRun
 from server.store.memory import MemoryStore
-from tests.support.process import Served, serve
-from tests.support.replies import PATIENCE_SECONDS, Told
-from tests.support.replies_over_http import over_http
+from tests.support.process import ServerProcess, serve
+from tests.support.replies import PATIENCE_SECONDS, ScriptedReplies
+from tests.support.replies_over_http import serve_replies
 
 AtOnce = Callable[..., Any]
 STREAM = {"Accept": "text/event-stream"}
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told("slow")
+def replies() -> ScriptedReplies:
+    return ScriptedReplies("slow")
 
 
 def events(response: Any) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -74,32 +74,36 @@ def test_korean_leaves_as_utf_8(client: FlaskClient) -> None:
     assert "안녕".encode() in b"".join(stream(client, "안녕").iter_encoded())
 
 
-def test_the_stream_is_known_before_a_word_was_written(client: FlaskClient, told: Told) -> None:
+def test_the_stream_is_known_before_a_word_was_written(client: FlaskClient, replies: ScriptedReplies) -> None:
     answer = stream(client, "slow")
     assert next(events(answer)) == (0, {"type": "START", "stream_id": answer.headers["X-Stream-ID"]})
-    told.end("slow", "ok")
+    replies.end("slow", "ok")
 
 
-def test_a_reader_who_leaves_midway_loses_nothing_and_it_is_paid_once(client: FlaskClient, told: Told) -> None:
+def test_a_reader_who_leaves_midway_loses_nothing_and_it_is_paid_once(
+    client: FlaskClient, replies: ScriptedReplies
+) -> None:
     answer = stream(client, "slow")
     here = events(answer)
     next(here)
-    told.say("slow", "half")
+    replies.say("slow", "half")
     assert next(here) == (4, {"type": "CHUNK", "content": "half"})
     answer.close()
-    told.end("slow", " whole")
+    replies.end("slow", " whole")
     assert list(events(resume(client, answer.headers["X-Stream-ID"], 4)))[-1][1]["full_content"] == "half whole"
     assert contents(client) == ["slow", "half whole"]
-    assert told.calls == ["slow"]
+    assert replies.calls == ["slow"]
 
 
-def test_a_stream_is_resumed_at_any_character_during_and_after_the_run(client: FlaskClient, told: Told) -> None:
+def test_a_stream_is_resumed_at_any_character_during_and_after_the_run(
+    client: FlaskClient, replies: ScriptedReplies
+) -> None:
     stream_id = stream(client, "slow").headers["X-Stream-ID"]
-    told.say("slow", "안녕👩‍👩‍👧")
+    replies.say("slow", "안녕👩‍👩‍👧")
     here = events(resume(client, stream_id, 1))
     assert next(here) == (1, {"type": "START", "stream_id": stream_id})
     assert next(here) == (7, {"type": "CHUNK", "content": "녕👩‍👩‍👧"})
-    told.end("slow", "!")
+    replies.end("slow", "!")
     assert [data["type"] for _, data in here] == ["CHUNK", "END"]
     for position in range(9):
         pieces = [data["content"] for _, data in events(resume(client, stream_id, position)) if "content" in data]
@@ -130,10 +134,10 @@ def test_an_unknown_stream_is_404(client: FlaskClient) -> None:
     )
 
 
-def test_a_failure_after_the_first_byte_is_the_last_event(client: FlaskClient, told: Told) -> None:
+def test_a_failure_after_the_first_byte_is_the_last_event(client: FlaskClient, replies: ScriptedReplies) -> None:
     answer = stream(client, "slow")
-    told.say("slow", "half")
-    told.fail("slow", errors.UpstreamCut())
+    replies.say("slow", "half")
+    replies.fail("slow", errors.UpstreamCut())
     *_, (position, last) = events(answer)
     assert (position, last["type"], last["code"]) == (4, "ERROR", "upstream_cut")
     *_, (_, again) = events(resume(client, answer.headers["X-Stream-ID"], 99))
@@ -147,11 +151,13 @@ def test_a_failure_before_the_run_is_an_ordinary_answer(client: FlaskClient) -> 
     assert stream(client, "").status_code == 400
 
 
-def test_a_stopped_stream_keeps_its_text_and_answers_later_readers(app: Flask, client: FlaskClient, told: Told) -> None:
+def test_a_stopped_stream_keeps_its_text_and_answers_later_readers(
+    app: Flask, client: FlaskClient, replies: ScriptedReplies
+) -> None:
     answer = stream(client, "slow")
     here = events(answer)
     next(here)
-    told.say("slow", "half")
+    replies.say("slow", "half")
     next(here)
     app.extensions["runner"].cancel(answer.headers["X-Stream-ID"])
     assert list(here) == [(4, {"type": "STOPPED", "full_content": "half"})]
@@ -163,7 +169,7 @@ def test_a_stopped_stream_keeps_its_text_and_answers_later_readers(app: Flask, c
     assert contents(client) == ["slow", "half"]
 
 
-def test_a_cleared_conversations_stream_stops_and_is_gone(client: FlaskClient, told: Told) -> None:
+def test_a_cleared_conversations_stream_stops_and_is_gone(client: FlaskClient, replies: ScriptedReplies) -> None:
     answer = stream(client, "slow")
     here = events(answer)
     next(here)
@@ -173,23 +179,25 @@ def test_a_cleared_conversations_stream_stops_and_is_gone(client: FlaskClient, t
 
 
 def test_the_same_open_question_is_joined_as_json_and_as_a_stream(
-    client: FlaskClient, told: Told, at_once: AtOnce
+    client: FlaskClient, replies: ScriptedReplies, at_once: AtOnce
 ) -> None:
     answer = stream(client, "slow")
     waiting = at_once(client.post, "/query", json={"client_name": "ada", "input": "slow"})
     other = stream(client, "slow")
     assert other.headers["X-Stream-ID"] == answer.headers["X-Stream-ID"]
-    told.end("slow", "once")
+    replies.end("slow", "once")
     assert waiting.result().json == {"response": "once"}
-    assert told.calls == ["slow"]
+    assert replies.calls == ["slow"]
 
 
-def test_silence_is_broken_by_a_comment(client: FlaskClient, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silence_is_broken_by_a_comment(
+    client: FlaskClient, replies: ScriptedReplies, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(live, "KEEPALIVE_SECONDS", 0.0)
     frames = stream(client, "slow").iter_encoded()
     next(frames)
     assert next(frames) == next(frames) == sse.KEEPALIVE
-    told.end("slow")
+    replies.end("slow")
     assert sse.KEEPALIVE.startswith(b":")
     assert sse.KEEPALIVE.endswith(b"\n\n")
 
@@ -273,7 +281,7 @@ class TestAStreamGivesItsSourceBack:
 
 
 def test_a_stream_that_is_written_here_can_be_read_while_the_store_fails(
-    client: FlaskClient, told: Told, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+    client: FlaskClient, replies: ScriptedReplies, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: str) -> Run:
         raise errors.StoreUnavailable
@@ -281,7 +289,7 @@ def test_a_stream_that_is_written_here_can_be_read_while_the_store_fails(
     stream_id = stream(client, "slow").headers["X-Stream-ID"]
     monkeypatch.setattr(store, "get_run", fail)
     here = events(resume(client, stream_id))
-    told.end("slow", "ok")
+    replies.end("slow", "ok")
     assert [data["type"] for _, data in here] == ["START", "CHUNK", "END"]
 
 
@@ -346,18 +354,18 @@ def begin(request: pytest.FixtureRequest) -> Callable[[FlaskClient], Any]:
 class TestEveryDoor:
     """What holds for a stream, whichever door began it."""
 
-    def test_it_tells_its_name(self, client: FlaskClient, told: Told, begin: Any) -> None:
+    def test_it_tells_its_name(self, client: FlaskClient, replies: ScriptedReplies, begin: Any) -> None:
         answer = begin(client)
         first = next(answer.iter_encoded()).decode()
         stream_id = answer.headers["X-Stream-ID"]
         assert re.fullmatch(r"run_[0-9a-f]{32}", stream_id)
         assert f'"stream_id":"{stream_id}"' in first
         assert resume(client, stream_id).headers["X-Stream-ID"] == stream_id
-        told.end("slow", "ok")
+        replies.end("slow", "ok")
 
     @pytest.mark.parametrize("seed", range(5))
     def test_a_reader_who_drops_again_and_again_gets_each_character_once_and_in_order(
-        self, client: FlaskClient, told: Told, begin: Any, seed: int
+        self, client: FlaskClient, replies: ScriptedReplies, begin: Any, seed: int
     ) -> None:
         """It drops before it has read what is there, or after, and may have lost the last events on the line."""
         luck = random.Random(seed)
@@ -366,7 +374,7 @@ class TestEveryDoor:
         said, got = "", ""
         for piece in [luck.choice(PIECES) for _ in range(40)]:
             said += piece
-            told.say("slow", piece)
+            replies.say("slow", piece)
             reading = pieces(answer)
             while len(got) < len(said) and luck.random() < 0.7:
                 position, text = next(reading)
@@ -376,15 +384,15 @@ class TestEveryDoor:
                 assert position == len(got)
             answer.close()
             answer = resume(client, stream_id, len(got))
-        told.end("slow")
+        replies.end("slow")
         for position, text in pieces(answer):
             got += text
             assert position == len(got)
         assert got == said
-        assert told.calls == ["slow"]
+        assert replies.calls == ["slow"]
 
     def test_three_readers_see_the_same_text_each_at_its_own_pace(
-        self, client: FlaskClient, told: Told, begin: Any, at_once: AtOnce
+        self, client: FlaskClient, replies: ScriptedReplies, begin: Any, at_once: AtOnce
     ) -> None:
         first = begin(client)
         stream_id = first.headers["X-Stream-ID"]
@@ -402,93 +410,99 @@ class TestEveryDoor:
 
         readers = [at_once(read_whole, first), at_once(read_whole, resume(client, stream_id)), at_once(read_in_parts)]
         for piece in PIECES * 5:
-            told.say("slow", piece)
-        told.end("slow", "END")
+            replies.say("slow", piece)
+        replies.end("slow", "END")
         assert {reader.result() for reader in readers} == {"".join(PIECES * 5) + "END"}
 
     def test_one_that_is_stopped_keeps_its_text_and_answers_later_readers(
-        self, client: FlaskClient, told: Told, begin: Any
+        self, client: FlaskClient, replies: ScriptedReplies, begin: Any
     ) -> None:
         answer = begin(client)
         stream_id = answer.headers["X-Stream-ID"]
-        told.say("slow", "반쪽")
+        replies.say("slow", "반쪽")
         assert next(text for _, text in pieces(answer) if text) == "반쪽"
         assert client.delete(f"/chat/stream/{stream_id}").json == {"stream_id": stream_id, "status": "stopped"}
-        told.end("slow", " more")
+        replies.end("slow", " more")
         for position in (0, 1, 2):
             *_, (last, data) = events(resume(client, stream_id, position))
             assert (last, data) == (2, {"type": "STOPPED", "full_content": "반쪽"})
         assert "".join(text for _, text in pieces(resume(client, stream_id, 1))) == "쪽"
 
     def test_a_bad_position_is_refused_and_one_ahead_of_an_open_reply_waits(
-        self, client: FlaskClient, told: Told, begin: Any, at_once: AtOnce
+        self, client: FlaskClient, replies: ScriptedReplies, begin: Any, at_once: AtOnce
     ) -> None:
         stream_id = begin(client).headers["X-Stream-ID"]
         for position in ("-1", "x", "1.5", "", "1e3", "9" * 20):
             assert resume(client, stream_id, position).status_code == 400
-        told.say("slow", "ab")
+        replies.say("slow", "ab")
         ahead = resume(client, stream_id, 3)
         assert ahead.status_code == 200
-        told.end("slow", "cd")
+        replies.end("slow", "cd")
         assert [text for _, text in pieces(ahead) if text] == ["d"]
         assert resume(client, stream_id, 4).status_code == 200
         beyond = resume(client, stream_id, 5)
         assert (beyond.status_code, beyond.json["code"]) == (400, "invalid_position")
 
     def test_a_position_beyond_a_reply_that_failed_gets_its_failure(
-        self, client: FlaskClient, told: Told, begin: Any
+        self, client: FlaskClient, replies: ScriptedReplies, begin: Any
     ) -> None:
         stream_id = begin(client).headers["X-Stream-ID"]
-        told.say("slow", "ab")
-        told.fail("slow", errors.UpstreamCut())
+        replies.say("slow", "ab")
+        replies.fail("slow", errors.UpstreamCut())
         for position in (0, 2, 99):
             *_, (_, last) = events(resume(client, stream_id, position))
             assert (last["type"], last["code"]) == ("ERROR", "upstream_cut")
 
 
-def test_who_has_read_a_reply_to_its_end_asks_anew_with_the_same_question(client: FlaskClient, told: Told) -> None:
+def test_who_has_read_a_reply_to_its_end_asks_anew_with_the_same_question(
+    client: FlaskClient, replies: ScriptedReplies
+) -> None:
     for _ in range(2):
         stream_id = client.post("/chat/stream", json={"message": "hi", "client_name": "ada"}).json["stream_id"]
         list(events(resume(client, stream_id)))
     assert contents(client) == ["hi", "re: hi"] * 2
 
 
-def test_who_has_not_read_a_reply_to_its_end_joins_it(app: Flask, client: FlaskClient, told: Told) -> None:
+def test_who_has_not_read_a_reply_to_its_end_joins_it(
+    app: Flask, client: FlaskClient, replies: ScriptedReplies
+) -> None:
     body = {"message": "hi", "client_name": "ada"}
     stream_id = client.post("/chat/stream", json=body).json["stream_id"]
     app.extensions["runner"].wait(stream_id, PATIENCE_SECONDS, lambda: False)
     reading = events(resume(client, stream_id))
     next(reading)
     assert client.post("/chat/stream", json=body).json["stream_id"] == stream_id
-    assert told.calls == ["hi"]
+    assert replies.calls == ["hi"]
 
 
 class TestUnderGunicorn:
     """Lines that truly break."""
 
-    def test_a_reader_whose_line_breaks_after_every_piece_gets_each_character_once(self, told: Told) -> None:
-        with over_http(told) as url, serve(OPENAI_BASE_URL=url) as served:
+    def test_a_reader_whose_line_breaks_after_every_piece_gets_each_character_once(
+        self, replies: ScriptedReplies
+    ) -> None:
+        with serve_replies(replies) as url, serve(OPENAI_BASE_URL=url) as served:
             for door in ("query", "chat", "session"):
-                self.read_in_parts(served, told, door)
-        assert told.calls == ["slow"] * 3
+                self.read_in_parts(served, replies, door)
+        assert replies.calls == ["slow"] * 3
 
-    def read_in_parts(self, served: Served, told: Told, door: str) -> None:
+    def read_in_parts(self, served: ServerProcess, replies: ScriptedReplies, door: str) -> None:
         line = self.begun(served, door)
         stream_id = line.answer.getheader("X-Stream-ID")
         got = ""
         for piece in PIECES:
-            told.say("slow", piece)
+            replies.say("slow", piece)
             position, text = line.next_text()
             got += text
             assert position == len(got)
             line.cut()
             line = Line(served, "GET", f"/chat/stream/{stream_id}", **{"Last-Event-ID": str(position)})
-        told.end("slow")
+        replies.end("slow")
         assert b'"full_content"' in line.answer.read()
         assert got == "".join(PIECES), door
 
     @staticmethod
-    def begun(served: Served, door: str) -> "Line":
+    def begun(served: ServerProcess, door: str) -> "Line":
         if door == "query":
             return Line(served, "POST", "/query", {"client_name": "ada", "input": "slow"}, **STREAM)
         if door == "chat":
@@ -501,7 +515,7 @@ class TestUnderGunicorn:
 class Line:
     """A connection of its own, on which one stream is read."""
 
-    def __init__(self, served: Served, method: str, path: str, body: Any = None, **headers: str) -> None:
+    def __init__(self, served: ServerProcess, method: str, path: str, body: Any = None, **headers: str) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=PATIENCE_SECONDS)
         data = None if body is None else json.dumps(body).encode()
         sent = {"Content-Type": "application/json"} if data else {}

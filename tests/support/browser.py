@@ -1,4 +1,4 @@
-"""A real browser: Debian's Chromium, driven by Playwright, which notices whatever a page should not do."""
+"""A real browser: Debian's Chromium, driven by Playwright. A test fails if a page does what it should not."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,47 +6,49 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, Page, Request, sync_playwright
 
-from tests.support.requirements import installed
+from tests.support.requirements import find_command
 
-QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run"]
-QUIET += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run"]
+FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
-TELL_VIOLATIONS = """
+LOG_VIOLATIONS = """
 addEventListener("securitypolicyviolation", (violation) =>
   console.error("forbidden:", violation.violatedDirective, violation.blockedURI));
 """
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
-    path = installed("chromium", "chromium")
+def launch_chromium() -> Iterator[Browser]:
+    path = find_command("chromium", "chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=QUIET)
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
         browser.close()
 
 
 @contextmanager
 def visit(browser: Browser, url: str) -> Iterator[Page]:
-    """The page at `url`, as somebody sees it who was never here.
+    """The page at `url` in a new browser context.
 
-    At the end of the block, the test fails where the page broke, complained, was kept from something by its policy, or
-    asked anybody but the server that it came from.
+    At the end of the block, the test fails if the page logged an error, broke its content policy, or sent a request to
+    another origin.
     """
-    wrong: list[str] = []
+    faults: list[str] = []
 
-    def watch(request: Request) -> None:
+    def check_origin(request: Request) -> None:
         if urlsplit(request.url).scheme not in ("data", "blob") and not request.url.startswith(f"{origin}/"):
-            wrong.append(f"asked {request.url}")
+            faults.append(f"requested {request.url}")
 
     origin = "{0.scheme}://{0.netloc}".format(urlsplit(url))
     with browser.new_context() as context:
         context.set_default_timeout(15_000)
         page = context.new_page()
-        page.add_init_script(TELL_VIOLATIONS)
-        page.on("console", lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None)
-        page.on("pageerror", lambda problem: wrong.append(str(problem)))
-        page.on("request", watch)
+        page.add_init_script(LOG_VIOLATIONS)
+        page.on(
+            "console", lambda message: faults.append(message.text) if message.type in ("error", "warning") else None
+        )
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("request", check_origin)
         page.goto(url)
         yield page
-    assert wrong == [], wrong
+    assert faults == [], faults

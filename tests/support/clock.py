@@ -1,4 +1,4 @@
-"""Time in a test's hands."""
+"""A clock that a test sets."""
 
 
 class Clock:

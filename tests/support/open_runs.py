@@ -1,4 +1,4 @@
-"""A server with runs that are open: many that can be cancelled, and one that takes outputs of functions for ever."""
+"""A server with open runs: many that can be cancelled, and one that requires action again after each output."""
 
 import threading
 from collections.abc import Iterator
@@ -9,23 +9,24 @@ import orjson
 
 from server.domain import ToolCall
 from server.upstream.protocol import Completion, CompletionRequest
-from tests.support.process import Served, serve
-from tests.support.replies_over_http import over_http
+from tests.support.process import ServerProcess, serve
+from tests.support.replies_over_http import serve_replies
 
 MANY = 200
-"""Of what can be cancelled or deleted only once."""
+"""How many of each there are of what can be cancelled or deleted only once."""
 
 TOOL = {"type": "function", "function": {"name": "look"}}
 
 
-class Unending:
-    """Answers a question that begins with `wait` when it is released, and wants a function called after `look`."""
+class OpenReplies:
+    """Blocks a question that begins with `wait` until `release`, and answers `look` with a tool call, repeatedly."""
 
     def __init__(self) -> None:
         self._released = threading.Event()
 
     def __call__(self, call: CompletionRequest) -> Iterator[str | Completion]:
-        *_, last = [{"role": "user", "content": ""}, *orjson.loads(call.messages)]
+        messages: list[Any] = orjson.loads(call.messages)
+        last = messages[-1] if messages else {"role": "user", "content": ""}
         if last["content"].startswith("wait"):
             self._released.wait()
         elif last["content"] == "look" or last["role"] == "tool":
@@ -38,47 +39,50 @@ class Unending:
 
 
 @contextmanager
-def served_with_open_runs(**env: str) -> Iterator[tuple[Served, dict[str, list[str]]]]:
-    """The server, with `env` as further settings, and by their names the ids that can be had of it."""
-    with over_http(Unending()) as url, serve(OPENAI_BASE_URL=url, MAX_WAITING_RUNS=str(MANY), **env) as served:
-        # Its first run waits for outputs, and is not among those that can be cancelled: a question behind it is refused
-        # at once, where it would have to wait behind one that is written.
-        busy, asked = (made(served, "/threads", messages=[{"role": "user", "content": "look"}]) for _ in range(2))
-        first = made(served, f"/threads/{busy}/runs", tools=[TOOL])
+def serve_open_runs(**env: str) -> Iterator[tuple[ServerProcess, dict[str, list[str]]]]:
+    """The server, with `env` as further settings, and the ids of its objects by their kinds."""
+    with (
+        serve_replies(OpenReplies()) as url,
+        serve(tls=None, OPENAI_BASE_URL=url, MAX_WAITING_RUNS=str(MANY), **env) as served,
+    ):
+        # The first run requires action, and is not among those that can be cancelled. A question behind it is
+        # refused at once; behind a running run it would wait.
+        busy, paused = (create(served, "/threads", messages=[{"role": "user", "content": "look"}]) for _ in range(2))
+        first = create(served, f"/threads/{busy}/runs", tools=[TOOL])
         for number in range(MANY):
             question = {"client_name": busy, "input": f"wait {number}"}
             assert served.ask("POST", "/query", question, Prefer="wait=0")[0] == 202
-        answered = made(served, "/threads", messages=[{"role": "user", "content": str(n)} for n in range(MANY)])
-        run = made(served, f"/threads/{answered}/runs")
+        answered = create(served, "/threads", messages=[{"role": "user", "content": str(n)} for n in range(MANY)])
+        run = create(served, f"/threads/{answered}/runs")
         yield (
             served,
             {
                 "BUSY": [busy],
-                "CANCELLABLE": [each for each in ids(served, busy, "runs") if each != first],
-                "ASKED": [asked],
-                "ASKED_RUN": [made(served, f"/threads/{asked}/runs", tools=[TOOL])],
+                "CANCELLABLE": [each for each in list_ids(served, busy, "runs") if each != first],
+                "ASKED": [paused],
+                "ASKED_RUN": [create(served, f"/threads/{paused}/runs", tools=[TOOL])],
                 "ANSWERED": [answered],
                 "ANSWERED_RUN": [run],
-                "ANSWERED_STEP": ids(served, answered, f"runs/{run}/steps"),
-                "DELETABLE": ids(served, answered, "messages"),
-                "DELETABLE_THREADS": [made(served, "/threads") for _ in range(MANY)],
+                "ANSWERED_STEP": list_ids(served, answered, f"runs/{run}/steps"),
+                "DELETABLE": list_ids(served, answered, "messages"),
+                "DELETABLE_THREADS": [create(served, "/threads") for _ in range(MANY)],
             },
         )
 
 
-def made(served: Served, path: str, **body: Any) -> str:
-    """The id of what is made."""
+def create(served: ServerProcess, path: str, **body: Any) -> str:
+    """The id of the created object."""
     status, answer = served.ask("POST", f"/api/v1{path}", body)
     assert status == 200, answer
     return str(answer["id"])
 
 
-def ids(served: Served, thread_id: str, what: str) -> list[str]:
-    found: list[str] = []
+def list_ids(served: ServerProcess, thread_id: str, kind: str) -> list[str]:
+    ids: list[str] = []
     more = ""
     while True:
-        _, page = served.ask("GET", f"/api/v1/threads/{thread_id}/{what}?limit=100{more}")
-        found += [each["id"] for each in page["data"]]
+        _, page = served.ask("GET", f"/api/v1/threads/{thread_id}/{kind}?limit=100{more}")
+        ids += [each["id"] for each in page["data"]]
         if not page["has_more"]:
-            return found
+            return ids
         more = f"&after={page['last_id']}"

@@ -1,4 +1,4 @@
-"""An upstream as bad as a test wants it: a real server on a free port, which follows a script for each request."""
+"""An OpenAI-compatible server on a free port, which follows a script for each request, and may misbehave."""
 
 import json
 import socket
@@ -12,29 +12,29 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 PATIENCE_SECONDS = 10.0
-"""How long a test that went wrong may hang."""
-GONE = (ConnectionError, ssl.SSLError)
-"""What comes of reading from a client that has left, or of writing to it."""
+"""How long a failing test may block."""
+DISCONNECTED = (ConnectionError, ssl.SSLError)
+"""The exceptions of reading from a client that disconnected, or of writing to it."""
 
 
 MODEL = "gpt-test-2026-11-01"
 USAGE = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
 THEIRS = "words of theirs"
-"""Stands in whatever the upstream says about a failure, and must reach nobody."""
+"""A part of every error text of the upstream. It must reach no caller and no log."""
 
 
 @dataclass(frozen=True)
-class Heard:
-    """One request, as it arrived."""
+class ReceivedRequest:
+    """One received request."""
 
     path: str
     headers: dict[str, str]
     """By lower-case name."""
     content: bytes
     connection: int
-    """Which connection it came on, counted from 0."""
+    """The index of its connection, from 0."""
     at: float
-    """When, on the monotonic clock."""
+    """Its time on the monotonic clock, in seconds."""
 
     @property
     def body(self) -> Any:
@@ -42,14 +42,14 @@ class Heard:
 
 
 class Exchange:
-    """One request and its answer, in the hands of a script."""
+    """One request and its response, which a script sends."""
 
-    def __init__(self, heard: Heard, wire: socket.socket, reader: BinaryIO) -> None:
-        self.heard = heard
+    def __init__(self, request: ReceivedRequest, wire: socket.socket, reader: BinaryIO) -> None:
+        self.request = request
         self.is_whole = False
-        """Whether the answer has ended as it should, so that the connection may carry another request."""
-        self.is_alone = False
-        """Whether the client was seen to close the connection."""
+        """Whether the response is complete, so that the connection may carry another request."""
+        self.client_closed = False
+        """Whether the client closed the connection."""
         self._wire = wire
         self._reader = reader
 
@@ -57,7 +57,7 @@ class Exchange:
         self._wire.sendall(data)
 
     def answer(self, status: int, content: bytes, **headers: str) -> None:
-        """A whole answer; `headers` with underscores for dashes."""
+        """Send a complete response; `headers` with underscores for dashes."""
         self.begin(status, **({"Content_Length": str(len(content))} | headers))
         self.send(content)
         self.is_whole = True
@@ -77,37 +77,37 @@ class Exchange:
         self.is_whole = True
 
     def await_close(self) -> None:
-        """Until the client closes the connection."""
+        """Wait until the client closes the connection."""
         self._wire.settimeout(PATIENCE_SECONDS)
-        with suppress(*GONE):
+        with suppress(*DISCONNECTED):
             assert not self._reader.read(1)
-        self.is_alone = True
+        self.client_closed = True
 
     def close(self) -> None:
-        """End the connection, so that the client has heard of it when this returns."""
+        """Close the connection. When this returns, the client has been sent the end."""
         self.is_whole = False
         self._wire.shutdown(socket.SHUT_RDWR)
 
     def reset(self) -> None:
-        """Break the connection as a crash would."""
+        """Reset the connection, as a crash does."""
         self._wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 Script = Callable[[Exchange], None]
 
 
-class Misbehaving:
-    """The server. A script that returns before the answer `is_whole` leaves a broken connection behind."""
+class OpenAIServer:
+    """The server. If a script returns before its response `is_whole`, the connection is closed."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
-        self.heard: list[Heard] = []
+        self.requests: list[ReceivedRequest] = []
         self.may_shake_hands = threading.Event()
-        """Cleared, a TLS handshake is left waiting."""
+        """While it is cleared, TLS handshakes block."""
         self.may_shake_hands.set()
         self._tls = tls
         self._scripts: list[Script] = []
         self._wires: list[socket.socket] = []
-        self._left: set[int] = set()
+        self._disconnected: set[int] = set()
         self._changed = threading.Condition()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port: int = self._listener.getsockname()[1]
@@ -115,12 +115,12 @@ class Misbehaving:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def follow(self, *scripts: Script) -> None:
-        """One script for each request from now on, the last one for all that come after."""
+        """Use one script for each further request, and the last one for all requests after that."""
         self._scripts = list(scripts)
 
     @property
     def connections(self) -> int:
-        """How many were ever made."""
+        """How many connections were accepted since the start."""
         with self._changed:
             return len(self._wires)
 
@@ -128,18 +128,18 @@ class Misbehaving:
         with self._changed:
             assert self._changed.wait_for(lambda: len(self._wires) >= count, PATIENCE_SECONDS)
 
-    def await_heard(self, count: int) -> None:
-        """Until `count` requests have arrived."""
+    def await_requests(self, count: int) -> None:
+        """Wait until `count` requests have arrived."""
         with self._changed:
-            assert self._changed.wait_for(lambda: len(self.heard) >= count, PATIENCE_SECONDS)
+            assert self._changed.wait_for(lambda: len(self.requests) >= count, PATIENCE_SECONDS)
 
-    def await_left(self, connection: int) -> None:
-        """Until the client has closed that connection."""
+    def await_disconnect(self, connection: int) -> None:
+        """Wait until the client has closed the connection with that index."""
         with self._changed:
-            assert self._changed.wait_for(lambda: connection in self._left, PATIENCE_SECONDS)
+            assert self._changed.wait_for(lambda: connection in self._disconnected, PATIENCE_SECONDS)
 
     def close(self) -> None:
-        """Refuse connections and break those that are open."""
+        """Refuse further connections and close the open ones."""
         self.may_shake_hands.set()
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -162,42 +162,42 @@ class Misbehaving:
                 threading.Thread(target=self._serve, args=(wire, number), daemon=True).start()
 
     def _serve(self, wire: socket.socket, number: int) -> None:
-        """One connection to its end."""
+        """Serve one connection until it is closed."""
         with suppress(OSError):
             if self._tls is not None:
                 assert self.may_shake_hands.wait(PATIENCE_SECONDS)
                 wire = self._wires[number] = self._tls.wrap_socket(wire, server_side=True)
             with wire, wire.makefile("rb") as reader:
-                if self._converse(wire, reader, number):
+                if self._follow_scripts(wire, reader, number):
                     with self._changed:
-                        self._left.add(number)
+                        self._disconnected.add(number)
                         self._changed.notify_all()
 
-    def _converse(self, wire: socket.socket, reader: BinaryIO, number: int) -> bool:
-        """Answer requests as the scripts say. Returns whether it was the client that ended it."""
-        while heard := _request(reader, number):
-            exchange = Exchange(heard, wire, reader)
-            script = self._next_script(heard)
+    def _follow_scripts(self, wire: socket.socket, reader: BinaryIO, number: int) -> bool:
+        """Answer requests as the scripts say. Returns whether the client closed the connection."""
+        while request := _read_request(reader, number):
+            exchange = Exchange(request, wire, reader)
+            script = self._next_script(request)
             try:
                 script(exchange)
-            except GONE:
+            except DISCONNECTED:
                 return True
             if not exchange.is_whole:
-                return exchange.is_alone
+                return exchange.client_closed
         return True
 
-    def _next_script(self, heard: Heard) -> Script:
+    def _next_script(self, request: ReceivedRequest) -> Script:
         with self._changed:
-            self.heard.append(heard)
+            self.requests.append(request)
             self._changed.notify_all()
             return self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
 
 
-def _request(reader: BinaryIO, connection: int) -> Heard | None:
-    """The next request; None where the client has closed the connection."""
+def _read_request(reader: BinaryIO, connection: int) -> ReceivedRequest | None:
+    """The next request; None if the client closed the connection."""
     try:
         first = reader.readline()
-    except GONE:
+    except DISCONNECTED:
         return None
     if not first:
         return None
@@ -206,7 +206,7 @@ def _request(reader: BinaryIO, connection: int) -> Heard | None:
         name, _, value = line.decode().partition(":")
         headers[name.lower()] = value.strip()
     content = reader.read(int(headers.get("content-length", "0")))
-    return Heard(first.decode().split()[1], headers, content, connection, time.monotonic())
+    return ReceivedRequest(first.decode().split()[1], headers, content, connection, time.monotonic())
 
 
 def completion(text: Any = "Hello", **changes: Any) -> bytes:
@@ -250,7 +250,7 @@ def refuses(status: int, code: Any = None, param: Any = None, message: Any = THE
 
 
 def breaks_off(content: bytes) -> Script:
-    """A plain answer that promises more than it sends."""
+    """A plain response that is shorter than its Content-Length."""
 
     def script(exchange: Exchange) -> None:
         exchange.begin(200, Content_Length=str(len(content) + 1))
@@ -277,7 +277,7 @@ def streams_and_waits(*chunks: bytes) -> Script:
 
 
 def hangs_up(exchange: Exchange) -> None:
-    """Without an answer."""
+    """Close the connection without a response."""
 
 
 silent = Exchange.await_close
@@ -287,5 +287,5 @@ good_stream = streams(piece("Hel"), piece("lo"), END)
 
 
 def answers(exchange: Exchange) -> None:
-    """As the request wants it: plain or streamed."""
-    (good_stream if exchange.heard.body.get("stream") else good)(exchange)
+    """Plain or streamed, as the request asks."""
+    (good_stream if exchange.request.body.get("stream") else good)(exchange)

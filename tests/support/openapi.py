@@ -1,4 +1,4 @@
-"""Holds JSON answers to the documents, whether they come from the test client or from a server process."""
+"""Validates JSON responses against the OpenAPI documents, from the test client and from server processes alike."""
 
 from functools import cache
 from typing import Any
@@ -13,34 +13,34 @@ from server.dialects.documents import DOCUMENTS
 
 
 @cache
-def _dialects() -> list[OpenAPI]:
+def _load_documents() -> list[OpenAPI]:
     documents = [orjson.loads(path.read_bytes()) for path in DOCUMENTS.values()]
     return [OpenAPI.from_dict({**document, "servers": [{"url": "/"}]}) for document in documents]
 
 
-def hold_to_document(method: str, address: str, status: int, body: bytes) -> None:
-    """Raises what openapi-core finds wrong with a JSON answer.
+def validate_response(method: str, address: str, status: int, body: bytes) -> None:
+    """Raise an exception of openapi-core if a JSON response does not fit its document.
 
-    An address that no document has must be answered with a failure of the shape that others beneath the same path have.
+    If no document has the address, the response must be an error with the fields of the other errors under that path.
     """
     request = MockRequest("", method.lower(), urlsplit(address).path)
     response: Any = MockResponse(body, status, content_type="application/json")
-    for dialect in _dialects():
+    for document in _load_documents():
         try:
-            dialect.validate_response(request, response)
+            document.validate_response(request, response)
             return
         except PathError:
             continue
-    assert shape_of(orjson.loads(body)) == expected_shape(request.path)
+    assert field_names(orjson.loads(body)) == expected_field_names(request.path)
     assert status in (404, 405, 421)
 
 
-def shape_of(failure: dict[str, Any]) -> set[str]:
-    """The names in the body of a failure, of OpenAI's those in its `error`."""
-    return set(failure["error"]) if isinstance(failure["error"], dict) else set(failure)
+def field_names(body: dict[str, Any]) -> set[str]:
+    """The names of the fields of an error; of OpenAI's format, those in `error`."""
+    return set(body["error"]) if isinstance(body["error"], dict) else set(body)
 
 
-def expected_shape(path: str) -> set[str]:
+def expected_field_names(path: str) -> set[str]:
     if f"{path}/".startswith("/api/v1/"):
         return {"message", "type", "param", "code"}
     is_detailed = f"{path}/".startswith(("/api/", "/chat/"))

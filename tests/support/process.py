@@ -1,4 +1,4 @@
-"""Servers as processes of their own, started as README says."""
+"""Server processes, started as README says."""
 
 import http.client
 import json
@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from server.settings import Settings
-from tests.support.openapi import hold_to_document
+from tests.support.openapi import validate_response
 
 ROOT = Path(__file__).parent.parent.parent
-OURS = {each.name.upper() for each in fields(Settings)}
-OTHERS = {"GUNICORN_CMD_ARGS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHONDONTWRITEBYTECODE"}
-"""What would change a server, or a make, that a test starts."""
+SETTINGS = {each.name.upper() for each in fields(Settings)}
+FOREIGN_VARIABLES = {"GUNICORN_CMD_ARGS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHONDONTWRITEBYTECODE"}
+"""Environment variables that would change a server, or a make, that a test starts."""
 
 
-class Served:
+class ServerProcess:
     """A running server."""
 
     def __init__(
@@ -55,13 +55,13 @@ class Served:
             response = connection.getresponse()
             answer = response.read()
             if response.headers.get_content_type() == "application/json":
-                hold_to_document(method, path, response.status, answer)
+                validate_response(method, path, response.status, answer)
             return response.status, json.loads(answer or b"null")
         finally:
             connection.close()
 
     def query(self, client_name: str, question: str, **headers: str) -> tuple[int, Any]:
-        return self.ask("POST", "/query", {"client_name": client_name, "input": question}, **headers)
+        return self.ask("POST", "/query", {"client_name": client_name, "input": question}, 30, **headers)
 
     def history(self, client_name: str) -> list[str]:
         """The contents of the history, oldest first."""
@@ -72,18 +72,18 @@ class Served:
         return self._log.read_text()
 
     def forget(self, *names: str) -> None:
-        """Cancel what these clients ask, and clear their histories."""
+        """Cancel the open runs of these clients, and clear their histories."""
         for name in names:
             assert self.ask("DELETE", f"/history?client_name={name}")[0] == 200
 
     def kill(self) -> None:
-        """All of its processes at once, as a machine does that loses its power."""
+        """Kill all of its processes at once, as a power failure does."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """The exit code, once the process has ended."""
+        """Send a signal and wait. Returns the exit code."""
         self.process.send_signal(number)
         return self.process.wait(90)
 
@@ -95,12 +95,12 @@ def free_port() -> int:
         return port
 
 
-def started(command: list[str], log: Path, **env: str) -> subprocess.Popen[bytes]:
-    """`command` in the project's folder, with none of our settings but `env`.
+def start_process(command: list[str], log: Path, **env: str) -> subprocess.Popen[bytes]:
+    """Start `command` in the project's folder, with no settings but `env`.
 
-    In a process group of its own, so that all that it starts can be ended with it, and a Ctrl-C is left to the tests.
+    It has a process group of its own, so that its children can be killed with it and Ctrl-C reaches the tests alone.
     """
-    clean = {name: value for name, value in os.environ.items() if name not in OURS | OTHERS}
+    clean = {name: value for name, value in os.environ.items() if name not in SETTINGS | FOREIGN_VARIABLES}
     with log.open("wb") as out:
         return subprocess.Popen(
             command, cwd=ROOT, env=clean | env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
@@ -108,18 +108,18 @@ def started(command: list[str], log: Path, **env: str) -> subprocess.Popen[bytes
 
 
 @contextmanager
-def serve(*arguments: str, tls: ssl.SSLContext | None = None, **env: str) -> Iterator[Served]:
+def serve(*arguments: str, tls: ssl.SSLContext | None = None, **env: str) -> Iterator[ServerProcess]:
     """`python run.py` on a free port until the block ends; `arguments` are gunicorn's, `env` are settings.
 
-    With `tls`, which trusts its certificate, the server is asked over TLS.
+    With `tls`, which trusts the certificate of the server, requests go over TLS.
     """
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        # An empty variable hides what a developer's `.env` may have, and leaves the default.
-        settings = {**dict.fromkeys(OURS, ""), "PORT": str(port), **env}
-        process = started([sys.executable, "run.py", *arguments], log, **settings)
-        served = Served(port, process, log, tls)
+        # An empty variable overrides a developer's `.env` with the default.
+        settings = {**dict.fromkeys(SETTINGS, ""), "PORT": str(port), **env}
+        process = start_process([sys.executable, "run.py", *arguments], log, **settings)
+        served = ServerProcess(port, process, log, tls)
         try:
             await_answer(served)
             yield served
@@ -127,20 +127,20 @@ def serve(*arguments: str, tls: ssl.SSLContext | None = None, **env: str) -> Ite
             served.kill()
 
 
-def await_answer(served: Served) -> None:
-    """Until the server answers; its log is told where it does not."""
+def await_answer(served: ServerProcess) -> None:
+    """Wait until the server answers. Raises AssertionError with its log if it does not."""
     for _ in range(600):
         assert served.process.poll() is None, served.log()
         try:
             assert served.ask("GET", "/healthz")[0] == 200
             return
         except OSError:
-            time.sleep(0.05)  # A process has no event to wait for.
+            time.sleep(0.05)  # Another process gives no event to wait for.
     raise AssertionError(served.log())
 
 
 def eventually(condition: Callable[[], bool]) -> bool:
-    """Whether `condition` comes true in time. Another process has no event to wait for."""
+    """Whether `condition` becomes true within 10 s. Polls, since another process gives no event to wait for."""
     for _ in range(400):
         if condition():
             return True

@@ -1,4 +1,4 @@
-"""Real Redis servers as processes of their own, each on a free port and in a folder that goes when it does."""
+"""Redis server processes, each on a free port and in a temporary folder."""
 
 import atexit
 import os
@@ -31,7 +31,7 @@ needs_redis = pytest.mark.skipif(
 
 
 class RedisServer:
-    """Keeps nothing on its disk, unless `options` such as `appendonly="yes"` say otherwise."""
+    """Saves nothing to disk, unless `options` such as `appendonly="yes"` say otherwise."""
 
     def __init__(self, **options: str) -> None:
         self.folder = tempfile.TemporaryDirectory()
@@ -52,16 +52,17 @@ class RedisServer:
         return Path(self.folder.name) / "log"
 
     def ask(self, *command: str | int) -> Any:
-        """What it answers."""
-        return self._client.execute_command(*command)
+        """The response to a command."""
+        client: Any = self._client  # The method has no types.
+        return client.execute_command(*command)
 
     def all_keys(self) -> list[str]:
         return sorted(self.ask("KEYS", "*"))
 
     def start(self) -> None:
-        """On the same port and with the same data as before, if it was stopped."""
+        """Start it, or start it again on the same port with the same data."""
         assert PROGRAM is not None, "install redis-server; the tests bring no program of their own"
-        options = [word for name, value in self.options.items() for word in (f"--{name.replace('_', '-')}", value)]
+        options = [part for name, value in self.options.items() for part in (f"--{name.replace('_', '-')}", value)]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen([PROGRAM, "--port", str(self.port), *options], stdout=log, stderr=log)
         assert eventually(self._answers)
@@ -99,7 +100,7 @@ def redis_server(**options: str) -> Iterator[RedisServer]:
 
 @cache
 def shared_redis() -> RedisServer:
-    """One for all tests that only need a Redis; who asks for it empties it."""
+    """One Redis for all tests that need no own one. Each test empties it first."""
     server = redis_server()
     atexit.register(server.__exit__, None, None, None)
     return server.__enter__()
@@ -107,7 +108,7 @@ def shared_redis() -> RedisServer:
 
 @cache
 def shared_cluster() -> list[RedisServer]:
-    """The three nodes of a Cluster, each a primary with a third of the slots."""
+    """The nodes of a Cluster of three primaries with a third of the slots each."""
     servers = [
         redis_server(cluster_enabled="yes", cluster_port=str(free_port()), cluster_node_timeout="1000")
         for _ in range(3)
@@ -115,9 +116,9 @@ def shared_cluster() -> list[RedisServer]:
     for each in servers:
         atexit.register(each.__exit__, None, None, None)
     nodes = [each.__enter__() for each in servers]
-    for place, node in enumerate(nodes):
-        node.ask("CLUSTER", "SET-CONFIG-EPOCH", place + 1)
-        node.ask("CLUSTER", "ADDSLOTSRANGE", 16384 * place // 3, 16384 * (place + 1) // 3 - 1)
+    for index, node in enumerate(nodes):
+        node.ask("CLUSTER", "SET-CONFIG-EPOCH", index + 1)
+        node.ask("CLUSTER", "ADDSLOTSRANGE", 16384 * index // 3, 16384 * (index + 1) // 3 - 1)
     for node in nodes:
         for other in nodes:
             node.ask("CLUSTER", "MEET", "127.0.0.1", other.port, other.options["cluster_port"])
@@ -126,16 +127,16 @@ def shared_cluster() -> list[RedisServer]:
 
 
 class LosingProxy:
-    """Stands in front of a Redis. Of the requests that are counted, one is done and its answer lost."""
+    """A proxy before a Redis. It forwards every request, and drops the responses to the requests in `lost`."""
 
     def __init__(self, port: int) -> None:
         self._target = port
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listening.getsockname()[1]
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
         self.requests = 0
-        """How many were made since `count`."""
+        """How many requests came since `count`."""
         self.lost: set[int] = set()
-        """The answers to these are lost; they count from 0."""
+        """The requests whose responses are dropped, counted from 0."""
         self._is_counting = False
         self._lock = threading.Lock()
         threading.Thread(target=self._accept, daemon=True).start()
@@ -147,16 +148,16 @@ class LosingProxy:
         self._is_counting = False
 
     def close(self) -> None:
-        self._listening.close()
+        self._listener.close()
 
     def _accept(self) -> None:
         with suppress(OSError):
             while True:
-                client, _ = self._listening.accept()
+                client, _ = self._listener.accept()
                 threading.Thread(target=self._relay, args=(client,), daemon=True).start()
 
     def _relay(self, client: socket.socket) -> None:
-        """A client sends what belongs together at once, and nothing more before it has the answer."""
+        """Assumes that a client sends each request in one piece, and the next one after the response."""
         with client, socket.create_connection(("127.0.0.1", self._target)) as server, suppress(OSError):
             is_lost = False
             while True:

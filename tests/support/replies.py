@@ -1,4 +1,4 @@
-"""An upstream's answer in the hands of a test: each call waits for what it is told to say."""
+"""Replies of an upstream that a test controls: a call blocks until the test says what it yields."""
 
 import threading
 from collections import defaultdict, deque
@@ -11,19 +11,19 @@ from server.upstream.protocol import Completion, CompletionRequest
 from server.upstream.scripted import ScriptedStream, ScriptedUpstream, write_demo
 
 PATIENCE_SECONDS = 20.0
-"""How long a test that went wrong may hang."""
+"""How long a failing test may block."""
 
 
-class Told:
-    """The `answer` of a ScriptedUpstream. What a call is told is addressed by its question.
+class ScriptedReplies:
+    """The `answer` of a SteeredUpstream. A test addresses a call by its question.
 
-    A question that nobody speaks for is answered at once, with `re: ` and itself.
+    A question that is not in `silent` is answered at once, with `re: ` and itself.
     """
 
     def __init__(self, *silent: str) -> None:
-        """`silent` questions wait until they are told what to say."""
+        """The calls of `silent` questions block until `say`, `end`, `fail` or `release`."""
         self._silent = set(silent)
-        self._script: dict[str, deque[Any]] = defaultdict(deque)
+        self._queues: dict[str, deque[Any]] = defaultdict(deque)
         self._calls: list[str] = []
         self._changed = threading.Condition()
         self._released = False
@@ -37,63 +37,65 @@ class Told:
             yield f"re: {question}"
             return
         while True:
-            said = self._next(question)
-            if said is None:
+            item = self._next(question)
+            if item is None:
                 return
-            if isinstance(said, Exception):
-                raise said
-            yield said
+            if isinstance(item, Exception):
+                raise item
+            yield item
 
     def say(self, question: str, *pieces: str) -> None:
-        self._tell(question, *pieces)
+        self._put(question, *pieces)
 
     def end(self, question: str, *pieces: str) -> None:
-        self._tell(question, *pieces, None)
+        self._put(question, *pieces, None)
 
-    def fail(self, question: str, problem: Exception) -> None:
-        self._tell(question, problem)
+    def fail(self, question: str, error: Exception) -> None:
+        self._put(question, error)
 
     def await_call(self, question: str, times: int = 1) -> None:
-        """Until the upstream was asked `question`, `times` times."""
+        """Wait until the upstream was called `times` times with `question`."""
         with self._changed:
             assert self._changed.wait_for(lambda: self._calls.count(question) >= times, PATIENCE_SECONDS), question
 
     def release(self) -> None:
-        """End every call, now and from now on."""
+        """End every open call, and each further one at once."""
         with self._changed:
             self._released = True
             self._changed.notify_all()
 
     @property
     def calls(self) -> list[str]:
-        """The questions in the order in which the upstream was asked them."""
+        """The questions in the order of the calls."""
         with self._changed:
             return list(self._calls)
 
-    def _tell(self, question: str, *said: Any) -> None:
+    def _put(self, question: str, *items: Any) -> None:
         with self._changed:
-            self._script[question].extend(said)
+            self._queues[question].extend(items)
             self._changed.notify_all()
 
     def _next(self, question: str) -> Any:
         with self._changed:
-            told = self._script[question]
-            assert self._changed.wait_for(lambda: told or self._released, PATIENCE_SECONDS), f"nobody told {question}"
-            return told.popleft() if told else None
+            queue = self._queues[question]
+            assert self._changed.wait_for(lambda: queue or self._released, PATIENCE_SECONDS), (
+                f"nothing to say to {question}"
+            )
+            return queue.popleft() if queue else None
 
 
 class SteeredUpstream(ScriptedUpstream):
-    """Answers each call with the pieces that `answer` gives; an exception out of it is the upstream's failure.
+    """Answers each call with the pieces that `answer` yields. An exception that it raises is raised to the run.
 
-    Where `answer` gives a Reply, that is the last of it: so it can want functions called.
+    If `answer` yields a Completion, the reply ends with it; that can require tool calls.
     """
 
     def __init__(self, answer: Callable[[CompletionRequest], Iterable[str | Completion]] = write_demo) -> None:
         self.answer = answer
-        self.heard: deque[CompletionRequest] = deque(maxlen=1000)
-        """The newest calls, oldest first."""
+        self.requests: deque[CompletionRequest] = deque(maxlen=1000)
+        """The newest requests, oldest first."""
         self.open_now = 0
-        """Calls that have begun and not ended."""
+        """How many calls are open."""
         self._lock = threading.Lock()
 
     def open_stream(self, request: CompletionRequest) -> ScriptedStream:
@@ -110,7 +112,7 @@ class _Steered(ScriptedStream):
         self._upstream = upstream
 
     def __iter__(self) -> Generator[str | Completion, None, None]:
-        self._upstream.heard.append(self._request)
+        self._upstream.requests.append(self._request)
         self._upstream.count(+1)
         try:
             self._pieces = self._upstream.answer(self._request)

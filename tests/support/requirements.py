@@ -1,4 +1,4 @@
-"""What tests need that pip does not bring."""
+"""Commands that tests need and pip does not install."""
 
 import os
 import shutil
@@ -7,16 +7,16 @@ from typing import NoReturn
 import pytest
 
 
-def missing(reason: str) -> NoReturn:
-    """Skip the test that misses something; in CI, fail it."""
+def skip_or_fail(reason: str) -> NoReturn:
+    """Skip the test; in CI, fail it."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
 
 
-def installed(command: str, package: str) -> str:
-    """Where a command is. Where it is missing, the test is skipped, and fails in CI."""
+def find_command(command: str, package: str) -> str:
+    """The path of a command. If it is not installed, the test is skipped, and fails in CI."""
     path = shutil.which(command)
     if path is None:
-        missing(f"{command} is missing: apt-get install {package}")
+        skip_or_fail(f"{command} is missing: apt-get install {package}")
     return path

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from server.settings import Settings
-from tests.support.process import ROOT, Served, await_answer, free_port, started
+from tests.support.process import ROOT, ServerProcess, await_answer, free_port, start_process
 
 PYTHON = [sys.executable, "run.py"]
 GUNICORN = [sys.executable, "-m", "gunicorn", "run:app"]
@@ -42,7 +42,7 @@ def folder(place: Path) -> Path:
 def begun(place: Path, command: list[str], **env: str) -> Iterator[subprocess.Popen[bytes]]:
     """`command` in `place`, with this Python as `python`; it and all that it started is gone after the block."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    process = started(["env", "-C", str(place), *command], place / "log", PATH=path, **env)
+    process = start_process(["env", "-C", str(place), *command], place / "log", PATH=path, **env)
     try:
         yield process
     finally:
@@ -52,9 +52,9 @@ def begun(place: Path, command: list[str], **env: str) -> Iterator[subprocess.Po
 
 
 @contextmanager
-def served(place: Path, command: list[str], port: int, **env: str) -> Iterator[Served]:
+def served(place: Path, command: list[str], port: int, **env: str) -> Iterator[ServerProcess]:
     with begun(place, command, **env) as process:
-        server = Served(port, process, place / "log")
+        server = ServerProcess(port, process, place / "log")
         await_answer(server)
         yield server
 
@@ -66,7 +66,7 @@ def refusal(place: Path, command: list[str], **env: str) -> str:
     return (place / "log").read_text()
 
 
-def assert_converses(server: Served) -> None:
+def assert_converses(server: ServerProcess) -> None:
     status, answer = server.query("ada", "My cat is called Grace.")
     assert (status, "no model was asked" in answer["response"]) == (200, True)
     status, answer = server.query("ada", "What is my cat called?")

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from tests.support.browser import chromium
-from tests.support.process import ROOT, Served, serve
-from tests.support.replies import Told
-from tests.support.replies_over_http import over_http
-from tests.support.requirements import installed
+from tests.support.browser import launch_chromium
+from tests.support.process import ROOT, ServerProcess, serve
+from tests.support.replies import ScriptedReplies
+from tests.support.replies_over_http import serve_replies
+from tests.support.requirements import find_command
 
 EXAMPLES = ROOT / "examples"
 NAMES = sorted(path.name for path in EXAMPLES.iterdir() if path.is_file())
@@ -39,7 +39,7 @@ def program(name: str) -> str:
 
 
 def ran(name: str, url: str) -> subprocess.CompletedProcess[str]:
-    path = {"python": sys.executable, "sh": "sh"}.get(program(name)) or installed("node", "nodejs")
+    path = {"python": sys.executable, "sh": "sh"}.get(program(name)) or find_command("node", "nodejs")
     env = {**os.environ, "BASE_URL": url}
     command = [path, f"examples/{name}"]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
@@ -61,7 +61,7 @@ def answers(name: str, url: str) -> list[Any]:
 
 
 class TestCurl:
-    def test_published(self, demo: Served) -> None:
+    def test_published(self, demo: ServerProcess) -> None:
         models, model, first, second, *frames, history, cleared = answers("published.sh", demo.url)
         assert models["data"][0]["id"] == model["model"] == "scripted-demo"
         assert first == {"response": ALONE.format(CAT)}
@@ -71,7 +71,7 @@ class TestCurl:
         assert [each["content"] for each in history][-1] == frames[-1]["full_content"]
         assert "cleared" in cleared["message"]
 
-    def test_chat(self, demo: Served) -> None:
+    def test_chat(self, demo: ServerProcess) -> None:
         answer, started, *frames, stopped = answers("chat.sh", demo.url)
         assert answer["response"] == LATER.format(CALLED, 2, CAT)
         assert stopped == {**started, "status": "stopped"}
@@ -82,7 +82,7 @@ class TestCurl:
             texts[-1] += frame["content"] if frame["type"] == "CHUNK" else ""
         assert texts == [ALONE.format(STORY), ALONE.format(STORY)[4:]]
 
-    def test_sessions(self, demo: Served) -> None:
+    def test_sessions(self, demo: ServerProcess) -> None:
         made, said, *events, messages, session, deleted = answers("sessions.sh", demo.url)
         assert said["content"] == ALONE.format(CAT)
         assert "".join(each.get("content", "") for each in events) == LATER.format(CALLED, 2, CAT)
@@ -91,7 +91,7 @@ class TestCurl:
         assert (session["message_count"], session["metadata"]) == (4, {"user": "ada"})
         assert {each["session_id"] for each in (made, said, messages, session, deleted)} == {made["session_id"]}
 
-    def test_assistants(self, demo: Served) -> None:
+    def test_assistants(self, demo: ServerProcess) -> None:
         said, message, *events, listed, deleted = answers("assistants.sh", demo.url)
         assert said["message"] == ALONE.format(CAT)
         assert message["content"][0]["text"]["value"] == CALLED
@@ -100,13 +100,13 @@ class TestCurl:
         assert contents == [CAT, ALONE.format(CAT), CALLED, LATER.format(CALLED, 2, CAT)]
         assert deleted["deleted"] is True
 
-    def test_operators(self, demo: Served) -> None:
+    def test_operators(self, demo: ServerProcess) -> None:
         alive, ready, health, service = answers("operators.sh", demo.url)
         assert [each["status"] for each in (alive, ready, health)] == ["alive", "ready", "healthy"]
         assert service["docs"] == "/docs"
 
 
-def test_the_official_package_with_another_base_url(demo: Served) -> None:
+def test_the_official_package_with_another_base_url(demo: ServerProcess) -> None:
     whole, streamed = ALONE.format(CAT), LATER.format(CALLED, 2, CAT)
     said = [f"user: {CAT}", f"assistant: {whole}", f"user: {CALLED}", f"assistant: {streamed}"]
     assert printed("assistants.py", demo.url).splitlines() == [whole, streamed, *said]
@@ -175,8 +175,8 @@ class Page(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def told() -> Told:
-    return Told(STORY)
+def replies() -> ScriptedReplies:
+    return ScriptedReplies(STORY)
 
 
 @pytest.fixture(scope="module")
@@ -186,26 +186,26 @@ def origin() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def steered(told: Told, origin: str) -> Iterator[Served]:
+def steered(replies: ScriptedReplies, origin: str) -> Iterator[ServerProcess]:
     """A server whose upstream says what the test tells it, and which the pages of `origin` may call."""
-    with over_http(told) as url, serve(OPENAI_BASE_URL=url, CORS_ORIGINS=origin) as served:
+    with serve_replies(replies) as url, serve(OPENAI_BASE_URL=url, CORS_ORIGINS=origin) as served:
         yield served
 
 
 @pytest.mark.parametrize("name", ["streaming.py", "streaming.mjs"])
 class TestStreaming:
-    def test_it_prints_the_reply(self, demo: Served, name: str) -> None:
+    def test_it_prints_the_reply(self, demo: ServerProcess, name: str) -> None:
         assert printed(name, demo.url) == f"{ALONE.format(STORY)}\n"
 
     def test_it_goes_on_where_it_was_each_time_that_the_line_breaks(
-        self, told: Told, steered: Served, name: str
+        self, replies: ScriptedReplies, steered: ServerProcess, name: str
     ) -> None:
         pieces = iter(["안녕, ", "😀 once\u2028", "upon a ", "time."])
         positions: list[str | None] = []
 
         def go_on() -> None:
             piece = next(pieces, None)
-            told.end(STORY) if piece is None else told.say(STORY, piece)
+            replies.end(STORY) if piece is None else replies.say(STORY, piece)
 
         go_on()
         with listening(partial(Line, steered.port, positions, go_on)) as url:
@@ -223,8 +223,8 @@ READ = """async (url) => {
 }"""
 
 
-def test_the_one_in_javascript_runs_in_a_page_of_another_origin(origin: str, steered: Served) -> None:
-    with chromium() as browser:
+def test_the_one_in_javascript_runs_in_a_page_of_another_origin(origin: str, steered: ServerProcess) -> None:
+    with launch_chromium() as browser:
         page = browser.new_page()
         page.goto(origin)
         assert page.evaluate(READ, steered.url) == "re: 안녕"

@@ -23,7 +23,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from server.serving import errors, patches, request, response, signals, start, worker
 from server.settings import Settings
-from tests.support.process import ROOT, free_port, started
+from tests.support.process import ROOT, free_port, start_process
 
 REQUIRED = [(owner, name) for owner, names in patches.REQUIRED for name in names]
 OURS = (worker.Worker, response.Response, request.BoundedParser, request.TimedUnreader)
@@ -135,7 +135,7 @@ class TestPatches:
     ) -> None:
         program = f"from gunicorn.http import errors, parser; del {lost}; from gunicorn.app.wsgiapp import run; run()"
         command = [sys.executable, "-c", program, "run:app"]
-        process = started(command, tmp_path / "log", PORT=str(free_port()), UPSTREAM="scripted")
+        process = start_process(command, tmp_path / "log", PORT=str(free_port()), UPSTREAM="scripted")
         try:
             assert process.wait(60) != 0
         except subprocess.TimeoutExpired:

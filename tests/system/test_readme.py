@@ -14,7 +14,7 @@ from server import errors
 from server.http.errors import status_of
 from server.settings import Settings
 from tests.support.process import ROOT, serve
-from tests.support.replies import Told
+from tests.support.replies import ScriptedReplies
 
 DOCUMENTS = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
@@ -40,8 +40,8 @@ PIECE = re.compile(r'id: \d+\n(.*?)data: (\{(?:"type":"CHUNK",)?"content":.*\})'
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told("slow")
+def replies() -> ScriptedReplies:
+    return ScriptedReplies("slow")
 
 
 def section(title: str) -> str:
@@ -150,14 +150,16 @@ def test_every_operation_stands_in_a_table_of_the_page_about_the_apis(document: 
     assert {f"{method} {path}" for method, path in operations(document)} - cells == set()
 
 
-def test_the_answer_to_a_client_that_does_not_wait_is_the_printed_one(client: FlaskClient, told: Told) -> None:
+def test_the_answer_to_a_client_that_does_not_wait_is_the_printed_one(
+    client: FlaskClient, replies: ScriptedReplies
+) -> None:
     asked = {"client_name": "ada", "input": "slow"}
     answer = client.post("/query", json=asked, headers={"Prefer": "wait=0"})
     assert answer.status_code == 202
     (printed,) = [each for text in DOCUMENTS.values() for each in blocks("json", text) if '"running"' in each]
     run_id = re.compile(r"run_[0-9a-f]{32}")
     assert json.loads(run_id.sub("<run>", printed)) == json.loads(run_id.sub("<run>", answer.text))
-    told.end("slow", "at last")
+    replies.end("slow", "at last")
     assert client.post("/query", json=asked).json == {"response": "at last"}
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from server.dialects.documents import DOCUMENTS
-from tests.support.open_runs import served_with_open_runs
-from tests.support.process import ROOT, Served, serve
+from tests.support.open_runs import serve_open_runs
+from tests.support.process import ROOT, ServerProcess, serve
 
 COMMAND = str(Path(sys.executable).parent / "schemathesis")
 
@@ -53,11 +53,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, "Run"]]
         yield runs
 
 
-def prepared(name: str, stack: ExitStack) -> tuple[Served, dict[str, list[str]]]:
+def prepared(name: str, stack: ExitStack) -> tuple[ServerProcess, dict[str, list[str]]]:
     """A server for the document of that name, and what can be had of it, by the words of `schemathesis.toml`."""
     bound = {"MAX_INPUT_CHARS": MOST_CHARACTERS}
     if name == "assistants":
-        return stack.enter_context(served_with_open_runs(**bound))
+        return stack.enter_context(serve_open_runs(**bound))
     served = stack.enter_context(serve(UPSTREAM="scripted", **bound))
     found = {"STREAM_ID": [begun_stream(served)]}
     if name == "sessions":
@@ -68,7 +68,7 @@ def prepared(name: str, stack: ExitStack) -> tuple[Served, dict[str, list[str]]]
 class Run:
     """One `schemathesis run`, of a document as its server tells it. It goes on beside the test."""
 
-    def __init__(self, folder: Path, name: str, served: Served) -> None:
+    def __init__(self, folder: Path, name: str, served: ServerProcess) -> None:
         document = folder / "openapi.json"
         _, told = served.ask("GET", "/openapi.json" if name == "published" else f"/{name}/openapi.json")
         document.write_text(json.dumps(told))
@@ -94,7 +94,7 @@ class Run:
         return report
 
 
-def begun_stream(served: Served) -> str:
+def begun_stream(served: ServerProcess) -> str:
     """The id of a stream that can be read."""
     connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
     body = json.dumps({"client_name": "schemathesis", "input": "hi"})
@@ -107,7 +107,7 @@ def begun_stream(served: Served) -> str:
     return stream_id
 
 
-def doomed_conversations(served: Served) -> list[str]:
+def doomed_conversations(served: ServerProcess) -> list[str]:
     """The names of conversations that may be deleted."""
     names = [f"doomed {number}" for number in range(200)]
     for name in names:

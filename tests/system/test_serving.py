@@ -14,44 +14,44 @@ from typing import Any
 
 import pytest
 
-from tests.support.process import ROOT, Served, eventually, serve
-from tests.support.replies import Told
-from tests.support.replies_over_http import Handed, over_http
+from tests.support.process import ROOT, ServerProcess, eventually, serve
+from tests.support.replies import ScriptedReplies
+from tests.support.replies_over_http import SwitchableReplies, serve_replies
 
 AtOnce = Callable[..., Any]
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told("slow", "slower")
+def replies() -> ScriptedReplies:
+    return ScriptedReplies("slow", "slower")
 
 
 @pytest.fixture
-def base_url(told: Told) -> Iterator[str]:
-    with over_http(told) as url:
+def base_url(replies: ScriptedReplies) -> Iterator[str]:
+    with serve_replies(replies) as url:
         yield url
 
 
 @pytest.fixture(scope="module")
-def lasting() -> Iterator[tuple[Served, Handed]]:
+def lasting() -> Iterator[tuple[ServerProcess, SwitchableReplies]]:
     """A server for all who leave it as it was, and its upstream."""
-    handed = Handed()
-    with over_http(handed) as url, serve(OPENAI_BASE_URL=url) as served:
+    handed = SwitchableReplies()
+    with serve_replies(handed) as url, serve(OPENAI_BASE_URL=url) as served:
         yield served, handed
 
 
 @pytest.fixture
-def served(lasting: tuple[Served, Handed], told: Told) -> Iterator[Served]:
+def served(lasting: tuple[ServerProcess, SwitchableReplies], replies: ScriptedReplies) -> Iterator[ServerProcess]:
     """It, with nothing of the tests before."""
     served, handed = lasting
     served.forget("ada", *(f"client{n}" for n in range(32)))
-    handed.told = told
+    handed.current = replies
     yield served
-    told.release()
+    replies.release()
 
 
 @pytest.fixture
-def mortal(base_url: str) -> Iterator[Served]:
+def mortal(base_url: str) -> Iterator[ServerProcess]:
     """A server of a test's own, which may be stopped."""
     with serve(OPENAI_BASE_URL=base_url) as served:
         yield served
@@ -60,7 +60,7 @@ def mortal(base_url: str) -> Iterator[Served]:
 class Line:
     """A raw connection: a caller who may hang up at any instant."""
 
-    def __init__(self, served: Served, question: str, accept: str = "application/json") -> None:
+    def __init__(self, served: ServerProcess, question: str, accept: str = "application/json") -> None:
         body = json.dumps({"client_name": "ada", "input": question}).encode()
         self.socket = socket.create_connection(("127.0.0.1", served.port), timeout=20)
         self.socket.sendall(
@@ -80,7 +80,7 @@ class Line:
         self.socket.close()
 
 
-def assert_strict_histories(served: Served, questions: int, clients: int) -> None:
+def assert_strict_histories(served: ServerProcess, questions: int, clients: int) -> None:
     """Question n, asked by client n modulo `clients`, is there once with its own reply behind it, and nothing else."""
     for c in range(clients):
         history = served.history(f"client{c}")
@@ -91,7 +91,7 @@ def assert_strict_histories(served: Served, questions: int, clients: int) -> Non
 class TestSmoke:
     """What the other tests hold on plain threads, held under gevent."""
 
-    def test_the_contract_is_served(self, demo: Served) -> None:
+    def test_the_contract_is_served(self, demo: ServerProcess) -> None:
         assert demo.ask("GET", "/models")[0] == 200
         assert demo.ask("GET", "/model?client_name=smoke") == (200, {"model": "scripted-demo"})
         assert demo.ask("POST", "/model", {"client_name": "smoke", "model": "scripted-demo"})[0] == 200
@@ -100,42 +100,44 @@ class TestSmoke:
         assert demo.ask("DELETE", "/history?client_name=smoke")[0] == 200
         assert demo.history("smoke") == []
 
-    def test_health_checks_answer(self, demo: Served) -> None:
+    def test_health_checks_answer(self, demo: ServerProcess) -> None:
         assert demo.ask("GET", "/healthz") == (200, {"status": "alive"})
         assert demo.ask("GET", "/readyz") == (200, {"status": "ready"})
         assert demo.ask("GET", "/health")[1]["status"] == "healthy"
 
-    def test_it_says_loudly_that_it_is_a_demonstration(self, demo: Served) -> None:
+    def test_it_says_loudly_that_it_is_a_demonstration(self, demo: ServerProcess) -> None:
         assert "DEMONSTRATION" in demo.log()
 
     def test_two_hundred_questions_at_once_over_ten_clients_make_strict_histories(
-        self, served: Served, told: Told, at_once: AtOnce
+        self, served: ServerProcess, replies: ScriptedReplies, at_once: AtOnce
     ) -> None:
         asked = [at_once(served.query, f"client{n % 10}", f"q{n}") for n in range(200)]
         assert [each.result() for each in asked] == [(200, {"response": f"re: q{n}"}) for n in range(200)]
         assert_strict_histories(served, questions=200, clients=10)
-        assert sorted(told.calls) == sorted(f"q{n}" for n in range(200))
+        assert sorted(replies.calls) == sorted(f"q{n}" for n in range(200))
 
     def test_identical_questions_at_once_are_paid_once_and_collected_past_the_deadline(
-        self, served: Served, told: Told, at_once: AtOnce
+        self, served: ServerProcess, replies: ScriptedReplies, at_once: AtOnce
     ) -> None:
         asked = [at_once(served.query, "ada", "slow", Prefer="wait=0") for _ in range(20)]
         assert len({(each.result()[0], each.result()[1]["run_id"]) for each in asked}) == 1
-        told.end("slow", "once")
+        replies.end("slow", "once")
         assert served.query("ada", "slow", Prefer="wait=20") == (200, {"response": "once"})
         assert served.history("ada") == ["slow", "once"]
-        assert told.calls == ["slow"]
+        assert replies.calls == ["slow"]
 
-    def test_health_checks_answer_while_replies_are_written(self, served: Served, told: Told, at_once: AtOnce) -> None:
+    def test_health_checks_answer_while_replies_are_written(
+        self, served: ServerProcess, replies: ScriptedReplies, at_once: AtOnce
+    ) -> None:
         asked = [at_once(served.query, f"client{n}", "slow") for n in range(32)]
-        told.await_call("slow", 32)
+        replies.await_call("slow", 32)
         assert served.ask("GET", "/healthz")[0] == 200
         for _ in asked:
-            told.end("slow", "ok")
+            replies.end("slow", "ok")
         assert {each.result()[0] for each in asked} == {200}
 
 
-def raw(served: Served, request: bytes) -> tuple[int, bytes]:
+def raw(served: ServerProcess, request: bytes) -> tuple[int, bytes]:
     """Status and whole answer to bytes that no client library would send."""
     with socket.create_connection(("127.0.0.1", served.port), timeout=20) as line:
         line.sendall(request)
@@ -145,7 +147,7 @@ def raw(served: Served, request: bytes) -> tuple[int, bytes]:
 
 
 class TestRawRequests:
-    def test_who_connects_and_speaks_later_is_heard(self, demo: Served) -> None:
+    def test_who_connects_and_speaks_later_is_heard(self, demo: ServerProcess) -> None:
         with socket.create_connection(("127.0.0.1", demo.port), timeout=20) as line:
             for _ in range(20):  # More than are taken in at a time.
                 assert demo.ask("GET", "/healthz")[0] == 200
@@ -154,7 +156,7 @@ class TestRawRequests:
             line.sendall(b"Host: localhost\r\n\r\n")
             assert line.recv(65_536).startswith(b"HTTP/1.1 200")
 
-    def test_an_answer_comes_in_one_piece(self, demo: Served) -> None:
+    def test_an_answer_comes_in_one_piece(self, demo: ServerProcess) -> None:
         with socket.create_connection(("127.0.0.1", demo.port), timeout=20) as line:
             for _ in range(20):  # Of two packets, the second might once be there in time.
                 line.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -169,7 +171,7 @@ class TestRawRequests:
         ],
     )
     def test_an_answer_without_a_body_is_its_head_and_leaves_the_line_to_the_next(
-        self, demo: Served, request_line: str, fields: str, status: int
+        self, demo: ServerProcess, request_line: str, fields: str, status: int
     ) -> None:
         _, whole = raw(demo, b"HEAD /web/docs.css HTTP/1.1\r\nHost: localhost\r\n\r\n")
         etag = re.search(r"ETag: (\S+)\r\n", whole.decode())
@@ -181,7 +183,7 @@ class TestRawRequests:
         assert rest.startswith(b"HTTP/1.1 200 OK\r\n")
         assert rest.endswith(b'{"status":"alive"}')
 
-    def test_an_answer_to_http_1_0_ends_with_its_connection_and_has_no_chunks(self, demo: Served) -> None:
+    def test_an_answer_to_http_1_0_ends_with_its_connection_and_has_no_chunks(self, demo: ServerProcess) -> None:
         body = b'{"client_name": "old", "input": "hi"}'
         head = "POST /query HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         head += f"Content-Length: {len(body)}\r\nAccept: text/event-stream\r\n\r\n"
@@ -192,17 +194,19 @@ class TestRawRequests:
         assert stream.startswith(b"id: 0\nevent: chunk\n")
         assert b'"END"' in stream
 
-    def test_nobody_is_believed_about_the_address_where_no_proxy_is_trusted(self, demo: Served) -> None:
+    def test_nobody_is_believed_about_the_address_where_no_proxy_is_trusted(self, demo: ServerProcess) -> None:
         said = {"X_Forwarded_Proto": "https", "X_Forwarded_Ssl": "on", "X_Forwarded_Host": "evil.example"}
         _, document = demo.ask("GET", "/openapi.json", **said)
         assert document["servers"] == [{"url": demo.url}]
 
     @pytest.mark.parametrize("name", [b"SCRIPT_NAME", b"PATH_INFO"])
-    def test_nobody_is_believed_about_the_path(self, demo: Served, name: bytes) -> None:
+    def test_nobody_is_believed_about_the_path(self, demo: ServerProcess, name: bytes) -> None:
         status, answer = raw(demo, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + name + b": /healthz\r\n\r\n")
         assert (status, answer.endswith(b'{"status":"alive"}')) == (200, True)
 
-    def test_answers_larger_than_what_the_system_keeps_for_a_slow_reader_arrive_whole(self, demo: Served) -> None:
+    def test_answers_larger_than_what_the_system_keeps_for_a_slow_reader_arrive_whole(
+        self, demo: ServerProcess
+    ) -> None:
         file = (ROOT / "server/web/vendor/redoc/redoc.standalone.js").read_bytes()
         with socket.create_connection(("127.0.0.1", demo.port), timeout=20) as line:
             line.sendall(b"GET /web/redoc.standalone.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 8)
@@ -213,7 +217,7 @@ class TestRawRequests:
         assert answers.count(file) == 8
         assert len(re.sub(rb"HTTP/1.1 200 OK\r\n.*?\r\n\r\n", b"", answers, flags=re.DOTALL)) == 8 * len(file)
 
-    def test_each_answer_has_its_date(self, demo: Served) -> None:
+    def test_each_answer_has_its_date(self, demo: ServerProcess) -> None:
         def date() -> datetime:
             _, answer = raw(demo, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             found = re.search(r"\r\nDate: (.+)\r\n", answer.decode())
@@ -224,13 +228,13 @@ class TestRawRequests:
         assert before - timedelta(seconds=1) <= first <= datetime.now(UTC)
         assert eventually(lambda: date() > first)
 
-    def test_an_address_may_hold_korean_as_it_was_typed(self, demo: Served) -> None:
+    def test_an_address_may_hold_korean_as_it_was_typed(self, demo: ServerProcess) -> None:
         demo.query("가나", "안녕")
         status, answer = raw(demo, "GET /history?client_name=가나 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         assert status == 200
         assert "안녕".encode() in answer
 
-    def test_bytes_that_are_no_utf_8_are_refused(self, demo: Served) -> None:
+    def test_bytes_that_are_no_utf_8_are_refused(self, demo: ServerProcess) -> None:
         status, answer = raw(demo, b"GET /history?client_name=\xff HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert status == 400
         assert b'"invalid_request"' in answer
@@ -246,7 +250,7 @@ class TestRawRequests:
         ],
     )
     def test_what_is_no_request_is_answered_in_json_without_an_echo(
-        self, demo: Served, request_bytes: bytes, expected: int
+        self, demo: ServerProcess, request_bytes: bytes, expected: int
     ) -> None:
         status, answer = raw(demo, request_bytes)
         head, _, body = answer.partition(b"\r\n\r\n")
@@ -260,38 +264,40 @@ class TestRawRequests:
 
 class TestHangingUp:
     def test_a_caller_who_hangs_up_mid_query_finds_the_reply_kept_and_paid_once(
-        self, served: Served, told: Told
+        self, served: ServerProcess, replies: ScriptedReplies
     ) -> None:
         line = Line(served, "slow")
-        told.await_call("slow")
+        replies.await_call("slow")
         line.hang_up()
-        told.end("slow", "kept")
+        replies.end("slow", "kept")
         assert eventually(lambda: served.history("ada") == ["slow", "kept"])
         assert served.query("ada", "slow") == (200, {"response": "kept"})
-        assert told.calls == ["slow"]
+        assert replies.calls == ["slow"]
 
-    def test_a_caller_who_stays_has_collected_the_reply(self, served: Served, told: Told, at_once: AtOnce) -> None:
+    def test_a_caller_who_stays_has_collected_the_reply(
+        self, served: ServerProcess, replies: ScriptedReplies, at_once: AtOnce
+    ) -> None:
         asked = at_once(served.query, "ada", "slow")
-        told.await_call("slow")
-        told.end("slow", "first")
+        replies.await_call("slow")
+        replies.end("slow", "first")
         assert asked.result() == (200, {"response": "first"})
-        told.end("slow", "second")
+        replies.end("slow", "second")
         assert served.query("ada", "slow") == (200, {"response": "second"})
 
     def test_a_reader_who_leaves_mid_stream_finds_the_reply_kept_and_paid_once(
-        self, served: Served, told: Told
+        self, served: ServerProcess, replies: ScriptedReplies
     ) -> None:
         line = Line(served, "slow", "text/event-stream")
-        told.say("slow", "half")
+        replies.say("slow", "half")
         stream_id = line.read_until(b'"half"').decode().partition("X-Stream-ID: ")[2].split()[0]
         line.hang_up()
-        told.end("slow", " whole")
+        replies.end("slow", " whole")
         assert eventually(lambda: served.history("ada") == ["slow", "half whole"])
         assert b'"half whole"' in read_stream(served, stream_id, 2)
-        assert told.calls == ["slow"]
+        assert replies.calls == ["slow"]
 
     def test_whoever_hangs_up_and_when_a_question_with_an_id_is_paid_once_and_kept_once(
-        self, mortal: Served, told: Told, at_once: AtOnce
+        self, mortal: ServerProcess, replies: ScriptedReplies, at_once: AtOnce
     ) -> None:
         chance = random.Random(8)
 
@@ -305,21 +311,23 @@ class TestHangingUp:
         impatient = [at_once(insist, n, [chance.uniform(0.001, 0.2) for _ in range(3)]) for n in range(100)]
         for each in impatient:
             each.result()
-        assert sorted(told.calls) == sorted(f"q{n}" for n in range(100))
+        assert sorted(replies.calls) == sorted(f"q{n}" for n in range(100))
         assert_strict_histories(mortal, questions=100, clients=5)
 
-    def test_a_stream_arrives_piece_by_piece(self, served: Served, told: Told) -> None:
+    def test_a_stream_arrives_piece_by_piece(self, served: ServerProcess, replies: ScriptedReplies) -> None:
         line = Line(served, "slow", "text/event-stream")
         line.read_until(b'"START"')
         for n in range(5):
-            told.say("slow", f"piece {n} ")
+            replies.say("slow", f"piece {n} ")
             line.read_until(f'"piece {n} "'.encode())
-        told.end("slow")
+        replies.end("slow")
         line.read_until(b'"END"')
 
-    def test_cancelled_by_clearing_the_upstream_connection_is_closed(self, served: Served, told: Told) -> None:
+    def test_cancelled_by_clearing_the_upstream_connection_is_closed(
+        self, served: ServerProcess, replies: ScriptedReplies
+    ) -> None:
         line = Line(served, "slow", "text/event-stream")
-        told.say("slow", "half")
+        replies.say("slow", "half")
         line.read_until(b'"half"')
         assert served.ask("DELETE", "/history?client_name=ada")[0] == 200
         line.read_until(b'"STOPPED"')
@@ -328,7 +336,7 @@ class TestHangingUp:
 
 
 class TestReload:
-    def test_after_a_hangup_of_the_terminal_new_workers_answer_as_before(self, mortal: Served) -> None:
+    def test_after_a_hangup_of_the_terminal_new_workers_answer_as_before(self, mortal: ServerProcess) -> None:
         mortal.process.send_signal(signal.SIGHUP)
         assert eventually(lambda: mortal.log().count("Booting worker") == 2)
         assert eventually(lambda: "Worker exiting" in mortal.log())
@@ -342,38 +350,40 @@ class TestReload:
 
 class TestStopping:
     def test_open_replies_are_finished_and_nothing_new_begins(
-        self, mortal: Served, told: Told, at_once: AtOnce
+        self, mortal: ServerProcess, replies: ScriptedReplies, at_once: AtOnce
     ) -> None:
         asked = [at_once(mortal.query, f"client{n}", "slow") for n in range(20)]
         kept_alive = http.client.HTTPConnection("127.0.0.1", mortal.port, timeout=20)
         kept_alive.request("GET", "/readyz")
         assert kept_alive.getresponse().read()
-        told.await_call("slow", 20)
+        replies.await_call("slow", 20)
         mortal.process.send_signal(signal.SIGTERM)
         body = json.dumps({"client_name": "late", "input": "hi"})
         assert eventually(lambda: refused(kept_alive, body))
         for _ in asked:
-            told.end("slow", "in time")
+            replies.end("slow", "in time")
         assert [each.result() for each in asked] == [(200, {"response": "in time"})] * 20
         assert mortal.process.wait(20) == 0
 
-    def test_what_does_not_end_in_time_is_answered_as_interrupted(self, base_url: str, told: Told) -> None:
+    def test_what_does_not_end_in_time_is_answered_as_interrupted(
+        self, base_url: str, replies: ScriptedReplies
+    ) -> None:
         with serve(OPENAI_BASE_URL=base_url, GRACEFUL_SECONDS="1") as served:
             line = Line(served, "slow")
-            told.await_call("slow")
+            replies.await_call("slow")
             assert served.stop() == 0
             assert b'"run_interrupted"' in line.read_until(b"}")
 
-    def test_a_run_that_nobody_waits_for_is_finished_too(self, mortal: Served, told: Told) -> None:
+    def test_a_run_that_nobody_waits_for_is_finished_too(self, mortal: ServerProcess, replies: ScriptedReplies) -> None:
         assert mortal.query("ada", "slow", Prefer="wait=0")[0] == 202
-        told.await_call("slow")
+        replies.await_call("slow")
         mortal.process.send_signal(signal.SIGTERM)
         with pytest.raises(Exception, match="timed out"):
             mortal.process.wait(1.5)
-        told.end("slow", "in time")
+        replies.end("slow", "in time")
         assert mortal.process.wait(20) == 0
 
-    def test_an_idle_connection_does_not_hold_it(self, mortal: Served) -> None:
+    def test_an_idle_connection_does_not_hold_it(self, mortal: ServerProcess) -> None:
         idle = [socket.create_connection(("127.0.0.1", mortal.port)) for _ in range(3)]
         idle[0].sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert idle[0].recv(65536)
@@ -393,7 +403,7 @@ def refused(connection: http.client.HTTPConnection, body: str) -> bool:
         return True
 
 
-def read_stream(served: Served, stream_id: str, position: int) -> bytes:
+def read_stream(served: ServerProcess, stream_id: str, position: int) -> bytes:
     connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=20)
     connection.request("GET", f"/chat/stream/{stream_id}", headers={"Last-Event-ID": str(position)})
     return connection.getresponse().read()

@@ -22,7 +22,7 @@ from server.errors import NotFound, StoreUnavailable
 from server.serving.worker import MAX_UNSENT_BYTES
 from server.settings import Settings
 from server.store.memory import MemoryStore
-from tests.support.process import Served, eventually, free_port, serve, started
+from tests.support.process import ServerProcess, eventually, free_port, serve, start_process
 
 MANY = 1_048_576
 """MAX_BODY_BYTES, as it is by default."""
@@ -137,7 +137,7 @@ class TestLongHistory:
             store.message_index("ada", "msg_none")
 
 
-def connect(served: Served, receive_buffer: int = 0) -> socket.socket:
+def connect(served: ServerProcess, receive_buffer: int = 0) -> socket.socket:
     line = socket.socket()
     if receive_buffer:
         line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -178,7 +178,9 @@ class TestTooLargeARequest:
 
     @pytest.mark.parametrize("framing", ["length", "chunks"])
     @pytest.mark.parametrize("connection", ["keep-alive", "close"])
-    def test_who_sends_three_megabytes_reads_the_answer(self, demo: Served, framing: str, connection: str) -> None:
+    def test_who_sends_three_megabytes_reads_the_answer(
+        self, demo: ServerProcess, framing: str, connection: str
+    ) -> None:
         head = POST + f"Connection: {connection}\r\n".encode()
         sent = head + b"Content-Length: %d\r\n\r\n%b" % (len(self.BODY), self.BODY)
         if framing == "chunks":
@@ -191,7 +193,7 @@ class TestTooLargeARequest:
                 assert answer.startswith(b"HTTP/1.1 413 ")
                 assert b'"body_too_large"' in answer
 
-    def test_who_uses_a_client_library_reads_the_answer_and_goes_on(self, demo: Served) -> None:
+    def test_who_uses_a_client_library_reads_the_answer_and_goes_on(self, demo: ServerProcess) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", demo.port, timeout=60)
         for n in range(50):
             ends = {"Connection": "close"} if n % 2 else {}
@@ -200,13 +202,13 @@ class TestTooLargeARequest:
             assert (response.status, json.loads(response.read())["code"]) == (413, "body_too_large")
         connection.close()
 
-    def test_a_head_that_is_too_large_is_answered_too(self, demo: Served) -> None:
+    def test_a_head_that_is_too_large_is_answered_too(self, demo: ServerProcess) -> None:
         for _ in range(5):
             with connect(demo) as line:
                 line.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X: %b\r\n" % (b"x" * 8_000) * 100 + b"\r\n")
                 assert read_all(line).startswith(b"HTTP/1.1 431 ")
 
-    def test_who_sends_a_hundred_megabytes_is_cut_off(self, demo: Served) -> None:
+    def test_who_sends_a_hundred_megabytes_is_cut_off(self, demo: ServerProcess) -> None:
         with connect(demo) as line:
             line.sendall(POST + b"Content-Length: 104857600\r\n\r\n")
             with pytest.raises(ConnectionError):
@@ -215,14 +217,14 @@ class TestTooLargeARequest:
 
 
 @pytest.fixture(scope="module")
-def strict() -> Iterator[Served]:
+def strict() -> Iterator[ServerProcess]:
     """A server that disconnects a caller that takes nothing for a second."""
     with serve(UPSTREAM="scripted", CLIENT_TIMEOUT_SECONDS="1", MAX_BODY_BYTES="100000000") as served:
         yield served
 
 
 @pytest.fixture(scope="module")
-def long(strict: Served) -> str:
+def long(strict: ServerProcess) -> str:
     """The name of a client whose history has 85 MB."""
     messages = [{"role": "user", "content": "x" * 100_000}] * 850
     status, thread = strict.ask("POST", "/api/v1/threads", {"messages": messages})
@@ -231,13 +233,13 @@ def long(strict: Served) -> str:
     return name
 
 
-def open_reader(served: Served, name: str) -> socket.socket:
+def open_reader(served: ServerProcess, name: str) -> socket.socket:
     line = connect(served, receive_buffer=4_096)
     line.sendall(b"GET /history?client_name=%b HTTP/1.1\r\nHost: localhost\r\n\r\n" % name.encode())
     return line
 
 
-def measure_memory(served: Served) -> int:
+def measure_memory(served: ServerProcess) -> int:
     """The resident bytes of the server process and of its children."""
     children = Path(f"/proc/{served.process.pid}/task/{served.process.pid}/children").read_text().split()
     pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in (served.process.pid, *children)]
@@ -256,7 +258,7 @@ def server_side(line: socket.socket) -> tuple[str, int]:
 
 class TestSlowCallers:
     @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
-    def test_readers_of_a_long_history_cost_little_memory(self, strict: Served, long: str) -> None:
+    def test_readers_of_a_long_history_cost_little_memory(self, strict: ServerProcess, long: str) -> None:
         before = measure_memory(strict)
         with ExitStack() as lines:
             readers = [lines.enter_context(open_reader(strict, long)) for _ in range(8)]
@@ -266,14 +268,14 @@ class TestSlowCallers:
         assert grown < 50_000_000
 
     @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
-    def test_a_reader_who_takes_nothing_costs_the_system_little_memory(self, strict: Served, long: str) -> None:
+    def test_a_reader_who_takes_nothing_costs_the_system_little_memory(self, strict: ServerProcess, long: str) -> None:
         with open_reader(strict, long) as line:
             assert line.recv(1) == b"H"
             established = "01"
             assert eventually(lambda: server_side(line)[0] != established)  # Until then, more might be queued.
             assert 0 < server_side(line)[1] < 2 * MAX_UNSENT_BYTES
 
-    def test_a_reader_who_takes_a_little_at_a_time_gets_it_whole(self, strict: Served, long: str) -> None:
+    def test_a_reader_who_takes_a_little_at_a_time_gets_it_whole(self, strict: ServerProcess, long: str) -> None:
         answer = bytearray()
         with open_reader(strict, f"{long}&limit=100") as line:
             for _ in range(20):  # Together longer than CLIENT_TIMEOUT_SECONDS.
@@ -288,7 +290,7 @@ class TestSlowCallers:
         messages = json.loads(re.sub(rb"\r\n[0-9A-F]+\r\n", b"", b"\r\n" + body))
         assert [len(each["content"]) for each in messages] == [100_000] * 100
 
-    def test_two_hundred_of_each_kind_are_ended_and_others_are_answered(self, strict: Served, long: str) -> None:
+    def test_two_hundred_of_each_kind_are_ended_and_others_are_answered(self, strict: ServerProcess, long: str) -> None:
         with ExitStack() as lines:
 
             def open_request(sent: bytes) -> socket.socket:
@@ -347,7 +349,7 @@ def wait(seconds: float) -> None:
     threading.Event().wait(seconds)
 
 
-def drip_until_ended(served: Served, lines: list[socket.socket], steady: socket.socket) -> int:
+def drip_until_ended(served: ServerProcess, lines: list[socket.socket], steady: socket.socket) -> int:
     """Send a byte on each line every 0.2 s until the server has closed them all. Other callers are answered meanwhile.
 
     Returns how many bytes were sent to `steady`, faster than the limit, during that time.
@@ -373,7 +375,7 @@ class TestStopWhileStarting:
     @pytest.mark.parametrize("seconds", [0.0, 0.1, 0.3, 0.6, 1.0])
     def test_a_start_ends_cleanly(self, tmp_path: Path, seconds: float) -> None:
         log = tmp_path / "log"
-        process = started([sys.executable, "run.py"], log, PORT=str(free_port()), UPSTREAM="scripted")
+        process = start_process([sys.executable, "run.py"], log, PORT=str(free_port()), UPSTREAM="scripted")
         wait(seconds)
         process.terminate()
         # Before the first line of run.py, the default action of the signal ends the process; nothing was started.
@@ -384,7 +386,7 @@ class TestStopWhileStarting:
     @pytest.mark.parametrize("mark", ["Listening at", "Booting worker"])
     def test_a_worker_that_is_loading_ends_cleanly(self, tmp_path: Path, mark: str, seconds: float) -> None:
         log = tmp_path / "log"
-        process = started([sys.executable, "run.py"], log, PORT=str(free_port()), UPSTREAM="scripted")
+        process = start_process([sys.executable, "run.py"], log, PORT=str(free_port()), UPSTREAM="scripted")
         assert eventually(lambda: mark in log.read_text())
         wait(seconds)
         process.terminate()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from server.settings import Settings
-from tests.support.process import OURS, ROOT
+from tests.support.process import ROOT, SETTINGS
 
 TEXT = "SYSTEM_PROMPT=한국어로 답하세요\nMAX_WAITING_RUNS=7\n"
 
@@ -17,7 +17,7 @@ TEXT = "SYSTEM_PROMPT=한국어로 답하세요\nMAX_WAITING_RUNS=7\n"
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder in which settings are read, and no variables."""
     monkeypatch.chdir(tmp_path)
-    for name in OURS:
+    for name in SETTINGS:
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 

@@ -14,7 +14,7 @@ from server.errors import AppError, error_from_code
 from server.http.errors import STATUS, register_error_handlers, status_of
 from server.settings import Settings
 from server.store.memory import MemoryStore
-from tests.support.replies import SteeredUpstream, Told
+from tests.support.replies import ScriptedReplies, SteeredUpstream
 
 CODES = {
     "body_too_large": 413,
@@ -125,26 +125,26 @@ class TestPublished:
     """Whatever fails behind the server is a 500 here; the code tells which it was."""
 
     @pytest.fixture
-    def told(self) -> Told:
-        return Told("hi")
+    def replies(self) -> ScriptedReplies:
+        return ScriptedReplies("hi")
 
     @pytest.mark.parametrize("kind", BEHIND, ids=name_of)
     def test_a_failure_of_the_upstream_is_a_500_with_its_code(
-        self, client: FlaskClient, told: Told, kind: type[AppError]
+        self, client: FlaskClient, replies: ScriptedReplies, kind: type[AppError]
     ) -> None:
-        told.fail("hi", kind())
+        replies.fail("hi", kind())
         answer = client.post("/query", json={"client_name": "ada", "input": "hi"})
         assert answer.status_code == 500
         assert answer.get_json() == {"error": kind.sentence, "code": kind.code}
 
     @pytest.mark.parametrize("kind", BEHIND, ids=name_of)
     def test_a_failed_question_is_not_in_the_history_and_may_be_asked_again(
-        self, client: FlaskClient, told: Told, kind: type[AppError]
+        self, client: FlaskClient, replies: ScriptedReplies, kind: type[AppError]
     ) -> None:
-        told.fail("hi", kind())
+        replies.fail("hi", kind())
         client.post("/query", json={"client_name": "ada", "input": "hi"})
         assert client.get("/history?client_name=ada").get_json() == []
-        told.end("hi", "hello")
+        replies.end("hi", "hello")
         again = client.post("/query", json={"client_name": "ada", "input": "hi"})
         assert (again.status_code, again.get_json()) == (200, {"response": "hello"})
 
@@ -167,8 +167,8 @@ class TestPublished:
         answer = app.test_client().post("/model", json={"client_name": "ada", "model": "scripted-demo"})
         assert (answer.status_code, answer.get_json()["code"]) == (500, "store_full")
 
-    def test_a_question_too_long_for_the_model_is_a_400(self, client: FlaskClient, told: Told) -> None:
-        told.fail("hi", errors.ContextTooLong())
+    def test_a_question_too_long_for_the_model_is_a_400(self, client: FlaskClient, replies: ScriptedReplies) -> None:
+        replies.fail("hi", errors.ContextTooLong())
         answer = client.post("/query", json={"client_name": "ada", "input": "hi"})
         assert (answer.status_code, answer.get_json()["code"]) == (400, "context_length_exceeded")
 

@@ -34,7 +34,7 @@ from tests.support.openai_server import (
     END,
     PATIENCE_SECONDS,
     Exchange,
-    Misbehaving,
+    OpenAIServer,
     Script,
     answers,
     completion,
@@ -70,16 +70,16 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def server() -> Iterator[Misbehaving]:
-    server = Misbehaving()
+def server() -> Iterator[OpenAIServer]:
+    server = OpenAIServer()
     server.follow(answers_all)
     yield server
     server.close()
 
 
 @pytest.fixture
-def other() -> Iterator[Misbehaving]:
-    other = Misbehaving()
+def other() -> Iterator[OpenAIServer]:
+    other = OpenAIServer()
     other.follow(answers_all)
     yield other
     other.close()
@@ -89,7 +89,7 @@ class Recorder:
     """A server that keeps each request as it was written, and gives each `answer`."""
 
     def __init__(self) -> None:
-        self.heard: list[bytes] = []
+        self.requests: list[bytes] = []
         self.answer = b"HTTP/1.1 404 Nothing\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
@@ -110,12 +110,12 @@ class Recorder:
                         lines.append(reader.readline())
                     fields = [line.decode().partition(":") for line in lines[1:]]
                     lengths = [int(value) for name, _, value in fields if name.lower() == "content-length"]
-                    self.heard.append(b"".join(lines) + reader.read(sum(lengths)))
+                    self.requests.append(b"".join(lines) + reader.read(sum(lengths)))
                     wire.sendall(self.answer)
 
     def fields(self, name: str) -> list[list[str]]:
         """The values of the headers of that name, of each request."""
-        heads = [each.partition(b"\r\n\r\n")[0].decode().split("\r\n")[1:] for each in self.heard]
+        heads = [each.partition(b"\r\n\r\n")[0].decode().split("\r\n")[1:] for each in self.requests]
         pairs = [[line.partition(": ")[::2] for line in head] for head in heads]
         return [[value for each, value in head if each.lower() == name] for head in pairs]
 
@@ -226,7 +226,7 @@ def relay() -> Iterator[Callable[[type[Relay], int], Relay]]:
 
 def answers_all(exchange: Exchange) -> None:
     """The list of models or a reply, as the request wants it."""
-    (says(MODELS) if exchange.heard.path.partition("?")[0].endswith("/models") else answers)(exchange)
+    (says(MODELS) if exchange.request.path.partition("?")[0].endswith("/models") else answers)(exchange)
 
 
 def call(*, streamed: bool = False, seconds: float = PATIENCE_SECONDS) -> CompletionRequest:
@@ -264,22 +264,22 @@ def asked_all(upstream: OpenAIUpstream) -> None:
 # Who we are.
 
 
-def test_the_organization_and_the_project_go_with_every_request(server: Misbehaving) -> None:
+def test_the_organization_and_the_project_go_with_every_request(server: OpenAIServer) -> None:
     asked_all(opened(server.url, organization="org-1", project="proj-1"))
-    named = [(heard.headers["openai-organization"], heard.headers["openai-project"]) for heard in server.heard]
+    named = [(heard.headers["openai-organization"], heard.headers["openai-project"]) for heard in server.requests]
     assert named == [("org-1", "proj-1")] * 3
 
 
-def test_no_organization_and_no_project_are_no_headers(server: Misbehaving) -> None:
+def test_no_organization_and_no_project_are_no_headers(server: OpenAIServer) -> None:
     asked_all(opened(server.url, organization="", project=""))
-    assert len(server.heard) == 3
-    assert not any({"openai-organization", "openai-project"} & heard.headers.keys() for heard in server.heard)
+    assert len(server.requests) == 3
+    assert not any({"openai-organization", "openai-project"} & heard.headers.keys() for heard in server.requests)
 
 
-def test_custom_headers_go_with_every_request(server: Misbehaving) -> None:
+def test_custom_headers_go_with_every_request(server: OpenAIServer) -> None:
     asked_all(opened(server.url, headers={"X-Team": "blue", "api-key": "abc"}))
-    assert [(each.headers["x-team"], each.headers["api-key"]) for each in server.heard] == [("blue", "abc")] * 3
-    assert {each.headers["authorization"] for each in server.heard} == {f"Bearer {KEY}"}
+    assert [(each.headers["x-team"], each.headers["api-key"]) for each in server.requests] == [("blue", "abc")] * 3
+    assert {each.headers["authorization"] for each in server.requests} == {f"Bearer {KEY}"}
 
 
 @pytest.mark.parametrize("name", ["Authorization", "authorization", "AUTHORIZATION"])
@@ -296,7 +296,7 @@ def test_a_custom_header_wins_over_the_packages_own(recorder: Recorder, name: st
 
 def test_every_field_of_a_request_stands_there_once(recorder: Recorder) -> None:
     asked_all(opened(recorder.url, organization="org-1", headers={"X-Team": "blue"}))
-    for head in recorder.heard:
+    for head in recorder.requests:
         names = [line.partition(b":")[0].lower() for line in head.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]]
         assert len(names) == len(set(names))
 
@@ -323,24 +323,24 @@ def test_who_we_are_is_read_from_the_environment(recorder: Recorder, monkeypatch
 
 
 @pytest.mark.parametrize("end", ["", "/"])
-def test_the_query_of_the_base_url_goes_with_every_request(server: Misbehaving, end: str) -> None:
+def test_the_query_of_the_base_url_goes_with_every_request(server: OpenAIServer, end: str) -> None:
     asked_all(opened(f"{server.url}{end}?api-version=2&x="))
     completions = "/v1/chat/completions?api-version=2&x="
-    assert [each.path for each in server.heard] == [completions, completions, "/v1/models?api-version=2&x="]
+    assert [each.path for each in server.requests] == [completions, completions, "/v1/models?api-version=2&x="]
 
 
 @pytest.mark.parametrize("query", ["a=%2F%20b", "a", "a=b+c"])
-def test_every_query_comes_the_same_with_a_reply_and_with_the_models(server: Misbehaving, query: str) -> None:
+def test_every_query_comes_the_same_with_a_reply_and_with_the_models(server: OpenAIServer, query: str) -> None:
     asked_all(opened(f"{server.url}?{query}"))
-    parsed = [httpx2.URL(f"http://x{each.path}").params.multi_items() for each in server.heard]
+    parsed = [httpx2.URL(f"http://x{each.path}").params.multi_items() for each in server.requests]
     assert parsed == [httpx2.QueryParams(query).multi_items()] * 3
 
 
-def test_a_path_of_any_depth_comes_before_ours_and_a_plain_key_goes_along(server: Misbehaving) -> None:
+def test_a_path_of_any_depth_comes_before_ours_and_a_plain_key_goes_along(server: OpenAIServer) -> None:
     asked_all(opened(f"http://127.0.0.1:{server.port}/openai/v1/"))
     completions = "/openai/v1/chat/completions"
-    assert [each.path for each in server.heard] == [completions, completions, "/openai/v1/models"]
-    assert {each.headers["authorization"] for each in server.heard} == {f"Bearer {KEY}"}
+    assert [each.path for each in server.requests] == [completions, completions, "/openai/v1/models"]
+    assert {each.headers["authorization"] for each in server.requests} == {f"Bearer {KEY}"}
 
 
 # Redirects.
@@ -353,68 +353,68 @@ def redirects(to: str, status: int = 307) -> Script:
 @either
 @pytest.mark.parametrize("status", [307, 308])
 def test_a_redirect_is_followed_to_another_port(
-    server: Misbehaving, other: Misbehaving, streamed: bool, status: int
+    server: OpenAIServer, other: OpenAIServer, streamed: bool, status: int
 ) -> None:
     server.follow(redirects(f"{other.url}/elsewhere", status))
     assert asked(opened(server.url), streamed=streamed) == "Hello"
-    assert other.heard[0].path == "/v1/elsewhere"
-    assert other.heard[0].content == server.heard[0].content
+    assert other.requests[0].path == "/v1/elsewhere"
+    assert other.requests[0].content == server.requests[0].content
 
 
-def test_a_redirect_keeps_the_method(server: Misbehaving, recorder: Recorder) -> None:
+def test_a_redirect_keeps_the_method(server: OpenAIServer, recorder: Recorder) -> None:
     server.follow(redirects(f"{recorder.url}/elsewhere"))
     asked_all(opened(server.url))
-    assert [each.split(b" ")[0] for each in recorder.heard] == [b"POST", b"POST", b"GET"]
+    assert [each.split(b" ")[0] for each in recorder.requests] == [b"POST", b"POST", b"GET"]
 
 
-def test_the_list_of_models_is_redirected_too(server: Misbehaving, other: Misbehaving) -> None:
+def test_the_list_of_models_is_redirected_too(server: OpenAIServer, other: OpenAIServer) -> None:
     server.follow(redirects(f"{other.url}/models"))
     assert opened(server.url).list_models() == [{"id": "a"}]
 
 
-def test_a_redirect_to_the_same_server_takes_the_key_along(server: Misbehaving) -> None:
+def test_a_redirect_to_the_same_server_takes_the_key_along(server: OpenAIServer) -> None:
     server.follow(redirects("/v2/chat/completions"), answers)
     assert asked(opened(server.url)) == "Hello"
-    assert [each.path for each in server.heard] == ["/v1/chat/completions", "/v2/chat/completions"]
-    assert server.heard[1].headers["authorization"] == f"Bearer {KEY}"
+    assert [each.path for each in server.requests] == ["/v1/chat/completions", "/v2/chat/completions"]
+    assert server.requests[1].headers["authorization"] == f"Bearer {KEY}"
 
 
-def test_a_redirect_to_another_server_takes_no_key_along(server: Misbehaving, recorder: Recorder) -> None:
+def test_a_redirect_to_another_server_takes_no_key_along(server: OpenAIServer, recorder: Recorder) -> None:
     server.follow(redirects(f"{recorder.url}/elsewhere"))
     asked_all(opened(server.url))
-    assert len(recorder.heard) == 3
-    assert not any(KEY.encode() in each for each in recorder.heard)
+    assert len(recorder.requests) == 3
+    assert not any(KEY.encode() in each for each in recorder.requests)
 
 
-def test_a_redirect_to_another_server_takes_no_custom_header_along(server: Misbehaving, recorder: Recorder) -> None:
+def test_a_redirect_to_another_server_takes_no_custom_header_along(server: OpenAIServer, recorder: Recorder) -> None:
     server.follow(redirects(f"{recorder.url}/elsewhere"))
     asked_all(opened(server.url, headers={"api-key": "a-secret"}))
-    assert len(recorder.heard) == 3
-    assert not any(b"a-secret" in each for each in recorder.heard)
+    assert len(recorder.requests) == 3
+    assert not any(b"a-secret" in each for each in recorder.requests)
 
 
 @either
-def test_redirects_without_an_end_are_unreachable(server: Misbehaving, streamed: bool) -> None:
+def test_redirects_without_an_end_are_unreachable(server: OpenAIServer, streamed: bool) -> None:
     server.follow(redirects(f"{server.url}/chat/completions"))
     assert failure(opened(server.url), streamed=streamed) is errors.UpstreamUnreachable
 
 
-def test_redirects_of_the_list_of_models_without_an_end_are_unreachable(server: Misbehaving) -> None:
+def test_redirects_of_the_list_of_models_without_an_end_are_unreachable(server: OpenAIServer) -> None:
     server.follow(redirects(f"{server.url}/models"))
     with pytest.raises(errors.UpstreamUnreachable):
         opened(server.url).list_models()
 
 
 @pytest.mark.parametrize("to", ["ftp://127.0.0.1/v1", "http://127.0.0.1:99999/", "http://a..b/", "mailto:someone"])
-def test_a_redirect_to_what_cannot_be_asked_is_a_failure_of_ours(server: Misbehaving, to: str) -> None:
+def test_a_redirect_to_what_cannot_be_asked_is_a_failure_of_ours(server: OpenAIServer, to: str) -> None:
     server.follow(redirects(to))
     assert issubclass(failure(opened(server.url)), errors.UpstreamFailed)
 
 
-def test_a_redirect_to_a_scheme_that_is_not_spoken_gets_no_request(server: Misbehaving, recorder: Recorder) -> None:
+def test_a_redirect_to_a_scheme_that_is_not_spoken_gets_no_request(server: OpenAIServer, recorder: Recorder) -> None:
     server.follow(redirects(recorder.url.replace("http:", "ftp:")))
     assert failure(opened(server.url)) is errors.UpstreamUnreachable
-    assert recorder.heard == []
+    assert recorder.requests == []
 
 
 # Proxies.
@@ -423,28 +423,28 @@ def test_a_redirect_to_a_scheme_that_is_not_spoken_gets_no_request(server: Misbe
 @either
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY", "http_proxy", "all_proxy"])
 def test_plain_http_is_asked_of_the_proxy(
-    server: Misbehaving, monkeypatch: pytest.MonkeyPatch, variable: str, streamed: bool
+    server: OpenAIServer, monkeypatch: pytest.MonkeyPatch, variable: str, streamed: bool
 ) -> None:
     monkeypatch.setenv(variable, f"http://me:p%40ss@127.0.0.1:{server.port}")
     assert asked(opened(ELSEWHERE), streamed=streamed) == "Hello"
-    (heard,) = server.heard
+    (heard,) = server.requests
     assert heard.path == "http://models.example:8080/v1/chat/completions"
     assert heard.headers["host"] == "models.example:8080"
     assert heard.headers["proxy-authorization"] == BASIC
     assert heard.headers["authorization"] == f"Bearer {KEY}"
 
 
-def test_the_list_of_models_is_asked_of_the_proxy_too(server: Misbehaving, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_list_of_models_is_asked_of_the_proxy_too(server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{server.port}")
     assert opened(f"{ELSEWHERE}?a=b").list_models() == [{"id": "a"}]
-    assert server.heard[0].path == "http://models.example:8080/v1/models?a=b"
+    assert server.requests[0].path == "http://models.example:8080/v1/models?a=b"
 
 
 @either
 @pytest.mark.usefixtures("trusting")
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "ALL_PROXY", "https_proxy", "all_proxy"])
 def test_tls_goes_through_a_tunnel_and_the_proxy_sees_no_key(
-    tls_server: Misbehaving,
+    tls_server: OpenAIServer,
     relay: Callable[[type[Relay], int], Relay],
     monkeypatch: pytest.MonkeyPatch,
     variable: str,
@@ -458,26 +458,26 @@ def test_tls_goes_through_a_tunnel_and_the_proxy_sees_no_key(
     assert head.startswith(f"CONNECT 127.0.0.1:{tls_server.port} ")
     assert f"Proxy-Authorization: {BASIC}" in head
     assert KEY not in head
-    (heard,) = tls_server.heard
+    (heard,) = tls_server.requests
     assert (heard.path, heard.headers["authorization"]) == ("/v1/chat/completions", f"Bearer {KEY}")
     assert "proxy-authorization" not in heard.headers
 
 
 @either
 def test_a_reply_comes_through_a_socks_proxy(
-    server: Misbehaving, relay: Callable[[type[Relay], int], Relay], monkeypatch: pytest.MonkeyPatch, streamed: bool
+    server: OpenAIServer, relay: Callable[[type[Relay], int], Relay], monkeypatch: pytest.MonkeyPatch, streamed: bool
 ) -> None:
     proxy = relay(Socks, server.port)
     monkeypatch.setenv("ALL_PROXY", f"socks5://{proxy.address}")
     upstream = opened(ELSEWHERE)
     assert [asked(upstream, streamed=streamed), upstream.list_models()] == ["Hello", [{"id": "a"}]]
     assert proxy.heads == ["models.example:8080"] * 2
-    assert [each.path for each in server.heard] == ["/v1/chat/completions", "/v1/models"]
+    assert [each.path for each in server.requests] == ["/v1/chat/completions", "/v1/models"]
 
 
 @pytest.mark.usefixtures("trusting")
 def test_tls_goes_through_a_socks_proxy(
-    tls_server: Misbehaving, relay: Callable[[type[Relay], int], Relay], monkeypatch: pytest.MonkeyPatch
+    tls_server: OpenAIServer, relay: Callable[[type[Relay], int], Relay], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tls_server.follow(answers)
     proxy = relay(Socks, tls_server.port)
@@ -488,29 +488,29 @@ def test_tls_goes_through_a_socks_proxy(
 
 @pytest.mark.parametrize("excepted", ["127.0.0.1", "127.0.0.1:{port}", "*", "127.0.0.0/8", "models.example, 127.0.0.1"])
 def test_a_proxy_is_not_asked_for_what_is_excepted(
-    server: Misbehaving, other: Misbehaving, monkeypatch: pytest.MonkeyPatch, excepted: str
+    server: OpenAIServer, other: OpenAIServer, monkeypatch: pytest.MonkeyPatch, excepted: str
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{other.port}")
     monkeypatch.setenv("ALL_PROXY", f"http://127.0.0.1:{other.port}")
     monkeypatch.setenv("NO_PROXY", excepted.format(port=server.port))
     asked_all(opened(server.url))
-    assert (len(server.heard), other.heard) == (3, [])
+    assert (len(server.requests), other.requests) == (3, [])
     assert server.connections == 1
 
 
 @pytest.mark.parametrize("excepted", ["127.0.0.2", "127.0.0.1:9", "10.0.0.0/8", "models.example", ""])
 def test_a_proxy_is_asked_for_what_is_not_excepted(
-    server: Misbehaving, other: Misbehaving, monkeypatch: pytest.MonkeyPatch, excepted: str
+    server: OpenAIServer, other: OpenAIServer, monkeypatch: pytest.MonkeyPatch, excepted: str
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{other.port}")
     monkeypatch.setenv("no_proxy", excepted)
     asked_all(opened(server.url))
-    assert (server.heard, len(other.heard)) == ([], 3)
+    assert (server.requests, len(other.requests)) == ([], 3)
 
 
 @either
 def test_a_proxy_that_wants_a_login_for_plain_http_is_no_way(
-    server: Misbehaving, monkeypatch: pytest.MonkeyPatch, streamed: bool
+    server: OpenAIServer, monkeypatch: pytest.MonkeyPatch, streamed: bool
 ) -> None:
     server.follow(says(b"", 407))
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{server.port}")
@@ -519,17 +519,17 @@ def test_a_proxy_that_wants_a_login_for_plain_http_is_no_way(
 
 @either
 def test_a_proxy_that_wants_a_login_for_a_tunnel_is_no_way(
-    server: Misbehaving, monkeypatch: pytest.MonkeyPatch, streamed: bool
+    server: OpenAIServer, monkeypatch: pytest.MonkeyPatch, streamed: bool
 ) -> None:
     server.follow(says(b"", 407))
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{server.port}")
     assert failure(opened("https://models.example/v1"), streamed=streamed) is errors.UpstreamUnreachable
-    assert {each.path for each in server.heard} == {"models.example:443"}
-    assert not any("authorization" in each.headers for each in server.heard)
+    assert {each.path for each in server.requests} == {"models.example:443"}
+    assert not any("authorization" in each.headers for each in server.requests)
 
 
 def test_a_proxy_that_wants_a_login_is_no_way_to_the_list_of_models(
-    server: Misbehaving, monkeypatch: pytest.MonkeyPatch
+    server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.follow(says(b"", 407))
     monkeypatch.setenv("ALL_PROXY", f"http://127.0.0.1:{server.port}")
@@ -542,17 +542,17 @@ def test_a_proxy_that_wants_a_login_is_no_way_to_the_list_of_models(
     "answer", [b"HTTP/1.1 200 Yes\r\n\r\nand more", b"no HTTP\r\n", b""], ids=["more", "no", "end"]
 )
 def test_a_proxy_that_does_not_connect_gets_no_key(
-    server: Misbehaving, monkeypatch: pytest.MonkeyPatch, answer: bytes
+    server: OpenAIServer, monkeypatch: pytest.MonkeyPatch, answer: bytes
 ) -> None:
     server.follow(lambda exchange: exchange.send(answer))
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{server.port}")
     assert issubclass(failure(opened("https://models.example/v1")), errors.UpstreamFailed)
-    assert {each.path for each in server.heard} == {"models.example:443"}
-    assert not any("authorization" in each.headers for each in server.heard)
+    assert {each.path for each in server.requests} == {"models.example:443"}
+    assert not any("authorization" in each.headers for each in server.requests)
 
 
 def test_a_socks_proxy_that_does_not_connect_is_no_way(
-    server: Misbehaving, relay: Callable[[type[Relay], int], Relay], monkeypatch: pytest.MonkeyPatch
+    server: OpenAIServer, relay: Callable[[type[Relay], int], Relay], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ALL_PROXY", f"socks5://{relay(NoSocks, server.port).address}")
     assert failure(opened(ELSEWHERE)) is errors.UpstreamUnreachable
@@ -571,12 +571,12 @@ def test_a_proxy_that_cannot_be_reached_is_no_way(monkeypatch: pytest.MonkeyPatc
 @pytest.fixture(params=["plain", "tunnel", "SOCKS", "TLS in SOCKS"])
 def behind(
     request: pytest.FixtureRequest,
-    server: Misbehaving,
-    tls_server: Misbehaving,
+    server: OpenAIServer,
+    tls_server: OpenAIServer,
     trusting: None,
     relay: Callable[[type[Relay], int], Relay],
     monkeypatch: pytest.MonkeyPatch,
-) -> Misbehaving:
+) -> OpenAIServer:
     """A server behind a proxy."""
     beyond = tls_server if request.param in ("tunnel", "TLS in SOCKS") else server
     if request.param == "plain":
@@ -600,61 +600,61 @@ def ends_cut(cut: Callable[[], None], reading: Any) -> None:
 
 @either
 def test_a_cut_ends_the_wait_for_an_answer_through_a_proxy(
-    behind: Misbehaving, at_once: AtOnce, streamed: bool
+    behind: OpenAIServer, at_once: AtOnce, streamed: bool
 ) -> None:
     behind.follow(silent, answers)
     upstream = opened(behind.url)
     writing = upstream.open_stream(call(streamed=streamed))
     reading = at_once(list, writing)
-    behind.await_heard(1)
+    behind.await_requests(1)
     ends_cut(writing.abort, reading)
-    behind.await_left(0)
+    behind.await_disconnect(0)
     assert asked(upstream, streamed=streamed) == "Hello"
 
 
-def test_a_cut_ends_a_stream_midway_through_a_proxy(behind: Misbehaving, at_once: AtOnce) -> None:
+def test_a_cut_ends_a_stream_midway_through_a_proxy(behind: OpenAIServer, at_once: AtOnce) -> None:
     behind.follow(streams_and_waits(piece("Hel")), answers)
     upstream = opened(behind.url)
     writing = upstream.open_stream(call(streamed=True))
     pieces = iter(writing)
     assert next(pieces) == "Hel"
     ends_cut(writing.abort, at_once(list, pieces))
-    behind.await_left(0)
+    behind.await_disconnect(0)
     assert asked(upstream, streamed=True) == "Hello"
 
 
-def test_a_cut_of_the_second_call_through_a_proxy_ends_it_too(behind: Misbehaving, at_once: AtOnce) -> None:
+def test_a_cut_of_the_second_call_through_a_proxy_ends_it_too(behind: OpenAIServer, at_once: AtOnce) -> None:
     behind.follow(good, silent)
     upstream = opened(behind.url)
     assert asked(upstream) == "Hello"
     writing = upstream.open_stream(call())
     reading = at_once(list, writing)
-    behind.await_heard(2)
+    behind.await_requests(2)
     ends_cut(writing.abort, reading)
 
 
-def test_a_cut_before_a_call_through_a_proxy_sends_nothing(behind: Misbehaving) -> None:
+def test_a_cut_before_a_call_through_a_proxy_sends_nothing(behind: OpenAIServer) -> None:
     writing = opened(behind.url).open_stream(call())
     writing.abort()
     with pytest.raises(errors.UpstreamCut):
         list(writing)
-    assert behind.heard == []
+    assert behind.requests == []
 
 
 def test_a_cut_ends_the_wait_for_a_tunnel(
-    server: Misbehaving, monkeypatch: pytest.MonkeyPatch, at_once: AtOnce
+    server: OpenAIServer, monkeypatch: pytest.MonkeyPatch, at_once: AtOnce
 ) -> None:
     server.follow(silent)
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{server.port}")
     writing = opened("https://models.example/v1").open_stream(call())
     reading = at_once(list, writing)
-    server.await_heard(1)
+    server.await_requests(1)
     ends_cut(writing.abort, reading)
 
 
 @pytest.mark.usefixtures("trusting")
 def test_a_cut_ends_a_tls_handshake_that_stalls_in_a_tunnel(
-    tls_server: Misbehaving,
+    tls_server: OpenAIServer,
     relay: Callable[[type[Relay], int], Relay],
     monkeypatch: pytest.MonkeyPatch,
     at_once: AtOnce,
@@ -666,7 +666,7 @@ def test_a_cut_ends_a_tls_handshake_that_stalls_in_a_tunnel(
     tls_server.await_connections(1)
     time.sleep(0.1)  # Nobody tells when the handshake begins.
     ends_cut(writing.abort, reading)
-    assert tls_server.heard == []
+    assert tls_server.requests == []
 
 
 # Certificates.
@@ -674,7 +674,7 @@ def test_a_cut_ends_a_tls_handshake_that_stalls_in_a_tunnel(
 
 @either
 def test_a_certificate_is_trusted_by_its_file(
-    tls_server: Misbehaving, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, streamed: bool
+    tls_server: OpenAIServer, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, streamed: bool
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
     monkeypatch.delenv("SSL_CERT_DIR")
@@ -685,7 +685,7 @@ def test_a_certificate_is_trusted_by_its_file(
 
 @either
 def test_a_certificate_is_trusted_by_its_folder(
-    tls_server: Misbehaving,
+    tls_server: OpenAIServer,
     certificate: tuple[Path, Path],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -702,34 +702,34 @@ def test_a_certificate_is_trusted_by_its_folder(
 
 @either
 def test_a_certificate_that_nobody_trusts_is_unreachable_and_gets_no_request(
-    tls_server: Misbehaving, streamed: bool
+    tls_server: OpenAIServer, streamed: bool
 ) -> None:
     tls_server.follow(answers)
     upstream = opened(tls_server.url)
     assert failure(upstream, streamed=streamed) is errors.UpstreamUnreachable
     with pytest.raises(errors.UpstreamUnreachable):
         upstream.list_models()
-    assert tls_server.heard == []
+    assert tls_server.requests == []
 
 
 def test_a_certificate_that_nobody_trusts_gets_no_request_through_a_tunnel(
-    tls_server: Misbehaving, relay: Callable[[type[Relay], int], Relay], monkeypatch: pytest.MonkeyPatch
+    tls_server: OpenAIServer, relay: Callable[[type[Relay], int], Relay], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tls_server.follow(answers)
     monkeypatch.setenv("HTTPS_PROXY", f"http://{relay(Tunnel, tls_server.port).address}")
     assert failure(opened(tls_server.url)) is errors.UpstreamUnreachable
-    assert tls_server.heard == []
+    assert tls_server.requests == []
 
 
 @pytest.mark.usefixtures("trusting")
-def test_a_certificate_for_another_host_is_unreachable_and_gets_no_request(tls_server: Misbehaving) -> None:
+def test_a_certificate_for_another_host_is_unreachable_and_gets_no_request(tls_server: OpenAIServer) -> None:
     tls_server.follow(answers)
     assert failure(opened(f"https://localhost:{tls_server.port}/v1")) is errors.UpstreamUnreachable
-    assert tls_server.heard == []
+    assert tls_server.requests == []
 
 
 def test_certificates_that_are_not_there_are_unreachable(
-    tls_server: Misbehaving, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    tls_server: OpenAIServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nothing.pem"))
     assert failure(opened(tls_server.url)) is errors.UpstreamUnreachable
@@ -752,7 +752,7 @@ compressed = pytest.mark.parametrize(
 
 
 @compressed
-def test_a_compressed_answer_is_understood(server: Misbehaving, encoding: str, pack: Callable[[bytes], bytes]) -> None:
+def test_a_compressed_answer_is_understood(server: OpenAIServer, encoding: str, pack: Callable[[bytes], bytes]) -> None:
     server.follow(says(pack(completion("Grüße 👋")), Content_Encoding=encoding))
     upstream = opened(server.url)
     assert [asked(upstream), asked(upstream)] == ["Grüße 👋"] * 2
@@ -761,7 +761,7 @@ def test_a_compressed_answer_is_understood(server: Misbehaving, encoding: str, p
 
 @pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
 def test_a_compressed_stream_is_understood_however_it_is_cut(
-    server: Misbehaving, encoding: str, pack: Callable[[bytes], bytes]
+    server: OpenAIServer, encoding: str, pack: Callable[[bytes], bytes]
 ) -> None:
     packed = pack(piece("Hel") + piece("lo") + END)
 
@@ -775,7 +775,7 @@ def test_a_compressed_stream_is_understood_however_it_is_cut(
     assert asked(opened(server.url), streamed=True) == "Hello"
 
 
-def test_each_piece_of_a_compressed_stream_is_there_before_the_next_is_written(server: Misbehaving) -> None:
+def test_each_piece_of_a_compressed_stream_is_there_before_the_next_is_written(server: OpenAIServer) -> None:
     was_read = threading.Event()
 
     def script(exchange: Exchange) -> None:
@@ -794,14 +794,16 @@ def test_each_piece_of_a_compressed_stream_is_there_before_the_next_is_written(s
 
 
 @compressed
-def test_a_compressed_refusal_is_understood(server: Misbehaving, encoding: str, pack: Callable[[bytes], bytes]) -> None:
+def test_a_compressed_refusal_is_understood(
+    server: OpenAIServer, encoding: str, pack: Callable[[bytes], bytes]
+) -> None:
     refusal = json.dumps({"error": {"code": "context_length_exceeded", "message": "too long"}}).encode()
     server.follow(says(pack(refusal), 400, Content_Encoding=encoding))
     for streamed in (False, True):
         assert failure(opened(server.url), streamed=streamed) is errors.ContextTooLong
 
 
-def test_a_compressed_list_of_models_is_understood(server: Misbehaving) -> None:
+def test_a_compressed_list_of_models_is_understood(server: OpenAIServer) -> None:
     server.follow(says(gzip.compress(MODELS), Content_Encoding="gzip"))
     assert opened(server.url).list_models() == [{"id": "a"}]
 
@@ -812,24 +814,24 @@ def test_a_compressed_list_of_models_is_understood(server: Misbehaving) -> None:
     [("gzip", b"no gzip"), ("gzip", gzip.compress(completion())[:20] + b"\0" * 40), ("deflate", b"no deflate")],
     ids=["no gzip", "broken", "no deflate"],
 )
-def test_broken_compression_is_a_bad_reply(server: Misbehaving, streamed: bool, encoding: str, content: bytes) -> None:
+def test_broken_compression_is_a_bad_reply(server: OpenAIServer, streamed: bool, encoding: str, content: bytes) -> None:
     server.follow(says(content, Content_Encoding=encoding))
     assert failure(opened(server.url), streamed=streamed) is errors.UpstreamBadReply
 
 
 @either
-def test_compression_that_ends_too_early_is_no_reply(server: Misbehaving, streamed: bool) -> None:
+def test_compression_that_ends_too_early_is_no_reply(server: OpenAIServer, streamed: bool) -> None:
     server.follow(says(gzip.compress(completion())[:-20], Content_Encoding="gzip"))
     assert failure(opened(server.url), streamed=streamed) in (errors.UpstreamBadReply, errors.UpstreamCut)
 
 
 @either
-def test_a_compression_that_nobody_asked_for_is_a_failure_of_ours(server: Misbehaving, streamed: bool) -> None:
+def test_a_compression_that_nobody_asked_for_is_a_failure_of_ours(server: OpenAIServer, streamed: bool) -> None:
     server.follow(says(b"\x8b\x02\x80" + bytes(range(256)), Content_Encoding="br"))
     assert issubclass(failure(opened(server.url), streamed=streamed), errors.UpstreamFailed)
 
 
-def test_a_broken_compression_in_the_middle_of_a_stream_is_a_bad_reply(server: Misbehaving) -> None:
+def test_a_broken_compression_in_the_middle_of_a_stream_is_a_bad_reply(server: OpenAIServer) -> None:
     packer = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
     begin = packer.compress(piece("Hel")) + packer.flush(zlib.Z_SYNC_FLUSH)
 
@@ -846,17 +848,17 @@ def test_a_broken_compression_in_the_middle_of_a_stream_is_a_bad_reply(server: M
         next(pieces)
 
 
-def test_broken_compression_of_the_list_of_models_is_a_bad_reply(server: Misbehaving) -> None:
+def test_broken_compression_of_the_list_of_models_is_a_bad_reply(server: OpenAIServer) -> None:
     server.follow(says(b"no gzip", Content_Encoding="gzip"))
     with pytest.raises(errors.UpstreamBadReply):
         opened(server.url).list_models()
 
 
-def test_compression_is_asked_for_only_where_it_holds_nothing_back(server: Misbehaving) -> None:
+def test_compression_is_asked_for_only_where_it_holds_nothing_back(server: OpenAIServer) -> None:
     upstream = opened(server.url)
     asked(upstream)
     asked(upstream, streamed=True)
-    assert [each.headers["accept-encoding"] for each in server.heard] == ["gzip, deflate", "identity"]
+    assert [each.headers["accept-encoding"] for each in server.requests] == ["gzip, deflate", "identity"]
 
 
 # What is logged.
@@ -864,7 +866,7 @@ def test_compression_is_asked_for_only_where_it_holds_nothing_back(server: Misbe
 
 @pytest.mark.parametrize("is_proxied", [False, True], ids=["direct", "proxy"])
 def test_no_package_logs_what_is_asked_of_whom(
-    server: Misbehaving, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, is_proxied: bool
+    server: OpenAIServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, is_proxied: bool
 ) -> None:
     for name in ("", "openai", "httpx2", "httpcore2", "httpcore2.http11", "httpcore2.connection"):
         caplog.set_level(logging.DEBUG if name.count(".") == 0 else logging.NOTSET, logger=name)
@@ -898,14 +900,14 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Client]:
     return made
 
 
-def test_an_upstream_opens_nothing_before_its_first_use(server: Misbehaving, made: list[Client]) -> None:
+def test_an_upstream_opens_nothing_before_its_first_use(server: OpenAIServer, made: list[Client]) -> None:
     upstream = opened(server.url)
     upstream.open_stream(call())
     upstream.close_idle()
     assert (made, server.connections) == ([], 0)
 
 
-def test_a_client_is_made_once_for_many_first_calls(server: Misbehaving, made: list[Client], at_once: AtOnce) -> None:
+def test_a_client_is_made_once_for_many_first_calls(server: OpenAIServer, made: list[Client], at_once: AtOnce) -> None:
     upstream = opened(server.url)
     together = threading.Barrier(20)
 

@@ -25,7 +25,7 @@ from tests.support.openai_server import (
     PATIENCE_SECONDS,
     THEIRS,
     Exchange,
-    Misbehaving,
+    OpenAIServer,
     Script,
     answers,
     breaks_off,
@@ -43,8 +43,8 @@ from tests.support.openai_server import (
     streams_and_breaks,
     streams_and_waits,
 )
-from tests.support.process import ROOT, Served, free_port, serve, started
-from tests.support.requirements import missing
+from tests.support.process import ROOT, ServerProcess, free_port, serve, start_process
+from tests.support.requirements import skip_or_fail
 
 LITELLM = ROOT / ".venv" / "litellm"
 CONFIG = ROOT / "tests/upstream/litellm.yaml"
@@ -63,22 +63,22 @@ GATEWAYS_WORDS = ("litellm", "mock", "backend", "Connection error", "fallback", 
 
 
 @pytest.fixture(scope="module")
-def backend() -> Iterator[Misbehaving]:
-    stub = Misbehaving()
+def backend() -> Iterator[OpenAIServer]:
+    stub = OpenAIServer()
     stub.follow(says(b"{}"))  # The gateway asks for its models when it starts.
     yield stub
     stub.close()
 
 
 @pytest.fixture(scope="module")
-def gateway(backend: Misbehaving, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def gateway(backend: OpenAIServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The base URL of the proxy, one process for all of these tests."""
     if not (LITELLM / "done").exists():
-        missing("LiteLLM's proxy is missing: make .venv/litellm/done")
+        skip_or_fail("LiteLLM's proxy is missing: make .venv/litellm/done")
     port = free_port()
     log = tmp_path_factory.mktemp("litellm") / "log"
     address = ["--host", "127.0.0.1", "--port", str(port)]
-    process = started(
+    process = start_process(
         [str(LITELLM / "bin" / "litellm"), "--config", str(CONFIG), *address],
         log,
         STUB_URL=backend.url,
@@ -109,15 +109,15 @@ def is_alive(port: int) -> bool:
 
 
 @pytest.fixture
-def stub(backend: Misbehaving) -> Misbehaving:
+def stub(backend: OpenAIServer) -> OpenAIServer:
     """The backend, which has heard nothing yet, and answers well until it is told otherwise."""
-    backend.heard.clear()
+    backend.requests.clear()
     backend.follow(answers)
     return backend
 
 
 @pytest.fixture
-def upstream(gateway: str, stub: Misbehaving, monkeypatch: pytest.MonkeyPatch) -> OpenAIUpstream:
+def upstream(gateway: str, stub: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> OpenAIUpstream:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     return OpenAIUpstream(KEY, gateway, retry_seconds=0.0)
 
@@ -180,7 +180,7 @@ def wants_weather(*cities: str) -> Script:
     parts = [part for each in calls for part in call_in_pieces(each)]
     end = tools_chunk([], "tool_calls") + COUNTS + DONE
     streamed = streams(*(tools_chunk([part]) for part in parts), end)
-    return lambda exchange: (streamed if exchange.heard.body.get("stream") else plain)(exchange)
+    return lambda exchange: (streamed if exchange.request.body.get("stream") else plain)(exchange)
 
 
 def call_in_pieces(whole: dict[str, Any]) -> list[dict[str, Any]]:
@@ -220,13 +220,13 @@ class TestReplies:
 
     @either
     def test_a_reply_and_its_counts_come_through_from_the_backend(
-        self, upstream: OpenAIUpstream, stub: Misbehaving, streamed: bool
+        self, upstream: OpenAIUpstream, stub: OpenAIServer, streamed: bool
     ) -> None:
         assert asked(upstream, "stub", streamed=streamed) == ("Hello", Completion("stub", Usage(7, 5, 12), "stop"))
-        assert json.dumps(stub.heard[0].body["messages"]) == json.dumps(json.loads(HI))
-        assert len(stub.heard) == 1
+        assert json.dumps(stub.requests[0].body["messages"]) == json.dumps(json.loads(HI))
+        assert len(stub.requests) == 1
 
-    def test_each_piece_is_there_before_the_next_is_written(self, upstream: OpenAIUpstream, stub: Misbehaving) -> None:
+    def test_each_piece_is_there_before_the_next_is_written(self, upstream: OpenAIUpstream, stub: OpenAIServer) -> None:
         was_read = threading.Event()
 
         def script(exchange: Exchange) -> None:
@@ -244,7 +244,7 @@ class TestReplies:
         assert isinstance(next(pieces), Completion)
 
     def test_who_cuts_a_streamed_reply_ends_it_at_the_backend_too(
-        self, upstream: OpenAIUpstream, stub: Misbehaving
+        self, upstream: OpenAIUpstream, stub: OpenAIServer
     ) -> None:
         stub.follow(streams_and_waits(piece("Hel")))
         writing = upstream.open_stream(call("stub", streamed=True))
@@ -253,35 +253,35 @@ class TestReplies:
         writing.abort()
         with pytest.raises(errors.UpstreamCut):
             next(pieces)
-        stub.await_left(stub.heard[0].connection)
+        stub.await_disconnect(stub.requests[0].connection)
 
     @either
     @pytest.mark.parametrize("status", [429, 503])
     def test_what_passes_is_asked_again_and_nobody_notices(
-        self, upstream: OpenAIUpstream, stub: Misbehaving, status: int, streamed: bool
+        self, upstream: OpenAIUpstream, stub: OpenAIServer, status: int, streamed: bool
     ) -> None:
         stub.follow(refuses(status), refuses(status), good_stream if streamed else good)
         assert asked(upstream, "stub", streamed=streamed)[0] == "Hello"
-        assert len(stub.heard) == 3
+        assert len(stub.requests) == 3
 
     @either
     def test_a_parameter_that_the_gateway_refuses_for_a_model_is_left_out(
-        self, upstream: OpenAIUpstream, stub: Misbehaving, streamed: bool
+        self, upstream: OpenAIUpstream, stub: OpenAIServer, streamed: bool
     ) -> None:
         text, _ = asked(
             upstream, "older", streamed=streamed, reasoning_effort="low", temperature=0.5, max_completion_tokens=9
         )
         assert text == "Hello"
-        (heard,) = stub.heard
+        (heard,) = stub.requests
         assert (heard.body["temperature"], heard.body["max_completion_tokens"]) == (0.5, 9)
         assert "reasoning_effort" not in heard.body
 
     def test_a_form_that_the_gateway_refuses_for_a_model_is_never_left_out(
-        self, upstream: OpenAIUpstream, stub: Misbehaving
+        self, upstream: OpenAIUpstream, stub: OpenAIServer
     ) -> None:
         wanted = {"response_format": {"type": "json_object"}}
         assert failure(upstream, "older", streamed=False, **wanted) is errors.UpstreamRefused
-        assert stub.heard == []
+        assert stub.requests == []
 
 
 class TestOffers:
@@ -297,7 +297,7 @@ class TestOffers:
 class TestFunctions:
     @either
     def test_calls_come_whole_with_arguments_that_are_json(
-        self, upstream: OpenAIUpstream, stub: Misbehaving, streamed: bool
+        self, upstream: OpenAIUpstream, stub: OpenAIServer, streamed: bool
     ) -> None:
         stub.follow(wants_weather(SEOUL, OSLO))
         text, reply = asked(upstream, "stub", streamed=streamed, tools=[WEATHER], tool_choice="auto")
@@ -306,7 +306,7 @@ class TestFunctions:
             ToolCall("call_0", "get_weather", SEOUL),
             ToolCall("call_1", "get_weather", OSLO),
         )
-        assert (stub.heard[0].body["tools"], stub.heard[0].body["tool_choice"]) == ([WEATHER], "auto")
+        assert (stub.requests[0].body["tools"], stub.requests[0].body["tool_choice"]) == ([WEATHER], "auto")
 
     def test_calls_that_the_gateway_mocks_come_beside_its_text(self, upstream: OpenAIUpstream) -> None:
         text, reply = asked(upstream, "calls", streamed=False, tools=[WEATHER])
@@ -314,7 +314,7 @@ class TestFunctions:
 
     @either
     def test_outputs_reach_the_backend_with_the_calls_that_they_answer(
-        self, upstream: OpenAIUpstream, stub: Misbehaving, streamed: bool
+        self, upstream: OpenAIUpstream, stub: OpenAIServer, streamed: bool
     ) -> None:
         function = {"name": "get_weather", "arguments": SEOUL}
         messages = [
@@ -328,10 +328,10 @@ class TestFunctions:
         ]
         sent = json.dumps(messages).encode()
         assert asked(upstream, "stub", streamed=streamed, messages=sent, tools=[WEATHER])[0] == "Hello"
-        heard = stub.heard[0].body["messages"]
+        heard = stub.requests[0].body["messages"]
         assert [{"content": None, **each} for each in heard] == messages
 
-    def test_calls_that_break_off_are_no_reply(self, upstream: OpenAIUpstream, stub: Misbehaving) -> None:
+    def test_calls_that_break_off_are_no_reply(self, upstream: OpenAIUpstream, stub: OpenAIServer) -> None:
         whole = {"index": 0, "id": "call_0", "type": "function"}
         parts = call_in_pieces(whole | {"function": {"name": "get_weather", "arguments": SEOUL}})
         stub.follow(streams_and_breaks(*(tools_chunk([part]) for part in parts)))
@@ -387,25 +387,25 @@ class TestRefusals:
     def test_what_the_backend_refuses_is_named_through_the_gateway(
         self,
         upstream: OpenAIUpstream,
-        stub: Misbehaving,
+        stub: OpenAIServer,
         script: Script,
         error: type[errors.AppError],
         streamed: bool,
     ) -> None:
         stub.follow(script)
         assert failure(upstream, "stub", streamed=streamed) is error
-        assert stub.heard
+        assert stub.requests
 
     @either
     def test_a_backend_that_stays_silent_is_given_up_by_the_gateway(
-        self, upstream: OpenAIUpstream, stub: Misbehaving, streamed: bool
+        self, upstream: OpenAIUpstream, stub: OpenAIServer, streamed: bool
     ) -> None:
         stub.follow(silent)
         assert failure(upstream, "impatient", streamed=streamed) is errors.UpstreamTimedOut
 
     @either
     def test_a_gateway_that_stays_silent_is_given_up_by_us(
-        self, upstream: OpenAIUpstream, stub: Misbehaving, streamed: bool
+        self, upstream: OpenAIUpstream, stub: OpenAIServer, streamed: bool
     ) -> None:
         stub.follow(silent)
         assert failure(upstream, "stub", streamed=streamed, seconds=0.5) is errors.UpstreamTimedOut
@@ -424,7 +424,7 @@ class TestRefusals:
         ids=["bytes", "object", "list", "page", "nothing", "error with 200"],
     )
     def test_a_backend_that_answers_garbage_gives_no_reply(
-        self, upstream: OpenAIUpstream, stub: Misbehaving, garbage: bytes, streamed: bool
+        self, upstream: OpenAIUpstream, stub: OpenAIServer, garbage: bytes, streamed: bool
     ) -> None:
         stub.follow(says(garbage, Content_Type="application/json"))
         # Of most garbage, the gateway makes a stream that has ended well, and is empty.
@@ -462,14 +462,14 @@ class TestBrokenStreams:
         ids=["an error", "an error and an end", "too long", "garbage"],
     )
     def test_an_error_midway_is_a_failure_after_the_text(
-        self, upstream: OpenAIUpstream, stub: Misbehaving, script: Script, error: type[errors.AppError]
+        self, upstream: OpenAIUpstream, stub: OpenAIServer, script: Script, error: type[errors.AppError]
     ) -> None:
         stub.follow(script)
         assert broken(upstream, "stub", streamed=True) == ("Hello", error)
-        assert len(stub.heard) == 1
+        assert len(stub.requests) == 1
 
     def test_one_that_breaks_midway_is_a_failure_after_the_text(
-        self, upstream: OpenAIUpstream, stub: Misbehaving
+        self, upstream: OpenAIUpstream, stub: OpenAIServer
     ) -> None:
         was_read = threading.Event()
 
@@ -484,10 +484,10 @@ class TestBrokenStreams:
         with pytest.raises(errors.UpstreamFailed) as caught:
             next(pieces)
         assert str(caught.value) == errors.UpstreamFailed.sentence
-        assert len(stub.heard) == 1
+        assert len(stub.requests) == 1
 
     def test_one_that_stops_midway_is_given_up_by_the_gateway(
-        self, upstream: OpenAIUpstream, stub: Misbehaving
+        self, upstream: OpenAIUpstream, stub: OpenAIServer
     ) -> None:
         stub.follow(streams_and_waits(piece("Hel"), piece("lo")))
         assert broken(upstream, "impatient", streamed=True) == ("Hello", errors.UpstreamTimedOut)
@@ -499,7 +499,7 @@ class TestBrokenStreams:
     )
     @either
     def test_what_breaks_before_it_is_whole_is_a_failure_in_plain_too(
-        self, upstream: OpenAIUpstream, stub: Misbehaving, script: Script, streamed: bool
+        self, upstream: OpenAIUpstream, stub: OpenAIServer, script: Script, streamed: bool
     ) -> None:
         stub.follow(script)
         heard, error = broken(upstream, "stub", streamed=streamed)
@@ -508,14 +508,14 @@ class TestBrokenStreams:
 
 
 @pytest.fixture(scope="module")
-def served(gateway: str) -> Iterator[Served]:
+def served(gateway: str) -> Iterator[ServerProcess]:
     """This server as a process, before the gateway."""
     with serve(OPENAI_BASE_URL=gateway, OPENAI_API_KEY=KEY, DEFAULT_MODEL="stub", NO_PROXY="127.0.0.1") as served:
         yield served
 
 
 @pytest.fixture(scope="module")
-def sdk(served: Served) -> openai.OpenAI:
+def sdk(served: ServerProcess) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{served.url}/api/v1", api_key="any")
 
 
@@ -524,16 +524,16 @@ class TestServed:
     """From whoever asks, through this server and the gateway, to the backend and back."""
 
     def test_a_question_is_answered_and_the_next_one_goes_out_with_both(
-        self, served: Served, stub: Misbehaving
+        self, served: ServerProcess, stub: OpenAIServer
     ) -> None:
         assert served.query("ada", "안녕") == (200, {"response": "Hello"})
         assert served.query("ada", "Grüße")[0] == 200
-        assert [each["content"] for each in stub.heard[-1].body["messages"][-3:]] == ["안녕", "Hello", "Grüße"]
+        assert [each["content"] for each in stub.requests[-1].body["messages"][-3:]] == ["안녕", "Hello", "Grüße"]
         assert served.history("ada") == ["안녕", "Hello", "Grüße", "Hello"]
         assert served.ask("GET", "/health")[1]["openai_api"] == "connected"
 
     def test_a_failure_is_told_in_our_words_and_nothing_is_kept_as_a_reply(
-        self, served: Served, stub: Misbehaving
+        self, served: ServerProcess, stub: OpenAIServer
     ) -> None:
         stub.follow(refuses(500))
         status, answer = served.query("bob", "Hi")
@@ -544,7 +544,7 @@ class TestServed:
 
     @either
     def test_functions_are_called_and_their_outputs_answered_by_openais_package(
-        self, sdk: openai.OpenAI, stub: Misbehaving, streamed: bool
+        self, sdk: openai.OpenAI, stub: OpenAIServer, streamed: bool
     ) -> None:
         stub.follow(wants_weather(SEOUL, OSLO), answers)
         runs = sdk.beta.threads.runs
@@ -571,7 +571,7 @@ class TestServed:
         assert run.status == "completed"
         assert run.usage is not None
         assert run.usage.total_tokens == 24
-        said, *answered = stub.heard[-1].body["messages"][-3:]
+        said, *answered = stub.requests[-1].body["messages"][-3:]
         assert [each["id"] for each in said["tool_calls"]] == [each.id for each in calls]
         assert [(each["tool_call_id"], each["content"]) for each in answered] == [
             (calls[0].id, "0 °C"),
@@ -579,7 +579,7 @@ class TestServed:
         ]
 
     def test_a_streamed_run_that_breaks_midway_has_failed_and_its_message_is_incomplete(
-        self, sdk: openai.OpenAI, stub: Misbehaving
+        self, sdk: openai.OpenAI, stub: OpenAIServer
     ) -> None:
         stub.follow(streams_and_breaks(piece("Hel"), piece("lo")))
         thread_id = sdk.beta.threads.create(messages=[{"role": "user", "content": "Hi"}]).id

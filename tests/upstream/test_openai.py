@@ -30,7 +30,7 @@ from tests.support.openai_server import (
     PATIENCE_SECONDS,
     THEIRS,
     Exchange,
-    Misbehaving,
+    OpenAIServer,
     Script,
     answers,
     breaks_off,
@@ -84,8 +84,8 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def server() -> Iterator[Misbehaving]:
-    server = Misbehaving()
+def server() -> Iterator[OpenAIServer]:
+    server = OpenAIServer()
     yield server
     server.close()
 
@@ -96,7 +96,7 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def upstream(server: Misbehaving) -> OpenAIUpstream:  # type: ignore[override]
+def upstream(server: OpenAIServer) -> OpenAIUpstream:  # type: ignore[override]
     return OpenAIUpstream(KEY, server.url, retry_seconds=0.0)
 
 
@@ -125,18 +125,18 @@ either = pytest.mark.parametrize("streamed", [False, True], ids=["plain", "strea
 
 
 def test_a_plain_reply_is_its_text_and_then_what_is_known_about_it(
-    server: Misbehaving, upstream: OpenAIUpstream
+    server: OpenAIServer, upstream: OpenAIUpstream
 ) -> None:
     server.follow(good)
     assert list(upstream.open_stream(call())) == ["Hello", Completion(MODEL, Usage(7, 5, 12), "stop")]
 
 
-def test_a_streamed_reply_comes_in_pieces_and_its_counts_last(server: Misbehaving, upstream: OpenAIUpstream) -> None:
+def test_a_streamed_reply_comes_in_pieces_and_its_counts_last(server: OpenAIServer, upstream: OpenAIUpstream) -> None:
     server.follow(streams(piece(""), piece("Hel"), piece("lo"), piece(None), END))
     assert list(upstream.open_stream(call(streamed=True))) == ["Hel", "lo", Completion(MODEL, Usage(7, 5, 12), "stop")]
 
 
-def test_each_piece_is_there_before_the_next_is_written(server: Misbehaving, upstream: OpenAIUpstream) -> None:
+def test_each_piece_is_there_before_the_next_is_written(server: OpenAIServer, upstream: OpenAIUpstream) -> None:
     was_read = threading.Event()
 
     def script(exchange: Exchange) -> None:
@@ -154,7 +154,7 @@ def test_each_piece_is_there_before_the_next_is_written(server: Misbehaving, ups
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-def test_any_text_comes_back_exactly(server: Misbehaving, upstream: OpenAIUpstream, text: str) -> None:
+def test_any_text_comes_back_exactly(server: OpenAIServer, upstream: OpenAIUpstream, text: str) -> None:
     server.follow(says(completion(text)), streams(piece(text), END))
     assert asked(upstream) == text
     assert asked(upstream, streamed=True) == text
@@ -163,7 +163,7 @@ def test_any_text_comes_back_exactly(server: Misbehaving, upstream: OpenAIUpstre
 @pytest.mark.parametrize("line_end", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 def test_a_stream_may_be_split_anywhere(
-    server: Misbehaving, upstream: OpenAIUpstream, size: int, line_end: bytes
+    server: OpenAIServer, upstream: OpenAIUpstream, size: int, line_end: bytes
 ) -> None:
     text = "".join(TEXTS.values())
     sent = b"".join([piece(text), b": a comment\n\n", b"event: message\nid: 7\n", piece("!"), END])
@@ -178,7 +178,7 @@ def test_a_stream_may_be_split_anywhere(
     ids=["reason", "word", "counts after", "counts before"],
 )
 def test_a_stream_is_whole_with_a_reason_to_finish_or_the_last_word(
-    server: Misbehaving, upstream: OpenAIUpstream, ending: bytes, usage: Usage | None
+    server: OpenAIServer, upstream: OpenAIUpstream, ending: bytes, usage: Usage | None
 ) -> None:
     server.follow(streams(piece("Hi"), ending))
     text, reply = upstream.open_stream(call(streamed=True))
@@ -188,7 +188,7 @@ def test_a_stream_is_whole_with_a_reason_to_finish_or_the_last_word(
 
 @either
 def test_a_refusal_in_the_models_own_words_is_a_reply(
-    server: Misbehaving, upstream: OpenAIUpstream, streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, streamed: bool
 ) -> None:
     said = {"content": None, "refusal": "I would rather not."}
     chunk = {"model": MODEL, "choices": [{"delta": said, "finish_reason": None}]}
@@ -209,7 +209,7 @@ def test_a_refusal_in_the_models_own_words_is_a_reply(
     ids=["text", "text inside", "a list inside", "null", "all"],
 )
 def test_counts_that_make_no_sense_lose_no_reply(
-    server: Misbehaving, upstream: OpenAIUpstream, streamed: bool, odd: dict[str, Any]
+    server: OpenAIServer, upstream: OpenAIUpstream, streamed: bool, odd: dict[str, Any]
 ) -> None:
     last = event({"choices": []} | odd)
     server.follow(streams(piece("Hello"), FINISH, last, DONE) if streamed else says(completion(**odd)))
@@ -219,10 +219,10 @@ def test_counts_that_make_no_sense_lose_no_reply(
     assert reply.model in (MODEL, None)
 
 
-def test_the_messages_go_out_as_they_are(server: Misbehaving, upstream: OpenAIUpstream) -> None:
+def test_the_messages_go_out_as_they_are(server: OpenAIServer, upstream: OpenAIUpstream) -> None:
     server.follow(answers)
     asked(upstream, streamed=True, temperature=0.5, max_completion_tokens=50)
-    (heard,) = server.heard
+    (heard,) = server.requests
     assert heard.path == "/v1/chat/completions"
     assert heard.headers["content-type"] == "application/json"
     assert b'"messages":' + MESSAGES + b"}" in heard.content
@@ -236,10 +236,10 @@ def test_the_messages_go_out_as_they_are(server: Misbehaving, upstream: OpenAIUp
     }
 
 
-def test_a_plain_request_asks_for_no_stream(server: Misbehaving, upstream: OpenAIUpstream) -> None:
+def test_a_plain_request_asks_for_no_stream(server: OpenAIServer, upstream: OpenAIUpstream) -> None:
     server.follow(answers)
     asked(upstream)
-    assert server.heard[0].body == {"model": "gpt-test", "messages": json.loads(MESSAGES), "stream": False}
+    assert server.requests[0].body == {"model": "gpt-test", "messages": json.loads(MESSAGES), "stream": False}
 
 
 @pytest.mark.parametrize(
@@ -262,49 +262,49 @@ def test_only_openai_is_told_who_asks(base_url: str, is_openai: bool) -> None:
     assert told == plain | (who if is_openai else {})
 
 
-def test_a_key_goes_with_every_request(server: Misbehaving, upstream: OpenAIUpstream) -> None:
+def test_a_key_goes_with_every_request(server: OpenAIServer, upstream: OpenAIUpstream) -> None:
     server.follow(good, says(b'{"data": []}'))
     asked(upstream)
     upstream.list_models()
-    assert [heard.headers["authorization"] for heard in server.heard] == [f"Bearer {KEY}"] * 2
+    assert [heard.headers["authorization"] for heard in server.requests] == [f"Bearer {KEY}"] * 2
 
 
-def test_a_base_url_alone_gets_a_placeholder_key(server: Misbehaving) -> None:
+def test_a_base_url_alone_gets_a_placeholder_key(server: OpenAIServer) -> None:
     server.follow(good)
     assert asked(OpenAIUpstream("", server.url)) == "Hello"
-    assert server.heard[0].headers["authorization"] == "Bearer none"
+    assert server.requests[0].headers["authorization"] == "Bearer none"
 
 
 @either
 @pytest.mark.parametrize("code", ["unsupported_parameter", "unsupported_value"])
 def test_a_parameter_that_a_model_refuses_is_left_out_for_that_call_alone(
-    server: Misbehaving, upstream: OpenAIUpstream, code: str, streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, code: str, streamed: bool
 ) -> None:
     server.follow(refuses(400, code, "temperature"), answers)
     for _ in range(2):
         assert asked(upstream, streamed=streamed, temperature=0.5, top_p=0.9) == "Hello"
-    sent = [(heard.body.get("temperature"), heard.body["top_p"]) for heard in server.heard]
+    sent = [(heard.body.get("temperature"), heard.body["top_p"]) for heard in server.requests]
     assert sent == [(0.5, 0.9), (None, 0.9), (0.5, 0.9)]
 
 
-def test_several_parameters_may_be_refused_one_after_another(server: Misbehaving, upstream: OpenAIUpstream) -> None:
+def test_several_parameters_may_be_refused_one_after_another(server: OpenAIServer, upstream: OpenAIUpstream) -> None:
     server.follow(refuses(400, "unsupported_value", "temperature"), refuses(400, "unsupported_value", "top_p"), good)
     assert asked(upstream, temperature=0.5, top_p=0.9, seed=1) == "Hello"
-    assert [set(heard.body) - {"model", "messages", "stream"} for heard in server.heard] == [
+    assert [set(heard.body) - {"model", "messages", "stream"} for heard in server.requests] == [
         {"temperature", "top_p", "seed"},
         {"top_p", "seed"},
         {"seed"},
     ]
 
 
-def test_a_model_that_goes_on_refusing_is_not_asked_for_ever(server: Misbehaving, upstream: OpenAIUpstream) -> None:
+def test_a_model_that_goes_on_refusing_is_not_asked_for_ever(server: OpenAIServer, upstream: OpenAIUpstream) -> None:
     server.follow(refuses(400, "unsupported_value", "temperature"))
     assert type(failure(upstream, temperature=0.5)) is errors.UpstreamRefused
-    assert len(server.heard) == 2
+    assert len(server.requests) == 2
 
 
 def test_calls_that_are_refused_at_the_same_time_all_do_without(
-    server: Misbehaving, upstream: OpenAIUpstream, at_once: Callable[..., Any]
+    server: OpenAIServer, upstream: OpenAIUpstream, at_once: Callable[..., Any]
 ) -> None:
     both = threading.Barrier(2)
 
@@ -319,22 +319,22 @@ def test_calls_that_are_refused_at_the_same_time_all_do_without(
 
 @pytest.mark.parametrize("name", ["response_format", "tools", "logprobs", "top_logprobs"])
 def test_what_makes_the_reply_what_was_asked_for_is_never_left_out(
-    server: Misbehaving, upstream: OpenAIUpstream, name: str
+    server: OpenAIServer, upstream: OpenAIUpstream, name: str
 ) -> None:
     server.follow(refuses(400, "unsupported_parameter", name))
     for count in (1, 2):
         assert type(failure(upstream, **{name: 1})) is errors.UpstreamRefused
-        assert len(server.heard) == count
-        assert server.heard[-1].body[name] == 1
+        assert len(server.requests) == count
+        assert server.requests[-1].body[name] == 1
 
 
 @pytest.mark.parametrize("param", ["top_p", "messages", "model", None, ["temperature"], {"a": 1}, 3], ids=str)
 def test_a_refusal_of_what_was_not_sent_changes_nothing(
-    server: Misbehaving, upstream: OpenAIUpstream, param: Any
+    server: OpenAIServer, upstream: OpenAIUpstream, param: Any
 ) -> None:
     server.follow(refuses(400, "unsupported_parameter", param))
     assert type(failure(upstream, temperature=0.5)) is errors.UpstreamRefused
-    assert len(server.heard) == 1
+    assert len(server.requests) == 1
 
 
 UNKNOWN_LIMIT = {
@@ -352,12 +352,12 @@ UNKNOWN_LIMIT = {
 
 @pytest.mark.parametrize("refusal", UNKNOWN_LIMIT.values(), ids=UNKNOWN_LIMIT)
 def test_a_server_that_knows_only_max_tokens_gets_it(
-    server: Misbehaving, upstream: OpenAIUpstream, refusal: Script
+    server: OpenAIServer, upstream: OpenAIUpstream, refusal: Script
 ) -> None:
     server.follow(refusal, good)
     for model in ("old", "old", "new"):
         assert asked(upstream, model, max_completion_tokens=50) == "Hello"
-    limits = [(heard.body.get("max_completion_tokens"), heard.body.get("max_tokens")) for heard in server.heard]
+    limits = [(heard.body.get("max_completion_tokens"), heard.body.get("max_tokens")) for heard in server.requests]
     assert limits == [(50, None), (None, 50), (None, 50), (50, None)]
 
 
@@ -371,25 +371,25 @@ def test_a_server_that_knows_only_max_tokens_gets_it(
     ],
 )
 def test_a_limit_that_is_wrong_is_not_a_limit_that_is_unknown(
-    server: Misbehaving, upstream: OpenAIUpstream, code: Any, param: Any, message: str
+    server: OpenAIServer, upstream: OpenAIUpstream, code: Any, param: Any, message: str
 ) -> None:
     server.follow(refuses(400, code, param, message))
     for _ in range(2):
         assert type(failure(upstream, max_completion_tokens=50)) is errors.UpstreamRefused
-    assert [heard.body["max_completion_tokens"] for heard in server.heard] == [50, 50]
+    assert [heard.body["max_completion_tokens"] for heard in server.requests] == [50, 50]
 
 
 @either
 def test_messages_that_are_too_long_have_an_error_of_their_own(
-    server: Misbehaving, upstream: OpenAIUpstream, streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, streamed: bool
 ) -> None:
     server.follow(refuses(400, "context_length_exceeded", "messages"))
     assert type(failure(upstream, streamed=streamed, temperature=0.5)) is errors.ContextTooLong
-    assert len(server.heard) == 1
+    assert len(server.requests) == 1
 
 
 def test_messages_may_be_found_too_long_at_the_beginning_of_a_stream_only(
-    server: Misbehaving, upstream: OpenAIUpstream
+    server: OpenAIServer, upstream: OpenAIUpstream
 ) -> None:
     too_long = event({"error": {"code": "context_length_exceeded", "message": THEIRS}})
     server.follow(streams(too_long), streams(piece("Hel"), too_long))
@@ -478,7 +478,7 @@ MISBEHAVIOUR = [
 
 @pytest.mark.parametrize(("streamed", "script", "expected"), MISBEHAVIOUR)
 def test_misbehaviour_has_a_name_of_ours_and_hurts_no_later_call(
-    server: Misbehaving,
+    server: OpenAIServer,
     upstream: OpenAIUpstream,
     caplog: pytest.LogCaptureFixture,
     streamed: bool,
@@ -495,7 +495,7 @@ def test_misbehaviour_has_a_name_of_ours_and_hurts_no_later_call(
     assert asked(upstream, streamed=streamed) == "Hello"
 
 
-def test_a_server_that_is_not_there_is_unreachable(server: Misbehaving, upstream: OpenAIUpstream) -> None:
+def test_a_server_that_is_not_there_is_unreachable(server: OpenAIServer, upstream: OpenAIUpstream) -> None:
     server.close()
     assert type(failure(upstream)) is errors.UpstreamUnreachable
 
@@ -506,16 +506,16 @@ def test_a_server_that_is_not_there_is_unreachable(server: Misbehaving, upstream
     ids=["plain", "streamed", "plain, midway"],
 )
 def test_silence_ends_with_the_time_of_the_call(
-    server: Misbehaving, clock: Clock, script: Script, streamed: bool
+    server: OpenAIServer, clock: Clock, script: Script, streamed: bool
 ) -> None:
     server.follow(script, answers)
     upstream = OpenAIUpstream(KEY, server.url, retry_seconds=0.0, clock=clock)
     began = time.monotonic()
     assert type(failure(upstream, streamed=streamed, seconds=0.2)) is errors.UpstreamTimedOut
     assert time.monotonic() - began < 5
-    server.await_left(0)
+    server.await_disconnect(0)
     assert asked(upstream, streamed=streamed) == "Hello"
-    assert len(server.heard) == 2
+    assert len(server.requests) == 2
 
 
 def drips(exchange: Exchange) -> None:
@@ -524,42 +524,42 @@ def drips(exchange: Exchange) -> None:
         exchange.chunk(b": ping\n\n")
 
 
-def test_a_plain_reply_that_drips_ends_with_the_time_of_the_call(server: Misbehaving, clock: Clock) -> None:
+def test_a_plain_reply_that_drips_ends_with_the_time_of_the_call(server: OpenAIServer, clock: Clock) -> None:
     server.follow(drips)
     upstream = OpenAIUpstream(KEY, server.url, clock=clock)
     writing = upstream.open_stream(call(seconds=60))
 
     def hour_passes() -> None:
-        clock.now += 3600 if server.heard else 0
+        clock.now += 3600 if server.requests else 0
 
     clock.on_look = hour_passes
     with pytest.raises(errors.UpstreamTimedOut):
         list(writing)
-    server.await_left(0)
+    server.await_disconnect(0)
 
 
 @pytest.mark.parametrize(
     ("script", "text"), [(streams_and_waits(piece("Hel")), "Hel"), (drips, "")], ids=["silent midway", "dripping"]
 )
 def test_a_stream_without_an_end_is_cut_when_the_time_of_its_run_is_over(
-    server: Misbehaving, clock: Clock, script: Script, text: str
+    server: OpenAIServer, clock: Clock, script: Script, text: str
 ) -> None:
     server.follow(script, answers)
     runner = Runner(MemoryStore(10, clock), OpenAIUpstream(KEY, server.url, default_model="m"), RunConfig(), clock)
     run = runner.create(Run("why?", conversation="ada"))
     reading = runner.read(run.id, 0, lambda: True)
-    server.await_heard(1)
+    server.await_requests(1)
     if text:
         assert next(reading) == TextDelta(text, len(text))
     clock.now += 601
     runner.ticker.tick()
     last = runner.wait(run.id, PATIENCE_SECONDS, lambda: True)
     assert (last.status, last.text, last.error.code) == ("failed", text, "run_timed_out")
-    server.await_left(0)
+    server.await_disconnect(0)
     runner.shut_down(0)
 
 
-def test_a_call_without_time_left_costs_nothing(server: Misbehaving, clock: Clock) -> None:
+def test_a_call_without_time_left_costs_nothing(server: OpenAIServer, clock: Clock) -> None:
     writing = OpenAIUpstream(KEY, server.url, clock=clock).open_stream(call(seconds=5))
     clock.now += 6
     with pytest.raises(errors.UpstreamTimedOut):
@@ -579,23 +579,23 @@ PASSING: dict[str, Script] = {
 @either
 @pytest.mark.parametrize("script", PASSING.values(), ids=PASSING)
 def test_a_failure_that_may_pass_is_tried_again_twice(
-    server: Misbehaving, upstream: OpenAIUpstream, script: Script, streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, script: Script, streamed: bool
 ) -> None:
     server.follow(script, script, answers)
     assert asked(upstream, streamed=streamed) == "Hello"
-    assert len(server.heard) == 3
+    assert len(server.requests) == 3
 
 
 @pytest.mark.parametrize("script", PASSING.values(), ids=PASSING)
 def test_a_failure_that_does_not_pass_is_tried_three_times_in_all(
-    server: Misbehaving, upstream: OpenAIUpstream, script: Script
+    server: OpenAIServer, upstream: OpenAIUpstream, script: Script
 ) -> None:
     server.follow(script, script, script, good)
     failure(upstream)
-    assert len(server.heard) == 3
+    assert len(server.requests) == 3
 
 
-def test_an_error_that_breaks_off_is_tried_again(server: Misbehaving, upstream: OpenAIUpstream) -> None:
+def test_an_error_that_breaks_off_is_tried_again(server: OpenAIServer, upstream: OpenAIUpstream) -> None:
     def breaks(exchange: Exchange) -> None:
         exchange.begin(503, Content_Length="9")
 
@@ -625,11 +625,11 @@ LASTING: dict[str, Script] = {
 @either
 @pytest.mark.parametrize("script", LASTING.values(), ids=LASTING)
 def test_a_failure_that_lasts_is_not_tried_again(
-    server: Misbehaving, upstream: OpenAIUpstream, script: Script, streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, script: Script, streamed: bool
 ) -> None:
     server.follow(script, answers)
     failure(upstream, streamed=streamed)
-    assert len(server.heard) == 1
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -646,25 +646,25 @@ def test_a_failure_that_lasts_is_not_tried_again(
     ids=["body cut", "body cut at once", "HTML", "stream cut", "stream cut before its text", "error", "empty"],
 )
 def test_a_reply_that_has_begun_is_paid_for_and_not_asked_for_again(
-    server: Misbehaving, upstream: OpenAIUpstream, streamed: bool, script: Script
+    server: OpenAIServer, upstream: OpenAIUpstream, streamed: bool, script: Script
 ) -> None:
     server.follow(script, answers)
     failure(upstream, streamed=streamed)
-    assert len(server.heard) == 1
+    assert len(server.requests) == 1
 
 
-def test_the_pause_before_each_further_try_is_longer(server: Misbehaving) -> None:
+def test_the_pause_before_each_further_try_is_longer(server: OpenAIServer) -> None:
     server.follow(refuses(503), refuses(503), good)
     assert asked(OpenAIUpstream(KEY, server.url, retry_seconds=0.08)) == "Hello"
-    first, second, third = (heard.at for heard in server.heard)
+    first, second, third = (heard.at for heard in server.requests)
     assert second - first >= 0.06
     assert third - second >= 0.12
 
 
-def test_nothing_is_tried_again_when_the_time_does_not_allow_the_pause(server: Misbehaving) -> None:
+def test_nothing_is_tried_again_when_the_time_does_not_allow_the_pause(server: OpenAIServer) -> None:
     server.follow(refuses(503), good)
     assert type(failure(OpenAIUpstream(KEY, server.url, retry_seconds=60), seconds=5)) is errors.UpstreamFailed
-    assert len(server.heard) == 1
+    assert len(server.requests) == 1
 
 
 def date(at: float) -> str:
@@ -674,38 +674,38 @@ def date(at: float) -> str:
 @pytest.mark.parametrize("when", [lambda now: "0.2", lambda now: date(now + 0.2)], ids=["seconds", "date"])
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_short_wish_to_wait_is_granted(
-    server: Misbehaving, clock: Clock, when: Callable[[float], str], status: int
+    server: OpenAIServer, clock: Clock, when: Callable[[float], str], status: int
 ) -> None:
     server.follow(refuses(status, Retry_After=when(clock.now)), good)
     assert asked(OpenAIUpstream(KEY, server.url, retry_seconds=0.0, clock=clock)) == "Hello"
-    first, second = (heard.at for heard in server.heard)
+    first, second = (heard.at for heard in server.requests)
     assert second - first >= 0.19
 
 
 @pytest.mark.parametrize("when", [lambda now: "60", lambda now: date(now + 60), lambda now: "1e999"])
 def test_a_wish_to_wait_beyond_the_time_of_the_call_fails_at_once(
-    server: Misbehaving, clock: Clock, when: Callable[[float], str]
+    server: OpenAIServer, clock: Clock, when: Callable[[float], str]
 ) -> None:
     server.follow(refuses(429, Retry_After=when(clock.now)), good)
     upstream = OpenAIUpstream(KEY, server.url, retry_seconds=0.0, clock=clock)
     began = time.monotonic()
     assert type(failure(upstream, seconds=59)) is errors.UpstreamRateLimited
     assert time.monotonic() - began < 5
-    assert len(server.heard) == 1
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize(
     "text",
     ["soon", "-5", "nan", "", "Mon, 99 Foo 2026", date(0), "Thu, 01 Jan 99999999999999999999999 00:00:00 GMT"],
 )
-def test_a_wish_to_wait_that_makes_no_sense_is_none(server: Misbehaving, upstream: OpenAIUpstream, text: str) -> None:
+def test_a_wish_to_wait_that_makes_no_sense_is_none(server: OpenAIServer, upstream: OpenAIUpstream, text: str) -> None:
     server.follow(refuses(429, Retry_After=text), good)
     assert asked(upstream) == "Hello"
 
 
 @either
 def test_a_call_that_is_cut_before_it_begins_sends_nothing(
-    server: Misbehaving, upstream: OpenAIUpstream, streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, streamed: bool
 ) -> None:
     writing = upstream.open_stream(call(streamed=streamed))
     writing.abort()
@@ -725,30 +725,32 @@ def ends_cut(cut: Callable[[], None], reading: Any) -> None:
 
 @either
 def test_a_cut_ends_the_wait_for_an_answer(
-    server: Misbehaving, upstream: OpenAIUpstream, at_once: Callable[..., Any], streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, at_once: Callable[..., Any], streamed: bool
 ) -> None:
     server.follow(silent, answers)
     writing = upstream.open_stream(call(streamed=streamed))
     reading = at_once(list, writing)
-    server.await_heard(1)
+    server.await_requests(1)
     ends_cut(writing.abort, reading)
-    server.await_left(0)
-    assert len(server.heard) == 1
+    server.await_disconnect(0)
+    assert len(server.requests) == 1
     assert asked(upstream, streamed=streamed) == "Hello"
 
 
-def test_a_cut_ends_a_stream_midway(server: Misbehaving, upstream: OpenAIUpstream, at_once: Callable[..., Any]) -> None:
+def test_a_cut_ends_a_stream_midway(
+    server: OpenAIServer, upstream: OpenAIUpstream, at_once: Callable[..., Any]
+) -> None:
     server.follow(streams_and_waits(piece("Hel")), answers)
     writing = upstream.open_stream(call(streamed=True))
     pieces = iter(writing)
     assert next(pieces) == "Hel"
     ends_cut(writing.abort, at_once(list, pieces))
-    server.await_left(0)
+    server.await_disconnect(0)
     assert asked(upstream, streamed=True) == "Hello"
 
 
 def test_a_cut_ends_a_plain_body_midway(
-    server: Misbehaving, upstream: OpenAIUpstream, at_once: Callable[..., Any]
+    server: OpenAIServer, upstream: OpenAIUpstream, at_once: Callable[..., Any]
 ) -> None:
     def begins(exchange: Exchange) -> None:
         breaks_off(completion())(exchange)
@@ -757,12 +759,14 @@ def test_a_cut_ends_a_plain_body_midway(
     server.follow(begins)
     writing = upstream.open_stream(call())
     reading = at_once(list, writing)
-    server.await_heard(1)
+    server.await_requests(1)
     ends_cut(writing.abort, reading)
-    server.await_left(0)
+    server.await_disconnect(0)
 
 
-def test_after_a_cut_not_even_text_that_has_arrived_is_given_out(server: Misbehaving, upstream: OpenAIUpstream) -> None:
+def test_after_a_cut_not_even_text_that_has_arrived_is_given_out(
+    server: OpenAIServer, upstream: OpenAIUpstream
+) -> None:
     server.follow(streams(piece("Hel") + piece("lo") + END))
     writing = upstream.open_stream(call(streamed=True))
     pieces = iter(writing)
@@ -773,20 +777,20 @@ def test_after_a_cut_not_even_text_that_has_arrived_is_given_out(server: Misbeha
 
 
 def test_a_cut_ends_the_pause_before_a_further_try(
-    server: Misbehaving, upstream: OpenAIUpstream, at_once: Callable[..., Any]
+    server: OpenAIServer, upstream: OpenAIUpstream, at_once: Callable[..., Any]
 ) -> None:
     server.follow(refuses(429, Retry_After="9"), good)
     writing = upstream.open_stream(call(seconds=60))
     reading = at_once(list, writing)
-    server.await_heard(1)
+    server.await_requests(1)
     time.sleep(0.1)  # Nobody tells when the pause begins.
     ends_cut(writing.abort, reading)
-    assert len(server.heard) == 1
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("is_warm", [False, True], ids=["first connection", "kept connection"])
 def test_a_cut_while_the_request_is_on_its_way_out_sends_nothing(
-    server: Misbehaving, clock: Clock, is_warm: bool
+    server: OpenAIServer, clock: Clock, is_warm: bool
 ) -> None:
     server.follow(good, silent)
     upstream = OpenAIUpstream(KEY, server.url, clock=clock)
@@ -798,11 +802,13 @@ def test_a_cut_while_the_request_is_on_its_way_out_sends_nothing(
     with pytest.raises(errors.UpstreamCut):
         list(writing)
     assert time.monotonic() - began < 2
-    assert len(server.heard) == is_warm
+    assert len(server.requests) == is_warm
 
 
 @either
-def test_a_cut_after_the_end_hurts_no_later_call(server: Misbehaving, upstream: OpenAIUpstream, streamed: bool) -> None:
+def test_a_cut_after_the_end_hurts_no_later_call(
+    server: OpenAIServer, upstream: OpenAIUpstream, streamed: bool
+) -> None:
     was_cut = threading.Event()
 
     def goes_on_after_the_cut(exchange: Exchange) -> None:
@@ -824,26 +830,26 @@ def test_a_cut_after_the_end_hurts_no_later_call(server: Misbehaving, upstream: 
     assert next(later) == "lo"
 
 
-def test_a_stream_that_is_left_midway_is_closed(server: Misbehaving, upstream: OpenAIUpstream) -> None:
+def test_a_stream_that_is_left_midway_is_closed(server: OpenAIServer, upstream: OpenAIUpstream) -> None:
     server.follow(streams_and_waits(piece("Hel")), answers)
     pieces = iter(upstream.open_stream(call(streamed=True)))
     next(pieces)
     pieces.close()
-    server.await_left(0)
+    server.await_disconnect(0)
     assert asked(upstream, streamed=True) == "Hello"
 
 
-def test_plain_calls_one_after_another_share_a_connection(server: Misbehaving, upstream: OpenAIUpstream) -> None:
+def test_plain_calls_one_after_another_share_a_connection(server: OpenAIServer, upstream: OpenAIUpstream) -> None:
     server.follow(good, refuses(400), good, says(b'{"data": []}'))
     asked(upstream)
     failure(upstream)
     asked(upstream)
     upstream.list_models()
-    assert [heard.connection for heard in server.heard] == [0, 0, 0, 0]
+    assert [heard.connection for heard in server.requests] == [0, 0, 0, 0]
 
 
 def test_a_connection_that_the_server_has_closed_meanwhile_is_replaced(
-    server: Misbehaving, upstream: OpenAIUpstream
+    server: OpenAIServer, upstream: OpenAIUpstream
 ) -> None:
     was_closed = threading.Event()
 
@@ -856,11 +862,11 @@ def test_a_connection_that_the_server_has_closed_meanwhile_is_replaced(
     assert asked(upstream) == "Hello"
     assert was_closed.wait(PATIENCE_SECONDS)
     assert asked(upstream) == "Hello"
-    assert [heard.connection for heard in server.heard] == [0, 1]
+    assert [heard.connection for heard in server.requests] == [0, 1]
 
 
 def test_concurrent_calls_have_a_connection_each_and_later_ones_none_of_their_own(
-    server: Misbehaving, upstream: OpenAIUpstream, at_once: Callable[..., Any]
+    server: OpenAIServer, upstream: OpenAIUpstream, at_once: Callable[..., Any]
 ) -> None:
     together = threading.Barrier(10)
 
@@ -871,10 +877,10 @@ def test_concurrent_calls_have_a_connection_each_and_later_ones_none_of_their_ow
     server.follow(waits_for_all)
     replies = [at_once(asked, upstream) for _ in range(10)]
     assert [reply.result(PATIENCE_SECONDS) for reply in replies] == ["Hello"] * 10
-    assert {heard.connection for heard in server.heard} == set(range(10))
+    assert {heard.connection for heard in server.requests} == set(range(10))
     server.follow(good)
     assert [asked(upstream) for _ in range(5)] == ["Hello"] * 5
-    assert len({heard.connection for heard in server.heard[10:]}) == 1
+    assert len({heard.connection for heard in server.requests[10:]}) == 1
     assert server.connections == 10
 
 
@@ -882,38 +888,38 @@ def listing(*entries: Any) -> Script:
     return says(json.dumps({"object": "list", "data": list(entries)}).encode())
 
 
-def test_models_are_as_the_upstream_describes_them(server: Misbehaving, upstream: OpenAIUpstream) -> None:
+def test_models_are_as_the_upstream_describes_them(server: OpenAIServer, upstream: OpenAIUpstream) -> None:
     described = {"id": "a", "object": "model", "shutdown_date": "2027-01-14", "extra": [1]}
     server.follow(listing(described, {"id": 7}, {"name": "b"}, "c", None, {"id": None}, {"id": "d"}))
     assert upstream.list_models() == [described, {"id": "c"}, {"id": "d"}]
-    assert server.heard[0].path == "/v1/models"
+    assert server.requests[0].path == "/v1/models"
 
 
-def test_models_are_kept_for_their_time(server: Misbehaving, clock: Clock) -> None:
+def test_models_are_kept_for_their_time(server: OpenAIServer, clock: Clock) -> None:
     upstream = OpenAIUpstream(KEY, server.url, models_ttl_seconds=300, clock=clock)
     server.follow(listing({"id": "a"}), listing({"id": "b"}))
     assert upstream.list_models() == [{"id": "a"}]
     clock.now += 299
     assert upstream.list_models() == [{"id": "a"}]
-    assert len(server.heard) == 1
+    assert len(server.requests) == 1
     clock.now += 2
     assert upstream.list_models() == [{"id": "b"}]
 
 
-def test_models_are_served_stale_while_the_upstream_fails(server: Misbehaving, clock: Clock) -> None:
+def test_models_are_served_stale_while_the_upstream_fails(server: OpenAIServer, clock: Clock) -> None:
     upstream = OpenAIUpstream(KEY, server.url, models_ttl_seconds=300, clock=clock)
     server.follow(listing({"id": "a"}), refuses(500))
     upstream.list_models()
     clock.now += 301
     assert upstream.list_models() == [{"id": "a"}]
-    assert len(server.heard) == 2
+    assert len(server.requests) == 2
     server.follow(listing({"id": "b"}))
     clock.now += 301
     assert upstream.list_models() == [{"id": "b"}]
 
 
 def test_models_that_are_known_are_served_while_another_caller_asks_anew(
-    server: Misbehaving, clock: Clock, at_once: Callable[..., Any]
+    server: OpenAIServer, clock: Clock, at_once: Callable[..., Any]
 ) -> None:
     may_answer = threading.Event()
 
@@ -926,7 +932,7 @@ def test_models_that_are_known_are_served_while_another_caller_asks_anew(
     upstream.list_models()
     clock.now += 301
     asking = at_once(upstream.list_models)
-    server.await_heard(2)
+    server.await_requests(2)
     assert upstream.list_models() == [{"id": "a"}]
     may_answer.set()
     assert asking.result(PATIENCE_SECONDS) == [{"id": "b"}]
@@ -944,7 +950,7 @@ def test_models_that_are_known_are_served_while_another_caller_asks_anew(
     ids=["401", "500", "reset", "HTML", "number"],
 )
 def test_models_that_were_never_had_fail_as_the_upstream_does_and_are_asked_for_again(
-    server: Misbehaving, upstream: OpenAIUpstream, script: Script, expected: type[errors.AppError]
+    server: OpenAIServer, upstream: OpenAIUpstream, script: Script, expected: type[errors.AppError]
 ) -> None:
     server.follow(script, listing({"id": "a"}))
     with pytest.raises(errors.UpstreamFailed) as caught:
@@ -955,7 +961,7 @@ def test_models_that_were_never_had_fail_as_the_upstream_does_and_are_asked_for_
 
 
 def test_who_waits_for_models_that_another_asks_for_shares_the_failure(
-    server: Misbehaving, upstream: OpenAIUpstream, at_once: Callable[..., Any]
+    server: OpenAIServer, upstream: OpenAIUpstream, at_once: Callable[..., Any]
 ) -> None:
     may_answer = threading.Event()
 
@@ -965,7 +971,7 @@ def test_who_waits_for_models_that_another_asks_for_shares_the_failure(
 
     server.follow(fails_late)
     first = at_once(upstream.list_models)
-    server.await_heard(1)
+    server.await_requests(1)
     waiting = [at_once(upstream.list_models) for _ in range(5)]
     while sum(frame.f_code is ModelList.get.__code__ for frame in sys._current_frames().values()) < 5:
         time.sleep(0.001)  # Who waits for a lock gives no other sign of it.
@@ -973,10 +979,10 @@ def test_who_waits_for_models_that_another_asks_for_shares_the_failure(
     for each in (first, *waiting):
         with pytest.raises(errors.UpstreamRefusedKey):
             each.result(PATIENCE_SECONDS)
-    assert len(server.heard) == 1
+    assert len(server.requests) == 1
 
 
-def test_the_default_model_is_the_operators_choice(server: Misbehaving) -> None:
+def test_the_default_model_is_the_operators_choice(server: OpenAIServer) -> None:
     assert OpenAIUpstream(KEY, server.url, default_model="chosen").default_model() == "chosen"
     assert OpenAIUpstream(KEY, "", default_model="chosen").default_model() == "chosen"
     assert server.connections == 0
@@ -987,7 +993,7 @@ def test_openai_has_a_default_model_of_its_own(base_url: str) -> None:
     assert OpenAIUpstream(KEY, base_url).default_model() == "gpt-6-luna"
 
 
-def test_another_server_has_its_first_model_by_default(server: Misbehaving, upstream: OpenAIUpstream) -> None:
+def test_another_server_has_its_first_model_by_default(server: OpenAIServer, upstream: OpenAIUpstream) -> None:
     server.follow(listing(), listing({"id": 1}, {"id": "local"}, {"id": "other"}))
     with pytest.raises(errors.UpstreamRefused) as caught:
         OpenAIUpstream(KEY, server.url).default_model()
@@ -995,21 +1001,21 @@ def test_another_server_has_its_first_model_by_default(server: Misbehaving, upst
     assert upstream.default_model() == "local"
 
 
-def test_health_is_looked_up_without_a_completion_and_kept_for_a_while(server: Misbehaving, clock: Clock) -> None:
+def test_health_is_looked_up_without_a_completion_and_kept_for_a_while(server: OpenAIServer, clock: Clock) -> None:
     upstream = OpenAIUpstream(KEY, server.url, clock=clock)
     server.follow(listing(), refuses(500), listing())
     assert [upstream.check_health() for _ in range(3)] == ["connected"] * 3
-    assert len(server.heard) == 1
+    assert len(server.requests) == 1
     clock.now += 60
     assert [upstream.check_health() for _ in range(3)] == ["unreachable"] * 3
     clock.now += 60
     assert upstream.check_health() == "connected"
-    assert {heard.path for heard in server.heard} == {"/v1/models"}
+    assert {heard.path for heard in server.requests} == {"/v1/models"}
 
 
 @pytest.mark.parametrize("drips", [False, True], ids=["silent", "dripping"])
 def test_health_is_told_within_two_seconds_even_of_a_server_that_never_answers(
-    server: Misbehaving, upstream: OpenAIUpstream, at_once: Callable[..., Any], drips: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, at_once: Callable[..., Any], drips: bool
 ) -> None:
     was_told = threading.Event()
 
@@ -1029,15 +1035,15 @@ def test_health_is_told_within_two_seconds_even_of_a_server_that_never_answers(
     was_told.set()
     assert [health for health, _ in told] == ["unreachable"] * 3
     assert max(seconds for _, seconds in told) < 2
-    assert len(server.heard) == 1
+    assert len(server.requests) == 1
 
 
-def test_health_of_a_server_that_is_not_there_is_unreachable(server: Misbehaving, upstream: OpenAIUpstream) -> None:
+def test_health_of_a_server_that_is_not_there_is_unreachable(server: OpenAIServer, upstream: OpenAIUpstream) -> None:
     server.close()
     assert upstream.check_health() == "unreachable"
 
 
-def test_without_key_and_base_url_nothing_is_sent(server: Misbehaving) -> None:
+def test_without_key_and_base_url_nothing_is_sent(server: OpenAIServer) -> None:
     server.follow(good)
     upstream = OpenAIUpstream("", "")
     writing = upstream.open_stream(call())
@@ -1049,37 +1055,37 @@ def test_without_key_and_base_url_nothing_is_sent(server: Misbehaving) -> None:
     assert server.connections == 0
 
 
-def test_nothing_is_connected_before_the_iteration(server: Misbehaving, upstream: OpenAIUpstream) -> None:
+def test_nothing_is_connected_before_the_iteration(server: OpenAIServer, upstream: OpenAIUpstream) -> None:
     upstream.open_stream(call())
     assert server.connections == 0
 
 
 @either
 @pytest.mark.usefixtures("trusting")
-def test_replies_come_over_tls(tls_server: Misbehaving, streamed: bool) -> None:
+def test_replies_come_over_tls(tls_server: OpenAIServer, streamed: bool) -> None:
     tls_server.follow(answers)
     upstream = OpenAIUpstream(KEY, tls_server.url)
     assert [asked(upstream, streamed=streamed) for _ in range(2)] == ["Hello", "Hello"]
     assert tls_server.connections == 1
 
 
-def test_a_certificate_that_nobody_trusts_gets_no_key(tls_server: Misbehaving) -> None:
+def test_a_certificate_that_nobody_trusts_gets_no_key(tls_server: OpenAIServer) -> None:
     assert type(failure(OpenAIUpstream(KEY, tls_server.url, retry_seconds=0.0))) is errors.UpstreamUnreachable
-    assert tls_server.heard == []
+    assert tls_server.requests == []
 
 
 @pytest.mark.usefixtures("trusting")
-def test_a_cut_ends_a_stream_over_tls(tls_server: Misbehaving, at_once: Callable[..., Any]) -> None:
+def test_a_cut_ends_a_stream_over_tls(tls_server: OpenAIServer, at_once: Callable[..., Any]) -> None:
     tls_server.follow(streams_and_waits(piece("Hel")))
     writing = OpenAIUpstream(KEY, tls_server.url).open_stream(call(streamed=True))
     pieces = iter(writing)
     assert next(pieces) == "Hel"
     ends_cut(writing.abort, at_once(list, pieces))
-    tls_server.await_left(0)
+    tls_server.await_disconnect(0)
 
 
 @pytest.mark.usefixtures("trusting")
-def test_a_cut_during_the_tls_handshake_sends_nothing(tls_server: Misbehaving, at_once: Callable[..., Any]) -> None:
+def test_a_cut_during_the_tls_handshake_sends_nothing(tls_server: OpenAIServer, at_once: Callable[..., Any]) -> None:
     tls_server.may_shake_hands.clear()
     tls_server.follow(silent)
     writing = OpenAIUpstream(KEY, tls_server.url).open_stream(call())
@@ -1091,4 +1097,4 @@ def test_a_cut_during_the_tls_handshake_sends_nothing(tls_server: Misbehaving, a
         tls_server.may_shake_hands.set()
 
     ends_cut(cut_and_go_on, reading)
-    assert tls_server.heard == []
+    assert tls_server.requests == []

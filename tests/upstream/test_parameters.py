@@ -10,7 +10,7 @@ import pytest
 from server import errors
 from server.upstream.openai import OpenAIUpstream
 from server.upstream.protocol import CompletionRequest
-from tests.support.openai_server import PATIENCE_SECONDS, THEIRS, Exchange, Misbehaving, Script, answers, refuses, says
+from tests.support.openai_server import PATIENCE_SECONDS, THEIRS, Exchange, OpenAIServer, Script, answers, refuses, says
 from tests.upstream.test_openai import KEY, asked, call, either, failure
 
 OWN = ["stream_options", "prompt_cache_key", "safety_identifier"]
@@ -26,14 +26,14 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def server() -> Iterator[Misbehaving]:
-    server = Misbehaving()
+def server() -> Iterator[OpenAIServer]:
+    server = OpenAIServer()
     yield server
     server.close()
 
 
 @pytest.fixture
-def upstream(server: Misbehaving, monkeypatch: pytest.MonkeyPatch) -> OpenAIUpstream:  # type: ignore[override]
+def upstream(server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> OpenAIUpstream:  # type: ignore[override]
     """It takes the server for OpenAI's own, so that it sends all that it has of its own."""
     monkeypatch.setattr("server.upstream.openai.is_openai", lambda _: True)
     return OpenAIUpstream(KEY, server.url, retry_seconds=0.0)
@@ -152,26 +152,26 @@ def cases(*names: str) -> Any:
     return pytest.mark.parametrize(("name", "refusal"), params)
 
 
-def sent(server: Misbehaving, name: str) -> list[bool]:
+def sent(server: OpenAIServer, name: str) -> list[bool]:
     """Whether each request had it."""
-    return [name in heard.body for heard in server.heard]
+    return [name in heard.body for heard in server.requests]
 
 
 @cases(*OWN)
 def test_what_is_ours_and_a_model_does_not_know_is_left_out_and_remembered_for_that_model(
-    server: Misbehaving, upstream: OpenAIUpstream, name: str, refusal: Script
+    server: OpenAIServer, upstream: OpenAIUpstream, name: str, refusal: Script
 ) -> None:
     server.follow(refusal, answers)
     for model in ("old", "old", "new"):
         assert asked(upstream, model, streamed=True, temperature=0.5, top_p=0.9, max_completion_tokens=50) == "Hello"
     assert sent(server, name) == [True, False, False, True]
     others = {"temperature", "top_p", LIMIT, *OWN} - {name}
-    assert all(others <= heard.body.keys() for heard in server.heard)
+    assert all(others <= heard.body.keys() for heard in server.requests)
 
 
 @cases("stream_options")
 def test_nothing_is_remembered_of_a_call_that_fails_all_the_same(
-    server: Misbehaving, upstream: OpenAIUpstream, name: str, refusal: Script
+    server: OpenAIServer, upstream: OpenAIUpstream, name: str, refusal: Script
 ) -> None:
     server.follow(refusal, refuses(500), answers)
     failure(upstream, streamed=True)
@@ -191,7 +191,7 @@ BROKEN: dict[str, Script] = {
 @either
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
 def test_only_a_whole_reply_proves_that_a_parameter_was_at_fault(
-    server: Misbehaving, upstream: OpenAIUpstream, broken: Script, streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, broken: Script, streamed: bool
 ) -> None:
     server.follow(openai("prompt_cache_key"), broken, answers)
     failure(upstream, streamed=streamed)
@@ -199,29 +199,31 @@ def test_only_a_whole_reply_proves_that_a_parameter_was_at_fault(
     assert sent(server, "prompt_cache_key") == [True, False, True]
 
 
-def test_of_several_of_ours_all_are_left_out_and_soon_remembered(server: Misbehaving, upstream: OpenAIUpstream) -> None:
+def test_of_several_of_ours_all_are_left_out_and_soon_remembered(
+    server: OpenAIServer, upstream: OpenAIUpstream
+) -> None:
     def script(exchange: Exchange) -> None:
-        names = [name for name in OWN if name in exchange.heard.body]
+        names = [name for name in OWN if name in exchange.request.body]
         (openai(names[0]) if names else answers)(exchange)
 
     server.follow(script)
     for _ in range(len(OWN)):
         assert asked(upstream, streamed=True) == "Hello"
-    count = len(server.heard)
+    count = len(server.requests)
     assert asked(upstream, streamed=True) == "Hello"
-    assert len(server.heard) == count + 1
-    assert not {*OWN} & server.heard[-1].body.keys()
+    assert len(server.requests) == count + 1
+    assert not {*OWN} & server.requests[-1].body.keys()
 
 
-def test_several_of_ours_may_be_refused_at_once(server: Misbehaving, upstream: OpenAIUpstream) -> None:
+def test_several_of_ours_may_be_refused_at_once(server: OpenAIServer, upstream: OpenAIUpstream) -> None:
     def script(exchange: Exchange) -> None:
-        names = [name for name in OWN[1:] if name in exchange.heard.body]
+        names = [name for name in OWN[1:] if name in exchange.request.body]
         refusal = told(error(f"Unrecognized request arguments supplied: {', '.join(names)}"))
         (refusal if names else answers)(exchange)
 
     server.follow(script)
     assert asked(upstream, streamed=True) == "Hello"
-    assert [len({*OWN} & heard.body.keys()) for heard in server.heard] == [3, 2, 1]
+    assert [len({*OWN} & heard.body.keys()) for heard in server.requests] == [3, 2, 1]
 
 
 CALLERS = ["temperature", "reasoning_effort"]
@@ -229,7 +231,7 @@ CALLERS = ["temperature", "reasoning_effort"]
 
 @cases(*CALLERS)
 def test_what_a_caller_sent_is_left_out_for_that_call_alone(
-    server: Misbehaving, upstream: OpenAIUpstream, name: str, refusal: Script
+    server: OpenAIServer, upstream: OpenAIUpstream, name: str, refusal: Script
 ) -> None:
     server.follow(refusal, answers)
     for _ in range(2):
@@ -256,7 +258,7 @@ VALUES: dict[str, Script] = {
 @either
 @pytest.mark.parametrize("refusal", VALUES.values(), ids=VALUES)
 def test_a_value_that_a_model_does_not_take_is_left_out_for_that_call_alone(
-    server: Misbehaving, upstream: OpenAIUpstream, refusal: Script, streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, refusal: Script, streamed: bool
 ) -> None:
     server.follow(refusal, answers)
     for _ in range(2):
@@ -278,14 +280,14 @@ ASKED_FOR = {
 
 @pytest.mark.parametrize("kind", unknown(""))
 def test_what_makes_the_reply_what_was_asked_for_is_sent_always(
-    server: Misbehaving, upstream: OpenAIUpstream, kind: str
+    server: OpenAIServer, upstream: OpenAIUpstream, kind: str
 ) -> None:
     wanted = {name: value for name, value in ASKED_FOR.items() if value is not None}
     server.follow(*(unknown(name)[kind] for name in ASKED_FOR))
     for _ in ASKED_FOR:
         failure(upstream, streamed=True, temperature=0.5, **wanted)
-    assert len(server.heard) == len(ASKED_FOR)
-    assert all({*ASKED_FOR, "temperature"} <= heard.body.keys() for heard in server.heard)
+    assert len(server.requests) == len(ASKED_FOR)
+    assert all({*ASKED_FOR, "temperature"} <= heard.body.keys() for heard in server.requests)
 
 
 # The limit
@@ -294,12 +296,12 @@ def test_what_makes_the_reply_what_was_asked_for_is_sent_always(
 @cases(LIMIT)
 @either
 def test_a_limit_that_a_model_does_not_know_is_sent_by_its_older_name_and_that_is_remembered(
-    server: Misbehaving, upstream: OpenAIUpstream, name: str, refusal: Script, streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, name: str, refusal: Script, streamed: bool
 ) -> None:
     server.follow(refusal, answers)
     for model in ("old", "old", "new"):
         assert asked(upstream, model, streamed=streamed, max_completion_tokens=50) == "Hello"
-    assert [(heard.body.get(LIMIT), heard.body.get(OLD_LIMIT)) for heard in server.heard] == [
+    assert [(heard.body.get(LIMIT), heard.body.get(OLD_LIMIT)) for heard in server.requests] == [
         (50, None),
         (None, 50),
         (None, 50),
@@ -309,7 +311,7 @@ def test_a_limit_that_a_model_does_not_know_is_sent_by_its_older_name_and_that_i
 
 @cases(LIMIT)
 def test_a_limit_is_not_renamed_for_others_by_a_call_that_fails_all_the_same(
-    server: Misbehaving, upstream: OpenAIUpstream, name: str, refusal: Script
+    server: OpenAIServer, upstream: OpenAIUpstream, name: str, refusal: Script
 ) -> None:
     server.follow(refusal, refuses(500), answers)
     failure(upstream, max_completion_tokens=50)
@@ -321,24 +323,24 @@ def test_a_limit_is_not_renamed_for_others_by_a_call_that_fails_all_the_same(
 @pytest.mark.parametrize("kind", unknown(LIMIT))
 @either
 def test_a_limit_that_is_refused_by_both_names_is_never_left_out(
-    server: Misbehaving, upstream: OpenAIUpstream, kind: str, streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, kind: str, streamed: bool
 ) -> None:
     server.follow(*[unknown(LIMIT)[kind], unknown(OLD_LIMIT)[kind]] * 2, answers)
     for count in (2, 4):
         assert type(failure(upstream, streamed=streamed, max_completion_tokens=50)) is errors.UpstreamRefused
-        assert len(server.heard) == count
-    assert all((LIMIT in heard.body) != (OLD_LIMIT in heard.body) for heard in server.heard)
+        assert len(server.requests) == count
+    assert all((LIMIT in heard.body) != (OLD_LIMIT in heard.body) for heard in server.requests)
 
 
 @pytest.mark.parametrize("kind", [name for name in unknown(LIMIT) if name != "serde"])
 def test_a_limit_gets_its_newer_name_back_where_the_model_wants_it(
-    server: Misbehaving, upstream: OpenAIUpstream, kind: str
+    server: OpenAIServer, upstream: OpenAIUpstream, kind: str
 ) -> None:
     server.follow(unknown(LIMIT)[kind], answers, unknown(OLD_LIMIT)[kind], answers)
     for _ in range(3):
         assert asked(upstream, max_completion_tokens=50) == "Hello"
     assert asked(upstream) == "Hello"
-    assert [(heard.body.get(LIMIT), heard.body.get(OLD_LIMIT)) for heard in server.heard] == [
+    assert [(heard.body.get(LIMIT), heard.body.get(OLD_LIMIT)) for heard in server.requests] == [
         (50, None),
         (None, 50),
         (None, 50),
@@ -348,7 +350,7 @@ def test_a_limit_gets_its_newer_name_back_where_the_model_wants_it(
     ]
 
 
-def test_a_limit_gets_its_newer_name_back_in_openais_words(server: Misbehaving, upstream: OpenAIUpstream) -> None:
+def test_a_limit_gets_its_newer_name_back_in_openais_words(server: OpenAIServer, upstream: OpenAIUpstream) -> None:
     wants_newer = told(
         error(
             "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens'.",
@@ -382,7 +384,7 @@ WRONG_LIMITS: dict[str, Script] = {
 
 @pytest.mark.parametrize("refusal", WRONG_LIMITS.values(), ids=WRONG_LIMITS)
 def test_a_limit_with_a_wrong_value_is_neither_renamed_nor_left_out(
-    server: Misbehaving, upstream: OpenAIUpstream, refusal: Script
+    server: OpenAIServer, upstream: OpenAIUpstream, refusal: Script
 ) -> None:
     server.follow(refusal, answers)
     assert type(failure(upstream, max_completion_tokens=50)) is errors.UpstreamRefused
@@ -390,17 +392,17 @@ def test_a_limit_with_a_wrong_value_is_neither_renamed_nor_left_out(
     assert sent(server, LIMIT) == [True, True]
 
 
-def test_a_limit_and_a_parameter_of_ours_may_both_be_unknown(server: Misbehaving, upstream: OpenAIUpstream) -> None:
+def test_a_limit_and_a_parameter_of_ours_may_both_be_unknown(server: OpenAIServer, upstream: OpenAIUpstream) -> None:
     def script(exchange: Exchange) -> None:
-        name = next((name for name in (*OWN, LIMIT) if name in exchange.heard.body), None)
+        name = next((name for name in (*OWN, LIMIT) if name in exchange.request.body), None)
         (unknown(name)["Azure"] if name else answers)(exchange)
 
     server.follow(script)
     for _ in range(5):
         assert asked(upstream, streamed=True, max_completion_tokens=50) == "Hello"
-    assert {*OWN, LIMIT, OLD_LIMIT} & server.heard[-1].body.keys() == {OLD_LIMIT}
-    assert {*OWN, LIMIT, OLD_LIMIT} & server.heard[-2].body.keys() == {OLD_LIMIT}
-    assert all((LIMIT in heard.body) != (OLD_LIMIT in heard.body) for heard in server.heard)
+    assert {*OWN, LIMIT, OLD_LIMIT} & server.requests[-1].body.keys() == {OLD_LIMIT}
+    assert {*OWN, LIMIT, OLD_LIMIT} & server.requests[-2].body.keys() == {OLD_LIMIT}
+    assert all((LIMIT in heard.body) != (OLD_LIMIT in heard.body) for heard in server.requests)
 
 
 # Callers who speak as servers do
@@ -428,12 +430,12 @@ ECHOES: dict[str, Any] = {
 @pytest.mark.parametrize("text", EVIL)
 @pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES)
 def test_nothing_that_a_caller_writes_changes_what_others_get(
-    server: Misbehaving, upstream: OpenAIUpstream, text: str, echo: Any
+    server: OpenAIServer, upstream: OpenAIUpstream, text: str, echo: Any
 ) -> None:
     statuses = [400, 422] * 10
 
     def script(exchange: Exchange) -> None:
-        said = exchange.heard.body["messages"][-1]["content"]
+        said = exchange.request.body["messages"][-1]["content"]
         (told(echo(said), statuses.pop()) if said == text else answers)(exchange)
 
     server.follow(script)
@@ -447,35 +449,35 @@ def test_nothing_that_a_caller_writes_changes_what_others_get(
                 )
             )
     assert asked(upstream, streamed=True, **parameters) == "Hello"
-    assert {*OWN, LIMIT, "temperature"} <= server.heard[-1].body.keys()
-    assert OLD_LIMIT not in server.heard[-1].body
-    assert all((LIMIT in heard.body) != (OLD_LIMIT in heard.body) for heard in server.heard)
+    assert {*OWN, LIMIT, "temperature"} <= server.requests[-1].body.keys()
+    assert OLD_LIMIT not in server.requests[-1].body
+    assert all((LIMIT in heard.body) != (OLD_LIMIT in heard.body) for heard in server.requests)
 
 
 @pytest.mark.parametrize("text", EVIL)
 def test_a_caller_whose_own_parameter_is_refused_teaches_nothing_of_ours(
-    server: Misbehaving, upstream: OpenAIUpstream, text: str
+    server: OpenAIServer, upstream: OpenAIUpstream, text: str
 ) -> None:
     """The call works without what the caller sent, while the refusal also has what the caller wrote."""
 
     def script(exchange: Exchange) -> None:
-        is_evil = "temperature" in exchange.heard.body
+        is_evil = "temperature" in exchange.request.body
         (told(error(f"property 'temperature' is unsupported. {text}")) if is_evil else answers)(exchange)
 
     server.follow(script)
     assert asked(upstream, streamed=True, temperature=0.5, max_completion_tokens=50) == "Hello"
     assert asked(upstream, streamed=True, max_completion_tokens=50) == "Hello"
-    assert {*OWN, LIMIT} <= server.heard[-1].body.keys()
+    assert {*OWN, LIMIT} <= server.requests[-1].body.keys()
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 409, 429, 500])
 def test_only_a_refusal_of_the_request_itself_leaves_anything_out(
-    server: Misbehaving, upstream: OpenAIUpstream, status: int
+    server: OpenAIServer, upstream: OpenAIUpstream, status: int
 ) -> None:
     said = error("Unknown parameter: 'stream_options'.", param="stream_options", code="unknown_parameter")
     server.follow(says(json.dumps(said).encode(), status, X_Should_Retry="false"))
     failure(upstream, streamed=True)
-    assert len(server.heard) == 1
+    assert len(server.requests) == 1
 
 
 # Whose server it is

@@ -26,7 +26,7 @@ from tests.support.openai_server import (
     PATIENCE_SECONDS,
     THEIRS,
     Exchange,
-    Misbehaving,
+    OpenAIServer,
     Script,
     completion,
     event,
@@ -49,14 +49,14 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def server() -> Iterator[Misbehaving]:
-    server = Misbehaving()
+def server() -> Iterator[OpenAIServer]:
+    server = OpenAIServer()
     yield server
     server.close()
 
 
 @pytest.fixture
-def upstream(server: Misbehaving) -> OpenAIUpstream:  # type: ignore[override]
+def upstream(server: OpenAIServer) -> OpenAIUpstream:  # type: ignore[override]
     return OpenAIUpstream(KEY, server.url, retry_seconds=0.0)
 
 
@@ -115,7 +115,7 @@ CONTENTS: dict[str, Any] = {
 @either
 @table(CONTENTS)
 def test_the_text_of_a_content_of_any_shape_is_the_reply(
-    server: Misbehaving, upstream: OpenAIUpstream, kind: Any, streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, kind: Any, streamed: bool
 ) -> None:
     server.follow(streams(chunk({"content": kind}), END) if streamed else says(whole({"content": kind})))
     assert heard(upstream, streamed=streamed) == ("Hello", Completion(MODEL, Usage(7, 5, 12), "stop"))
@@ -134,7 +134,7 @@ CHOICES: dict[str, Any] = {
 @either
 @table(CHOICES)
 def test_a_choice_may_say_its_text_under_another_name(
-    server: Misbehaving, upstream: OpenAIUpstream, kind: dict[str, Any], streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, kind: dict[str, Any], streamed: bool
 ) -> None:
     choice = {"index": 0, "finish_reason": "stop"} | kind
     body = completion(choices=[choice])
@@ -145,7 +145,7 @@ def test_a_choice_may_say_its_text_under_another_name(
 @pytest.mark.parametrize("reason", ["stop", "length", "content_filter", "eos", "STOP", None])
 @either
 def test_a_reply_with_any_ordinary_reason_to_finish_is_kept(
-    server: Misbehaving, upstream: OpenAIUpstream, reason: str | None, streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, reason: str | None, streamed: bool
 ) -> None:
     server.follow(streams(piece("Hello", reason), DONE) if streamed else says(whole({"content": "Hello"}, reason)))
     text, reply = heard(upstream, streamed=streamed)
@@ -155,14 +155,14 @@ def test_a_reply_with_any_ordinary_reason_to_finish_is_kept(
 @either
 @table({"null": {"error": None}, "empty": {"error": ""}})
 def test_an_error_that_is_null_beside_a_reply_is_none(
-    server: Misbehaving, upstream: OpenAIUpstream, kind: dict[str, Any], streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, kind: dict[str, Any], streamed: bool
 ) -> None:
     first = event({"choices": [{"delta": {"content": "Hello"}, "error": None}]} | kind)
     server.follow(streams(first, FINISH, DONE) if streamed else says(completion(**kind)))
     assert heard(upstream, streamed=streamed)[0] == "Hello"
 
 
-def test_an_error_that_is_null_beside_the_counts_is_none(server: Misbehaving, upstream: OpenAIUpstream) -> None:
+def test_an_error_that_is_null_beside_the_counts_is_none(server: OpenAIServer, upstream: OpenAIUpstream) -> None:
     counts = {"model": MODEL, "choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 5}, "error": None}
     server.follow(streams(piece("Hello"), FINISH, event(counts), DONE))
     assert heard(upstream, streamed=True) == ("Hello", Completion(MODEL, Usage(7, 5, 12), "stop"))
@@ -212,7 +212,7 @@ STREAMS: dict[str, bytes] = {
 @table(STREAMS)
 @pytest.mark.parametrize("send", [streams, bytewise], ids=["at once", "byte by byte"])
 def test_a_stream_may_be_written_in_many_ways(
-    server: Misbehaving, upstream: OpenAIUpstream, kind: bytes, send: Any
+    server: OpenAIServer, upstream: OpenAIUpstream, kind: bytes, send: Any
 ) -> None:
     server.follow(send(kind))
     assert heard(upstream, streamed=True) == ("Hello", Completion(MODEL, Usage(7, 5, 12), "stop"))
@@ -220,7 +220,7 @@ def test_a_stream_may_be_written_in_many_ways(
 
 @table(STREAMS)
 def test_a_stream_is_read_where_a_whole_answer_was_asked_for(
-    server: Misbehaving, upstream: OpenAIUpstream, kind: bytes
+    server: OpenAIServer, upstream: OpenAIUpstream, kind: bytes
 ) -> None:
     server.follow(says(kind, Content_Type="text/event-stream"))
     assert heard(upstream, streamed=False) == ("Hello", Completion(MODEL, Usage(7, 5, 12), "stop"))
@@ -239,7 +239,7 @@ WHOLES: dict[str, bytes] = {
 @pytest.mark.parametrize("send", [says, streams, bytewise], ids=["with a length", "in a chunk", "byte by byte"])
 @either
 def test_a_whole_answer_is_read_whatever_was_asked_for(
-    server: Misbehaving, upstream: OpenAIUpstream, kind: bytes, send: Any, streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, kind: bytes, send: Any, streamed: bool
 ) -> None:
     server.follow(send(kind))
     assert heard(upstream, streamed=streamed) == ("Hello", Completion(MODEL, Usage(7, 5, 12), "stop"))
@@ -247,16 +247,16 @@ def test_a_whole_answer_is_read_whatever_was_asked_for(
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
 def test_each_request_says_whether_it_wants_a_stream(
-    server: Misbehaving, upstream: OpenAIUpstream, streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, streamed: bool
 ) -> None:
     server.follow(says(completion()))
     heard(upstream, streamed=streamed)
-    assert server.heard[0].body["stream"] is streamed
+    assert server.requests[0].body["stream"] is streamed
 
 
 @table({"at once": b"", "in the counts": COUNTS[:20], "after the counts": COUNTS})
 def test_a_stream_that_breaks_after_its_reason_to_finish_is_whole(
-    server: Misbehaving, upstream: OpenAIUpstream, kind: bytes
+    server: OpenAIServer, upstream: OpenAIUpstream, kind: bytes
 ) -> None:
     server.follow(streams_and_breaks(piece("Hello"), FINISH, kind or b"\n"))
     text, reply = heard(upstream, streamed=True)
@@ -264,7 +264,7 @@ def test_a_stream_that_breaks_after_its_reason_to_finish_is_whole(
 
 
 def test_a_stream_that_is_reset_after_its_reason_to_finish_is_whole(
-    server: Misbehaving, upstream: OpenAIUpstream
+    server: OpenAIServer, upstream: OpenAIUpstream
 ) -> None:
     was_read = threading.Event()
 
@@ -280,7 +280,7 @@ def test_a_stream_that_is_reset_after_its_reason_to_finish_is_whole(
     assert list(pieces) == [Completion(MODEL, None, "stop")]
 
 
-def test_the_last_word_is_enough_without_a_reason_to_finish(server: Misbehaving, upstream: OpenAIUpstream) -> None:
+def test_the_last_word_is_enough_without_a_reason_to_finish(server: OpenAIServer, upstream: OpenAIUpstream) -> None:
     server.follow(streams(piece("Hello"), DONE))
     assert heard(upstream, streamed=True) == ("Hello", Completion(MODEL, None, None))
 
@@ -309,7 +309,7 @@ BROKEN_TEXTS: dict[str, tuple[list[bytes], str]] = {
 @either
 @table(BROKEN_TEXTS)
 def test_broken_text_is_mended_and_loses_nothing_else(
-    server: Misbehaving, upstream: OpenAIUpstream, kind: tuple[list[bytes], str], streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, kind: tuple[list[bytes], str], streamed: bool
 ) -> None:
     said, expected = kind
     if streamed:
@@ -322,7 +322,7 @@ def test_broken_text_is_mended_and_loses_nothing_else(
 
 @either
 @pytest.mark.parametrize("value", [rb"m\ud83d", b"m\xff"], ids=["surrogate", "UTF-8"])
-def test_broken_names_are_mended(server: Misbehaving, upstream: OpenAIUpstream, value: bytes, streamed: bool) -> None:
+def test_broken_names_are_mended(server: OpenAIServer, upstream: OpenAIUpstream, value: bytes, streamed: bool) -> None:
     body = b'{"model":"%b","choices":[{"%b":{"content":"Hello"},"finish_reason":"%b","logprobs":{"content":["%b"]}}]}'
     body = body % (value, b"delta" if streamed else b"message", value, value)
     server.follow(streams(b"data: " + body + b"\n\n", DONE) if streamed else says(body))
@@ -349,7 +349,7 @@ NUMBERS = ["NaN", "nan", "Infinity", "-Infinity", "inf", "-inf", "1e999", "-1e99
     ids=["extra", "created", "counts", "cost", "logprobs", "usage"],
 )
 def test_numbers_that_json_does_not_know_lose_no_reply(
-    server: Misbehaving, upstream: OpenAIUpstream, place: str, streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, place: str, streamed: bool
 ) -> None:
     said = (
         '"delta": {"content": "Say NaN, \\"Infinity\\""}'
@@ -382,7 +382,7 @@ COUNTED: dict[str, dict[str, Any]] = {
 @either
 @table(COUNTED)
 def test_counts_are_found_wherever_they_stand(
-    server: Misbehaving, upstream: OpenAIUpstream, kind: dict[str, Any], streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, kind: dict[str, Any], streamed: bool
 ) -> None:
     choices = [{"message": {"content": "Hello"}, "finish_reason": "stop"}]
     counts = event({"choices": []} | kind)
@@ -393,7 +393,7 @@ def test_counts_are_found_wherever_they_stand(
 
 
 @either
-def test_counts_may_stand_in_the_choice(server: Misbehaving, upstream: OpenAIUpstream, streamed: bool) -> None:
+def test_counts_may_stand_in_the_choice(server: OpenAIServer, upstream: OpenAIUpstream, streamed: bool) -> None:
     usage = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
     plain = json.loads(whole({"content": "Hello"}, usage=usage)) | {"usage": None}
     server.follow(
@@ -402,7 +402,7 @@ def test_counts_may_stand_in_the_choice(server: Misbehaving, upstream: OpenAIUps
     assert heard(upstream, streamed=streamed)[1].usage == Usage(7, 5, 12)
 
 
-def test_the_counts_of_a_stream_are_those_that_came_last(server: Misbehaving, upstream: OpenAIUpstream) -> None:
+def test_the_counts_of_a_stream_are_those_that_came_last(server: OpenAIServer, upstream: OpenAIUpstream) -> None:
     early = event({"choices": [{"delta": {"content": "Hello"}}], "usage": {"prompt_tokens": 7, "completion_tokens": 1}})
     server.follow(streams(early, END))
     assert heard(upstream, streamed=True)[1].usage == Usage(7, 5, 12)
@@ -447,7 +447,7 @@ AFTERWARDS = {"ends": b"", "last word": DONE, "end": END}
 
 
 @table(ERRORS)
-def test_an_error_instead_of_a_whole_answer_fails(server: Misbehaving, upstream: OpenAIUpstream, kind: Any) -> None:
+def test_an_error_instead_of_a_whole_answer_fails(server: OpenAIServer, upstream: OpenAIUpstream, kind: Any) -> None:
     server.follow(says(orjson.dumps(kind)))
     assert isinstance(failure(upstream), errors.UpstreamFailed)
 
@@ -455,7 +455,7 @@ def test_an_error_instead_of_a_whole_answer_fails(server: Misbehaving, upstream:
 @table(ERRORS)
 @pytest.mark.parametrize("frame", [b"data: %b\n\n", b"%b\n"], ids=["event", "bare"])
 def test_an_error_instead_of_a_stream_fails(
-    server: Misbehaving, upstream: OpenAIUpstream, kind: Any, frame: bytes
+    server: OpenAIServer, upstream: OpenAIUpstream, kind: Any, frame: bytes
 ) -> None:
     server.follow(streams(frame % orjson.dumps(kind)), streams(frame % orjson.dumps(kind) + END))
     for _ in range(2):
@@ -467,7 +467,7 @@ def test_an_error_instead_of_a_stream_fails(
     "frame", [b"data: %b\n\n", b"%b\n\n", b"event: error\ndata: %b\n\n"], ids=["event", "bare", "event: error"]
 )
 def test_an_error_in_the_middle_of_a_stream_fails(
-    server: Misbehaving, upstream: OpenAIUpstream, kind: Any, frame: bytes
+    server: OpenAIServer, upstream: OpenAIUpstream, kind: Any, frame: bytes
 ) -> None:
     said = frame % orjson.dumps(kind)
     server.follow(*(streams(piece("Hel"), said + after) for after in AFTERWARDS.values()))
@@ -479,7 +479,7 @@ def test_an_error_in_the_middle_of_a_stream_fails(
 
 
 @table(ERRORS)
-def test_an_error_after_the_reason_to_finish_fails(server: Misbehaving, upstream: OpenAIUpstream, kind: Any) -> None:
+def test_an_error_after_the_reason_to_finish_fails(server: OpenAIServer, upstream: OpenAIUpstream, kind: Any) -> None:
     server.follow(streams(piece("Hello"), FINISH, event(kind), DONE))
     assert isinstance(failure(upstream, streamed=True), errors.UpstreamFailed)
 
@@ -511,7 +511,7 @@ NO_JSON: dict[str, bytes] = {
 @table(NO_JSON)
 @pytest.mark.parametrize("after", AFTERWARDS.values(), ids=AFTERWARDS)
 def test_what_is_no_json_in_the_middle_of_a_stream_fails(
-    server: Misbehaving, upstream: OpenAIUpstream, kind: bytes, after: bytes
+    server: OpenAIServer, upstream: OpenAIUpstream, kind: bytes, after: bytes
 ) -> None:
     server.follow(streams(piece("Hel"), kind + (b"\n\n" + after if after else b"")))
     assert isinstance(failure(upstream, streamed=True), errors.UpstreamFailed)
@@ -520,7 +520,7 @@ def test_what_is_no_json_in_the_middle_of_a_stream_fails(
 @either
 @table(NO_JSON)
 def test_what_is_no_json_instead_of_a_reply_fails(
-    server: Misbehaving, upstream: OpenAIUpstream, kind: bytes, streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, kind: bytes, streamed: bool
 ) -> None:
     server.follow(streams(kind) if streamed else says(kind))
     assert isinstance(failure(upstream, streamed=streamed), errors.UpstreamFailed)
@@ -540,7 +540,7 @@ UNENDED: dict[str, bytes] = {
 @table(UNENDED)
 @pytest.mark.parametrize("send", [streams, streams_and_breaks], ids=["ends", "breaks"])
 def test_a_stream_without_reason_and_last_word_fails(
-    server: Misbehaving, upstream: OpenAIUpstream, kind: bytes, send: Any
+    server: OpenAIServer, upstream: OpenAIUpstream, kind: bytes, send: Any
 ) -> None:
     server.follow(send(kind))
     assert isinstance(failure(upstream, streamed=True), errors.UpstreamFailed)
@@ -557,25 +557,25 @@ TOO_LONG: dict[str, Any] = {
 
 
 @table(TOO_LONG)
-def test_an_overflow_before_any_text_is_one(server: Misbehaving, upstream: OpenAIUpstream, kind: Any) -> None:
+def test_an_overflow_before_any_text_is_one(server: OpenAIServer, upstream: OpenAIUpstream, kind: Any) -> None:
     server.follow(streams(event(kind)))
     assert type(failure(upstream, streamed=True)) is errors.ContextTooLong
 
 
 @table(TOO_LONG)
-def test_an_overflow_after_an_empty_piece_is_one(server: Misbehaving, upstream: OpenAIUpstream, kind: Any) -> None:
+def test_an_overflow_after_an_empty_piece_is_one(server: OpenAIServer, upstream: OpenAIUpstream, kind: Any) -> None:
     server.follow(streams(piece(""), event(kind)))
     assert type(failure(upstream, streamed=True)) is errors.ContextTooLong
 
 
 @table(TOO_LONG)
-def test_an_overflow_with_status_200_is_one(server: Misbehaving, upstream: OpenAIUpstream, kind: Any) -> None:
+def test_an_overflow_with_status_200_is_one(server: OpenAIServer, upstream: OpenAIUpstream, kind: Any) -> None:
     server.follow(says(orjson.dumps(kind)))
     assert type(failure(upstream)) is errors.ContextTooLong
 
 
 @table(TOO_LONG)
-def test_an_overflow_after_text_is_a_cut(server: Misbehaving, upstream: OpenAIUpstream, kind: Any) -> None:
+def test_an_overflow_after_text_is_a_cut(server: OpenAIServer, upstream: OpenAIUpstream, kind: Any) -> None:
     server.follow(streams(piece("Hel"), event(kind), END))
     assert type(failure(upstream, streamed=True)) is errors.UpstreamCut
 
@@ -593,7 +593,7 @@ MIDWAY: dict[str, Script] = {
 
 
 @table(MIDWAY)
-def test_a_run_whose_stream_fails_midway_fails_and_leaves_no_history(server: Misbehaving, kind: Script) -> None:
+def test_a_run_whose_stream_fails_midway_fails_and_leaves_no_history(server: OpenAIServer, kind: Script) -> None:
     clock = Clock()
     store = MemoryStore(10, clock)
     runner = Runner(store, OpenAIUpstream(KEY, server.url, default_model="m"), RunConfig(), clock)
@@ -604,7 +604,7 @@ def test_a_run_whose_stream_fails_midway_fails_and_leaves_no_history(server: Mis
     assert list(store.list_messages("ada", 0, 10)) == []
     assert last.error is not None
     assert THEIRS not in last.error.sentence
-    assert len(server.heard) == 1
+    assert len(server.requests) == 1
     runner.shut_down(0)
 
 
@@ -690,7 +690,7 @@ LISTED = CALLS | {
 @either
 @table(LISTED)
 def test_calls_in_one_piece_are_each_handed_on(
-    server: Misbehaving, upstream: OpenAIUpstream, kind: tuple[list[Any], list[tuple[str, Any]]], streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, kind: tuple[list[Any], list[tuple[str, Any]]], streamed: bool
 ) -> None:
     calls, expected = kind
     said = {"content": None, "tool_calls": calls}
@@ -702,7 +702,7 @@ def test_calls_in_one_piece_are_each_handed_on(
 
 @table(CALLS)
 def test_calls_in_a_piece_each_are_each_handed_on(
-    server: Misbehaving, upstream: OpenAIUpstream, kind: tuple[list[Any], list[tuple[str, Any]]]
+    server: OpenAIServer, upstream: OpenAIUpstream, kind: tuple[list[Any], list[tuple[str, Any]]]
 ) -> None:
     calls, expected = kind
     server.follow(streams(*(chunk({"tool_calls": [each]}) for each in calls), chunk({}, "tool_calls"), DONE))
@@ -790,7 +790,7 @@ IN_PIECES: dict[str, list[Any]] = {
 
 
 @table(IN_PIECES)
-def test_calls_in_many_pieces_are_put_together(server: Misbehaving, upstream: OpenAIUpstream, kind: list[Any]) -> None:
+def test_calls_in_many_pieces_are_put_together(server: OpenAIServer, upstream: OpenAIUpstream, kind: list[Any]) -> None:
     server.follow(streams(*(chunk({"tool_calls": [each]}) for each in kind), chunk({}, "tool_calls"), DONE))
     assert_called(heard(upstream, streamed=True)[1], [("f", A), ("g", B)])
 
@@ -798,7 +798,7 @@ def test_calls_in_many_pieces_are_put_together(server: Misbehaving, upstream: Op
 @either
 @pytest.mark.parametrize("arguments", [json.dumps(A), A], ids=["text", "object"])
 def test_a_function_call_of_old_is_a_call(
-    server: Misbehaving, upstream: OpenAIUpstream, arguments: Any, streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, arguments: Any, streamed: bool
 ) -> None:
     said = {"content": None, "function_call": {"name": "f", "arguments": arguments}}
     server.follow(
@@ -807,14 +807,14 @@ def test_a_function_call_of_old_is_a_call(
     assert_called(heard(upstream, streamed=streamed)[1], [("f", A)])
 
 
-def test_a_function_call_of_old_may_come_in_pieces(server: Misbehaving, upstream: OpenAIUpstream) -> None:
+def test_a_function_call_of_old_may_come_in_pieces(server: OpenAIServer, upstream: OpenAIUpstream) -> None:
     said = [{"name": "f", "arguments": ""}, {"arguments": '{"a"'}, {"arguments": ": 1}"}]
     server.follow(streams(*(chunk({"function_call": each}) for each in said), chunk({}, "function_call"), DONE))
     assert_called(heard(upstream, streamed=True)[1], [("f", A)])
 
 
 @either
-def test_a_call_may_come_with_text(server: Misbehaving, upstream: OpenAIUpstream, streamed: bool) -> None:
+def test_a_call_may_come_with_text(server: OpenAIServer, upstream: OpenAIUpstream, streamed: bool) -> None:
     said = {"content": "Let me see.", "tool_calls": [{"index": 0, "id": "1", "function": FA}]}
     server.follow(streams(chunk(said, "tool_calls"), DONE) if streamed else says(whole(said, "tool_calls")))
     text, reply = heard(upstream, streamed=streamed)
@@ -824,7 +824,7 @@ def test_a_call_may_come_with_text(server: Misbehaving, upstream: OpenAIUpstream
 
 @either
 @pytest.mark.parametrize("calls", [None, [], {}], ids=str)
-def test_no_calls_are_none(server: Misbehaving, upstream: OpenAIUpstream, calls: Any, streamed: bool) -> None:
+def test_no_calls_are_none(server: OpenAIServer, upstream: OpenAIUpstream, calls: Any, streamed: bool) -> None:
     said = {"content": "Hello", "tool_calls": calls, "function_call": None}
     server.follow(streams(chunk(said, "stop"), DONE) if streamed else says(whole(said)))
     text, reply = heard(upstream, streamed=streamed)
@@ -832,14 +832,14 @@ def test_no_calls_are_none(server: Misbehaving, upstream: OpenAIUpstream, calls:
 
 
 @either
-def test_broken_text_in_a_call_is_mended(server: Misbehaving, upstream: OpenAIUpstream, streamed: bool) -> None:
+def test_broken_text_in_a_call_is_mended(server: OpenAIServer, upstream: OpenAIUpstream, streamed: bool) -> None:
     said = {"tool_calls": [{"index": 0, "id": "1\ud83d", "function": function("f", '{"a": "\ud83d"}')}]}
     body = json.dumps({"choices": [{"delta": said, "message": said, "finish_reason": "tool_calls"}]}).encode()
     server.follow(streams(b"data: " + body + b"\n\n", DONE) if streamed else says(body))
     assert_called(heard(upstream, streamed=streamed)[1], [("f", {"a": "\ufffd"})])
 
 
-def test_a_surrogate_pair_in_arguments_may_come_over_two_pieces(server: Misbehaving, upstream: OpenAIUpstream) -> None:
+def test_a_surrogate_pair_in_arguments_may_come_over_two_pieces(server: OpenAIServer, upstream: OpenAIUpstream) -> None:
     said = ['{"a": "\ud83d', '\ude00"}']
     events = [
         {"choices": [{"delta": {"tool_calls": [{"index": 0, "function": function("f", each)}]}}]} for each in said
@@ -855,7 +855,7 @@ SIGNED = {"google": {"thought_signature": "Zm9v=="}}
 
 @either
 def test_what_else_stands_in_a_call_is_kept_unchanged(
-    server: Misbehaving, upstream: OpenAIUpstream, streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, streamed: bool
 ) -> None:
     calls = [
         {"index": 0, "id": "1", "type": "function", "function": FA, "extra_content": SIGNED},
@@ -866,7 +866,7 @@ def test_what_else_stands_in_a_call_is_kept_unchanged(
     assert [each.extra for each in heard(upstream, streamed=streamed)[1].calls] == [{"extra_content": SIGNED}, {}]
 
 
-def test_what_else_stands_in_a_call_may_come_in_a_later_piece(server: Misbehaving, upstream: OpenAIUpstream) -> None:
+def test_what_else_stands_in_a_call_may_come_in_a_later_piece(server: OpenAIServer, upstream: OpenAIUpstream) -> None:
     first = {"index": 0, "id": "1", "function": {"name": "f", "arguments": '{"a"'}}
     later = {"index": 0, "function": {"arguments": ": 1}"}, "extra_content": SIGNED}
     server.follow(streams(chunk({"tool_calls": [first]}), chunk({"tool_calls": [later]}, "tool_calls"), DONE))
@@ -898,7 +898,7 @@ EXTRAS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
 
 @table(EXTRAS)
 def test_reasoning_before_a_call_is_put_together_and_kept(
-    server: Misbehaving, upstream: OpenAIUpstream, kind: tuple[list[dict[str, Any]], dict[str, Any]]
+    server: OpenAIServer, upstream: OpenAIUpstream, kind: tuple[list[dict[str, Any]], dict[str, Any]]
 ) -> None:
     pieces, expected = kind
     last = chunk({"tool_calls": [{"index": 0, "id": "1", "function": FA}]}, "tool_calls")
@@ -908,7 +908,7 @@ def test_reasoning_before_a_call_is_put_together_and_kept(
 
 @table(EXTRAS)
 def test_reasoning_beside_a_call_is_kept_unchanged(
-    server: Misbehaving, upstream: OpenAIUpstream, kind: tuple[list[dict[str, Any]], dict[str, Any]]
+    server: OpenAIServer, upstream: OpenAIUpstream, kind: tuple[list[dict[str, Any]], dict[str, Any]]
 ) -> None:
     said = {"content": None, "tool_calls": [{"id": "1", "function": FA}]} | kind[1]
     server.follow(says(whole(said, "tool_calls")))
@@ -917,7 +917,7 @@ def test_reasoning_beside_a_call_is_kept_unchanged(
 
 @either
 def test_reasoning_of_a_reply_without_calls_is_not_kept(
-    server: Misbehaving, upstream: OpenAIUpstream, streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, streamed: bool
 ) -> None:
     said = {"content": "Hello", "reasoning_content": "hm"}
     server.follow(streams(chunk(said, "stop"), DONE) if streamed else says(whole(said)))
@@ -929,7 +929,7 @@ def test_reasoning_of_a_reply_without_calls_is_not_kept(
 
 @either
 def test_numbers_that_json_does_not_know_do_no_harm_in_what_is_sent_back(
-    server: Misbehaving, upstream: OpenAIUpstream, streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, streamed: bool
 ) -> None:
     said = b'{"reasoning_details":[{"a":NaN}],"tool_calls":[{"id":"1","score":Infinity,"function":{"name":"f"}}]}'
     body = b'{"choices":[{"%b":%b,"finish_reason":"tool_calls"}]}' % (b"delta" if streamed else b"message", said)

@@ -27,7 +27,7 @@ from tests.support.openai_server import (
     PATIENCE_SECONDS,
     THEIRS,
     Exchange,
-    Misbehaving,
+    OpenAIServer,
     Script,
     answers,
     event,
@@ -52,14 +52,14 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def server() -> Iterator[Misbehaving]:
-    server = Misbehaving()
+def server() -> Iterator[OpenAIServer]:
+    server = OpenAIServer()
     yield server
     server.close()
 
 
 @pytest.fixture
-def upstream(server: Misbehaving) -> OpenAIUpstream:  # type: ignore[override]
+def upstream(server: OpenAIServer) -> OpenAIUpstream:  # type: ignore[override]
     return OpenAIUpstream(KEY, server.url, retry_seconds=0.0)
 
 
@@ -354,11 +354,11 @@ OVERFLOWS: dict[str, Answer] = {
 @either
 @table(OVERFLOWS)
 def test_messages_that_are_too_long_are_known_by_every_servers_words(
-    server: Misbehaving, upstream: OpenAIUpstream, kind: Answer, streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, kind: Answer, streamed: bool
 ) -> None:
     server.follow(told(kind))
     assert type(failure(upstream, streamed=streamed, max_completion_tokens=50)) is errors.ContextTooLong
-    assert len(server.heard) == 1
+    assert len(server.requests) == 1
 
 
 NO_OVERFLOWS: dict[str, tuple[Answer, type[errors.AppError]]] = {
@@ -440,21 +440,21 @@ NO_OVERFLOWS: dict[str, tuple[Answer, type[errors.AppError]]] = {
 @either
 @table(NO_OVERFLOWS)
 def test_what_only_mentions_tokens_or_lengths_is_no_overflow(
-    server: Misbehaving, upstream: OpenAIUpstream, kind: tuple[Answer, type[errors.AppError]], streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, kind: tuple[Answer, type[errors.AppError]], streamed: bool
 ) -> None:
     answer, expected = kind
     server.follow(told(answer))
     assert type(failure(upstream, streamed=streamed, max_completion_tokens=50)) is expected
 
 
-def test_a_rate_told_in_a_stream_is_no_overflow(server: Misbehaving, upstream: OpenAIUpstream) -> None:
+def test_a_rate_told_in_a_stream_is_no_overflow(server: OpenAIServer, upstream: OpenAIUpstream) -> None:
     said = error("Too many tokens, please wait before trying again.", type="rate_limit_error")
     server.follow(streams(event(said)))
     assert type(failure(upstream, streamed=True)) is not errors.ContextTooLong
 
 
 def messages_in(exchange: Exchange) -> int:
-    return len(exchange.heard.body["messages"])
+    return len(exchange.request.body["messages"])
 
 
 REFUSED_LONG: dict[str, Script] = {
@@ -467,7 +467,7 @@ REFUSED_LONG: dict[str, Script] = {
 @pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
 @table(REFUSED_LONG)
 def test_a_conversation_that_overflows_is_answered_without_its_older_half(
-    server: Misbehaving, kind: Script, streamed: bool
+    server: OpenAIServer, kind: Script, streamed: bool
 ) -> None:
     def script(exchange: Exchange) -> None:
         (kind if messages_in(exchange) > 5 else answers)(exchange)
@@ -480,15 +480,15 @@ def test_a_conversation_that_overflows_is_answered_without_its_older_half(
     asking = partial(runner.ask, seconds=PATIENCE_SECONDS, is_connected=lambda: True, streamed=streamed)
     last = asking(Run("why?", conversation="ada"), options=CreateOptions(said))
     assert (last.status, last.text, last.replayed, last.omitted) == ("completed", "Hello", 4, 4)
-    sent = [[each["content"] for each in heard.body["messages"]] for heard in server.heard]
+    sent = [[each["content"] for each in heard.body["messages"]] for heard in server.requests]
     assert sent == [[*(f"m{n}" for n in range(8)), "why?"], ["m4", "m5", "m6", "m7", "why?"]]
     asking(Run("and?", conversation="ada"))
     assert [each.content for each in store.list_messages("ada", 8, 10)] == ["why?", "Hello"]
-    assert server.heard[2].body["messages"][0]["content"] == "m4"
+    assert server.requests[2].body["messages"][0]["content"] == "m4"
     runner.shut_down(0)
 
 
-def test_a_question_that_is_too_long_alone_is_the_callers_fault(server: Misbehaving) -> None:
+def test_a_question_that_is_too_long_alone_is_the_callers_fault(server: OpenAIServer) -> None:
     server.follow(told(OVERFLOWS["llama.cpp"]))
     clock = Clock()
     runner = Runner(MemoryStore(10, clock), OpenAIUpstream(KEY, server.url, default_model="m"), RunConfig(), clock)
@@ -527,14 +527,14 @@ NOWHERE: dict[str, Answer] = {
 @either
 @table(NOWHERE)
 def test_a_wrong_address_is_told_with_the_setting_to_look_at(
-    server: Misbehaving, upstream: OpenAIUpstream, kind: Answer, streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, kind: Answer, streamed: bool
 ) -> None:
     server.follow(told(kind))
     problem = failure(upstream, streamed=streamed)
     assert type(problem) is errors.UpstreamNotFound
     assert "OPENAI_BASE_URL" in str(problem)
     assert "/v1" in str(problem)
-    assert len(server.heard) == 1
+    assert len(server.requests) == 1
 
 
 NO_SUCH_MODEL: dict[str, Answer] = {
@@ -580,7 +580,7 @@ NO_SUCH_MODEL: dict[str, Answer] = {
 @either
 @table(NO_SUCH_MODEL)
 def test_a_model_that_is_not_there_is_no_wrong_address(
-    server: Misbehaving, upstream: OpenAIUpstream, kind: Answer, streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, kind: Answer, streamed: bool
 ) -> None:
     server.follow(told(kind))
     assert type(failure(upstream, streamed=streamed)) is errors.UpstreamRefused
@@ -626,11 +626,11 @@ BAD_KEYS: dict[str, Answer] = {
 @either
 @table(BAD_KEYS)
 def test_a_wrong_key_is_told_as_one_whatever_the_status(
-    server: Misbehaving, upstream: OpenAIUpstream, kind: Answer, streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, kind: Answer, streamed: bool
 ) -> None:
     server.follow(told(kind))
     assert type(failure(upstream, streamed=streamed)) is errors.UpstreamRefusedKey
-    assert len(server.heard) == 1
+    assert len(server.requests) == 1
 
 
 # What is asked again
@@ -639,31 +639,31 @@ def test_a_wrong_key_is_told_as_one_whatever_the_status(
 @either
 @pytest.mark.parametrize("status", [400, 401, 404, 422, 500, 502, 504, 529])
 def test_a_server_may_ask_for_another_try_of_anything(
-    server: Misbehaving, upstream: OpenAIUpstream, status: int, streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, status: int, streamed: bool
 ) -> None:
     server.follow(refuses(status, X_Should_Retry="true"), answers)
     assert asked(upstream, streamed=streamed) == "Hello"
-    assert len(server.heard) == 2
+    assert len(server.requests) == 2
 
 
 @either
 @pytest.mark.parametrize("status", [408, 409, 429, 503])
 def test_a_server_may_forbid_another_try(
-    server: Misbehaving, upstream: OpenAIUpstream, status: int, streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, status: int, streamed: bool
 ) -> None:
     server.follow(refuses(status, X_Should_Retry="false"), answers)
     failure(upstream, streamed=streamed)
-    assert len(server.heard) == 1
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize(("status", "tries"), [(429, 2), (500, 1)])
 @pytest.mark.parametrize("word", ["", "maybe", "1"])
 def test_a_word_on_tries_that_makes_no_sense_is_none(
-    server: Misbehaving, upstream: OpenAIUpstream, word: str, status: int, tries: int
+    server: OpenAIServer, upstream: OpenAIUpstream, word: str, status: int, tries: int
 ) -> None:
     server.follow(refuses(status, X_Should_Retry=word), answers)
     (asked if tries == 2 else failure)(upstream)
-    assert len(server.heard) == tries
+    assert len(server.requests) == tries
 
 
 @either
@@ -672,11 +672,11 @@ def test_a_word_on_tries_that_makes_no_sense_is_none(
 )
 @pytest.mark.parametrize("status", [400, 402, 429, 503])
 def test_an_account_that_is_used_up_is_asked_once_even_if_the_server_wants_more(
-    server: Misbehaving, upstream: OpenAIUpstream, code: str, status: int, streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, code: str, status: int, streamed: bool
 ) -> None:
     server.follow(refuses(status, code, X_Should_Retry="true"), answers)
     assert type(failure(upstream, streamed=streamed)) is errors.UpstreamQuotaExhausted
-    assert len(server.heard) == 1
+    assert len(server.requests) == 1
 
 
 def breaks_in_the_head(exchange: Exchange) -> None:
@@ -708,27 +708,27 @@ ONCE: dict[str, Script] = {
 @either
 @table(ONCE)
 def test_what_may_have_been_paid_is_asked_once(
-    server: Misbehaving, upstream: OpenAIUpstream, kind: Script, streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, kind: Script, streamed: bool
 ) -> None:
     server.follow(kind, answers)
     assert isinstance(failure(upstream, streamed=streamed), errors.UpstreamFailed)
-    assert len(server.heard) == 1
+    assert len(server.requests) == 1
 
 
 @either
 @table(ONCE)
 def test_what_may_have_been_paid_is_asked_once_on_a_kept_connection_too(
-    server: Misbehaving, upstream: OpenAIUpstream, kind: Script, streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, kind: Script, streamed: bool
 ) -> None:
     server.follow(answers, kind, answers)
     asked(upstream, streamed=streamed)
     assert isinstance(failure(upstream, streamed=streamed), errors.UpstreamFailed)
-    assert [heard.connection for heard in server.heard] == [0, 0]
+    assert [heard.connection for heard in server.requests] == [0, 0]
 
 
 @either
 def test_a_connection_that_is_refused_is_tried_again(
-    server: Misbehaving, upstream: OpenAIUpstream, monkeypatch: pytest.MonkeyPatch, streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, monkeypatch: pytest.MonkeyPatch, streamed: bool
 ) -> None:
     gone = socket.create_server(("127.0.0.1", 0))
     dead = gone.getsockname()
@@ -744,21 +744,21 @@ def test_a_connection_that_is_refused_is_tried_again(
     "headers", [{"Retry_After_Ms": "200"}, {"Retry_After_Ms": "200", "Retry_After": "60"}], ids=str
 )
 def test_a_wish_to_wait_may_be_told_in_milliseconds(
-    server: Misbehaving, upstream: OpenAIUpstream, headers: dict[str, str]
+    server: OpenAIServer, upstream: OpenAIUpstream, headers: dict[str, str]
 ) -> None:
     server.follow(refuses(429, **headers), good)
     assert asked(upstream) == "Hello"
-    first, second = (heard.at for heard in server.heard)
+    first, second = (heard.at for heard in server.requests)
     assert second - first >= 0.19
 
 
 @pytest.mark.parametrize("headers", [{"Retry_After_Ms": "60000"}, {"Retry_After": "60"}], ids=str)
 def test_a_wish_to_wait_longer_than_the_call_may_take_ends_it(
-    server: Misbehaving, upstream: OpenAIUpstream, headers: dict[str, str]
+    server: OpenAIServer, upstream: OpenAIUpstream, headers: dict[str, str]
 ) -> None:
     server.follow(refuses(503, **headers), good)
     failure(upstream, seconds=59)
-    assert len(server.heard) == 1
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -767,7 +767,7 @@ def test_a_wish_to_wait_longer_than_the_call_may_take_ends_it(
     ids=str,
 )
 def test_milliseconds_that_make_no_sense_are_none(
-    server: Misbehaving, upstream: OpenAIUpstream, headers: dict[str, str]
+    server: OpenAIServer, upstream: OpenAIUpstream, headers: dict[str, str]
 ) -> None:
     server.follow(refuses(429, **headers), good)
     assert asked(upstream) == "Hello"
@@ -843,7 +843,7 @@ MEGABYTES: dict[str, Callable[[], bytes]] = {
 
 @pytest.mark.parametrize("kind", MEGABYTES.values(), ids=MEGABYTES)
 def test_a_refusal_that_echoes_a_megabyte_is_judged_quickly(
-    server: Misbehaving, upstream: OpenAIUpstream, caplog: pytest.LogCaptureFixture, kind: Callable[[], bytes]
+    server: OpenAIServer, upstream: OpenAIUpstream, caplog: pytest.LogCaptureFixture, kind: Callable[[], bytes]
 ) -> None:
     body = kind()
     server.follow(says(body, 422 if body.startswith(b'{"detail') else 400, Content_Type="application/json"))
@@ -856,7 +856,7 @@ def test_a_refusal_that_echoes_a_megabyte_is_judged_quickly(
 
 @pytest.mark.parametrize("content", ["a", "unknown ", "ab.", "a1-", "\\u0041", "ü "])
 def test_the_words_of_a_refusal_are_struck_out_quickly(
-    server: Misbehaving, upstream: OpenAIUpstream, caplog: pytest.LogCaptureFixture, content: str
+    server: OpenAIServer, upstream: OpenAIUpstream, caplog: pytest.LogCaptureFixture, content: str
 ) -> None:
     server.follow(told((400, error(filled(content)))))
     messages = json.dumps([{"role": "user", "content": filled(content)[:200_000]}]).encode()
@@ -886,7 +886,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> str:
     ],
 )
 def test_the_operator_is_told_the_status_and_the_upstreams_request_id(
-    server: Misbehaving,
+    server: OpenAIServer,
     upstream: OpenAIUpstream,
     caplog: pytest.LogCaptureFixture,
     status: int,
@@ -903,7 +903,7 @@ def test_the_operator_is_told_the_status_and_the_upstreams_request_id(
 
 @pytest.mark.parametrize("value", ["", "x" * 200, "gr\xfc\xdfe", "a\tb"], ids=["empty", "long", "no ASCII", "a tab"])
 def test_a_request_id_that_is_none_is_not_told(
-    server: Misbehaving, upstream: OpenAIUpstream, caplog: pytest.LogCaptureFixture, value: str
+    server: OpenAIServer, upstream: OpenAIUpstream, caplog: pytest.LogCaptureFixture, value: str
 ) -> None:
     server.follow(refuses(400, X_Request_Id=value))
     with caplog.at_level(logging.INFO, "server"):
@@ -946,7 +946,7 @@ ECHOES: dict[str, tuple[str, tuple[str, ...]]] = {
 @either
 @table(ECHOES)
 def test_at_debug_alone_the_operator_is_told_the_upstreams_words_without_what_was_asked_and_keys(
-    server: Misbehaving,
+    server: OpenAIServer,
     caplog: pytest.LogCaptureFixture,
     kind: tuple[str, tuple[str, ...]],
     streamed: bool,
@@ -969,7 +969,7 @@ def test_at_debug_alone_the_operator_is_told_the_upstreams_words_without_what_wa
 
 
 def test_what_was_asked_unescaped_is_struck_out_too(
-    server: Misbehaving, upstream: OpenAIUpstream, caplog: pytest.LogCaptureFixture
+    server: OpenAIServer, upstream: OpenAIUpstream, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.follow(told((400, error("Strange plumbing: Lovelace 안녕 Zwingenberg"))))
     messages = '[{"role": "user", "content": "Lo\\u0076elace, 안녕 \\u005awingenberg"}]'.encode()
@@ -980,7 +980,7 @@ def test_what_was_asked_unescaped_is_struck_out_too(
 
 
 def test_a_secret_at_the_end_of_what_is_looked_at_is_struck_out(
-    server: Misbehaving, caplog: pytest.LogCaptureFixture
+    server: OpenAIServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     upstream = OpenAIUpstream(KEY, server.url, headers={"X-Tenant": "tenant-secret"})
     server.follow(told((400, error("x " * 2044 + "tenant-secret"))))
@@ -991,7 +991,7 @@ def test_a_secret_at_the_end_of_what_is_looked_at_is_struck_out(
 
 
 def test_a_question_that_is_too_long_to_be_compared_shows_none_of_the_upstreams_words(
-    server: Misbehaving, upstream: OpenAIUpstream, caplog: pytest.LogCaptureFixture
+    server: OpenAIServer, upstream: OpenAIUpstream, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.follow(told((400, error("Strange Lovelace"))))
     messages = json.dumps([{"role": "user", "content": "x" * 300_000 + " Lovelace"}]).encode()
@@ -1015,7 +1015,7 @@ LOUD: dict[str, Script] = {
 @either
 @table(LOUD)
 def test_at_info_the_operator_is_told_none_of_the_upstreams_words(
-    server: Misbehaving, upstream: OpenAIUpstream, caplog: pytest.LogCaptureFixture, kind: Script, streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, caplog: pytest.LogCaptureFixture, kind: Script, streamed: bool
 ) -> None:
     server.follow(kind)
     with caplog.at_level(logging.INFO):
@@ -1056,7 +1056,7 @@ LISTS: dict[str, tuple[Script, list[dict[str, Any]]]] = {
 
 @table(LISTS)
 def test_a_list_of_models_may_have_many_shapes(
-    server: Misbehaving, upstream: OpenAIUpstream, kind: tuple[Script, list[dict[str, Any]]]
+    server: OpenAIServer, upstream: OpenAIUpstream, kind: tuple[Script, list[dict[str, Any]]]
 ) -> None:
     script, expected = kind
     server.follow(script)
@@ -1072,7 +1072,7 @@ NO_LISTS: dict[str, Script] = {
 
 @table(NO_LISTS)
 def test_a_server_without_a_list_says_which_setting_is_missing(
-    server: Misbehaving, upstream: OpenAIUpstream, kind: Script
+    server: OpenAIServer, upstream: OpenAIUpstream, kind: Script
 ) -> None:
     server.follow(kind)
     with pytest.raises(errors.UpstreamRefused) as caught:
@@ -1082,14 +1082,14 @@ def test_a_server_without_a_list_says_which_setting_is_missing(
 
 @table({name: script for name, (script, _) in LISTS.items()} | NO_LISTS)
 def test_a_server_with_an_odd_list_or_none_is_connected(
-    server: Misbehaving, upstream: OpenAIUpstream, kind: Script
+    server: OpenAIServer, upstream: OpenAIUpstream, kind: Script
 ) -> None:
     server.follow(kind)
     assert upstream.check_health() == "connected"
 
 
 def by_path(chat: Script, models: Script) -> Script:
-    return lambda exchange: (models if exchange.heard.path.endswith("/models") else chat)(exchange)
+    return lambda exchange: (models if exchange.request.path.endswith("/models") else chat)(exchange)
 
 
 BAD_LISTS: dict[str, Script] = NO_LISTS | {
@@ -1104,7 +1104,7 @@ BAD_LISTS: dict[str, Script] = NO_LISTS | {
 @either
 @table(BAD_LISTS)
 def test_a_server_that_has_answered_a_question_is_connected_whatever_its_list_says(
-    server: Misbehaving, upstream: OpenAIUpstream, kind: Script, streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, kind: Script, streamed: bool
 ) -> None:
     server.follow(by_path(answers, kind))
     asked(upstream, streamed=streamed)
@@ -1117,7 +1117,7 @@ def test_a_server_that_has_answered_a_question_is_connected_whatever_its_list_sa
     "chat", [refuses(401), refuses(402), told((404, {"detail": "Not Found"}))], ids=["401", "402", "wrong address"]
 )
 def test_a_server_that_has_failed_to_answer_and_has_no_list_is_unreachable(
-    server: Misbehaving, upstream: OpenAIUpstream, kind: Script, chat: Script, streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, kind: Script, chat: Script, streamed: bool
 ) -> None:
     server.follow(by_path(chat, kind))
     failure(upstream, streamed=streamed)
@@ -1129,7 +1129,7 @@ def test_a_server_that_has_failed_to_answer_and_has_no_list_is_unreachable(
 
 @table({"400": refuses(400), "429": refuses(429, X_Should_Retry="false"), "overflow": told(OVERFLOWS["OpenAI"])})
 def test_a_refusal_of_one_question_says_nothing_of_health(
-    server: Misbehaving, upstream: OpenAIUpstream, kind: Script
+    server: OpenAIServer, upstream: OpenAIUpstream, kind: Script
 ) -> None:
     server.follow(by_path(kind, NO_LISTS["404"]))
     failure(upstream)
@@ -1137,7 +1137,7 @@ def test_a_refusal_of_one_question_says_nothing_of_health(
 
 
 @pytest.fixture
-def conversations(server: Misbehaving) -> Iterator[Callable[..., Core]]:
+def conversations(server: OpenAIServer) -> Iterator[Callable[..., Core]]:
     runners = []
 
     def make(**settings: Any) -> Core:
@@ -1152,28 +1152,28 @@ def conversations(server: Misbehaving) -> Iterator[Callable[..., Core]]:
 
 
 def test_with_a_default_model_no_question_asks_for_the_list(
-    server: Misbehaving, conversations: Callable[..., Core]
+    server: OpenAIServer, conversations: Callable[..., Core]
 ) -> None:
     server.follow(by_path(answers, refuses(500)))
     ours = conversations(default_model="chosen")
     for _ in range(2):
         assert ours.replies.answer(Run("why?", conversation="ada"), lambda: True).text == "Hello"
-    assert {heard.path for heard in server.heard} == {"/v1/chat/completions"}
-    assert {heard.body["model"] for heard in server.heard} == {"chosen"}
+    assert {heard.path for heard in server.requests} == {"/v1/chat/completions"}
+    assert {heard.body["model"] for heard in server.requests} == {"chosen"}
 
 
 def test_without_a_default_model_the_list_is_asked_for_once(
-    server: Misbehaving, conversations: Callable[..., Core]
+    server: OpenAIServer, conversations: Callable[..., Core]
 ) -> None:
     server.follow(by_path(answers, listing(["local"])))
     ours = conversations()
     for _ in range(3):
         assert ours.replies.answer(Run("why?", conversation="ada"), lambda: True).text == "Hello"
-    assert [heard.path for heard in server.heard].count("/v1/models") == 1
+    assert [heard.path for heard in server.requests].count("/v1/models") == 1
 
 
 def test_a_slow_list_holds_no_question_up_that_names_its_model(
-    server: Misbehaving, conversations: Callable[..., Core]
+    server: OpenAIServer, conversations: Callable[..., Core]
 ) -> None:
     may_answer = threading.Event()
 
@@ -1186,12 +1186,12 @@ def test_a_slow_list_holds_no_question_up_that_names_its_model(
     for _ in range(3):
         ours.models.require_offered("any")
         assert not may_answer.is_set()
-    assert len(server.heard) == 1
+    assert len(server.requests) == 1
     may_answer.set()
 
 
 def test_a_slow_list_is_waited_for_only_once(
-    server: Misbehaving, conversations: Callable[..., Core], monkeypatch: pytest.MonkeyPatch
+    server: OpenAIServer, conversations: Callable[..., Core], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float | None] = []
     may_answer = threading.Event()
@@ -1216,7 +1216,7 @@ def test_a_slow_list_is_waited_for_only_once(
     assert len([wait for wait in waits if wait]) == 1
 
 
-def test_a_list_that_came_late_is_known_afterwards(server: Misbehaving, conversations: Callable[..., Core]) -> None:
+def test_a_list_that_came_late_is_known_afterwards(server: OpenAIServer, conversations: Callable[..., Core]) -> None:
     server.follow(listing(["local"]))
     ours = conversations()
     ours.models.list()
@@ -1227,7 +1227,7 @@ def test_a_list_that_came_late_is_known_afterwards(server: Misbehaving, conversa
 
 @table(BAD_LISTS | {"empty": listing({"data": []}), "null": listing({"data": None})})
 def test_any_model_may_be_chosen_while_there_is_no_list(
-    server: Misbehaving, conversations: Callable[..., Core], kind: Script
+    server: OpenAIServer, conversations: Callable[..., Core], kind: Script
 ) -> None:
     server.follow(by_path(answers, kind))
     ours = conversations()
@@ -1235,11 +1235,11 @@ def test_any_model_may_be_chosen_while_there_is_no_list(
     assert ours.models.get("ada") == "any"
     ours.models.require_offered("other")
     assert ours.replies.answer(Run("why?", conversation="ada"), lambda: True).text == "Hello"
-    assert server.heard[-1].body["model"] == "any"
+    assert server.requests[-1].body["model"] == "any"
 
 
 def test_only_a_model_of_the_list_may_be_chosen_where_there_is_one(
-    server: Misbehaving, conversations: Callable[..., Core]
+    server: OpenAIServer, conversations: Callable[..., Core]
 ) -> None:
     server.follow(listing(["local"]))
     ours = conversations()

@@ -33,7 +33,7 @@ from tests.support.openai_server import (
     END,
     PATIENCE_SECONDS,
     Exchange,
-    Misbehaving,
+    OpenAIServer,
     Script,
     breaks_off,
     good,
@@ -64,8 +64,8 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def server() -> Iterator[Misbehaving]:
-    server = Misbehaving()
+def server() -> Iterator[OpenAIServer]:
+    server = OpenAIServer()
     yield server
     server.close()
 
@@ -174,7 +174,7 @@ def impatient() -> Iterator[Callable[..., Impatient]]:
         each.close()
 
 
-def asked(http: httpx2.Client, server: Misbehaving, body: bytes = b"{}", **extensions: Any) -> bytes:
+def asked(http: httpx2.Client, server: OpenAIServer, body: bytes = b"{}", **extensions: Any) -> bytes:
     return http.post(f"{server.url}/chat/completions", content=body, extensions=extensions).content
 
 
@@ -244,7 +244,7 @@ def reply(upstream: OpenAIUpstream, *, is_streamed: bool = False) -> str:
 # Requests.
 
 
-def test_a_request_comes_with_its_key_and_its_body_as_it_is(server: Misbehaving) -> None:
+def test_a_request_comes_with_its_key_and_its_body_as_it_is(server: OpenAIServer) -> None:
     messages = '[ {"content": "\u2028"}]'.encode()
     server.follow(good)
     list(
@@ -252,7 +252,7 @@ def test_a_request_comes_with_its_key_and_its_body_as_it_is(server: Misbehaving)
             CompletionRequest("gpt-test", messages, PATIENCE_SECONDS)
         )
     )
-    (heard,) = server.heard
+    (heard,) = server.requests
     assert heard.path == "/v1/chat/completions"
     assert messages in heard.content
     assert heard.headers["authorization"] == "Bearer sk-the-operators-own"
@@ -263,10 +263,10 @@ def test_a_request_comes_with_its_key_and_its_body_as_it_is(server: Misbehaving)
 def test_a_request_larger_than_what_the_system_takes_at_once_arrives_whole(
     request: pytest.FixtureRequest, http: httpx2.Client, kind: str
 ) -> None:
-    server: Misbehaving = request.getfixturevalue(kind)
+    server: OpenAIServer = request.getfixturevalue(kind)
     server.follow(says(b"ok"))
     assert asked(http, server, LARGE) == b"ok"
-    (heard,) = server.heard
+    (heard,) = server.requests
     assert heard.content == LARGE
 
 
@@ -275,7 +275,7 @@ def test_a_request_larger_than_what_the_system_takes_at_once_arrives_whole(
 
 @pytest.mark.parametrize("script", [good, streams(b"a", b"b")], ids=["of known length", "in chunks"])
 def test_a_connection_whose_answer_was_read_to_its_end_carries_the_next(
-    server: Misbehaving, http: httpx2.Client, script: Script
+    server: OpenAIServer, http: httpx2.Client, script: Script
 ) -> None:
     server.follow(script)
     asked(http, server)
@@ -284,7 +284,7 @@ def test_a_connection_whose_answer_was_read_to_its_end_carries_the_next(
 
 
 @pytest.mark.usefixtures("trusting")
-def test_a_connection_over_tls_carries_the_next_too(tls_server: Misbehaving, http: httpx2.Client) -> None:
+def test_a_connection_over_tls_carries_the_next_too(tls_server: OpenAIServer, http: httpx2.Client) -> None:
     tls_server.follow(good)
     asked(http, tls_server)
     asked(http, tls_server)
@@ -293,15 +293,15 @@ def test_a_connection_over_tls_carries_the_next_too(tls_server: Misbehaving, htt
 
 @pytest.mark.parametrize("status", [204, 304])
 def test_an_answer_that_has_no_body_by_its_status_is_whole_at_once(
-    server: Misbehaving, http: httpx2.Client, status: int
+    server: OpenAIServer, http: httpx2.Client, status: int
 ) -> None:
     server.follow(raw(b"HTTP/1.1 %d As Scripted\r\n\r\n" % status))
     assert [asked(http, server), asked(http, server)] == [b"", b""]
     assert server.connections == 1
 
 
-def test_connections_to_different_ports_are_not_mixed_up(server: Misbehaving, http: httpx2.Client) -> None:
-    other = Misbehaving()
+def test_connections_to_different_ports_are_not_mixed_up(server: OpenAIServer, http: httpx2.Client) -> None:
+    other = OpenAIServer()
     server.follow(says(b"a"))
     other.follow(says(b"b"))
     assert [asked(http, each) for each in (server, other, server, other)] == [b"a", b"b", b"a", b"b"]
@@ -310,17 +310,17 @@ def test_connections_to_different_ports_are_not_mixed_up(server: Misbehaving, ht
 
 
 def test_a_connection_whose_answer_was_left_in_the_middle_carries_no_other(
-    server: Misbehaving, http: httpx2.Client
+    server: OpenAIServer, http: httpx2.Client
 ) -> None:
     server.follow(streams_and_waits(b"a"), good)
     with streamed(http, server.url) as response:
         assert next(response.iter_raw()) == b"a"
-    server.await_left(0)
+    server.await_disconnect(0)
     asked(http, server)
-    assert [heard.connection for heard in server.heard] == [0, 1]
+    assert [heard.connection for heard in server.requests] == [0, 1]
 
 
-def test_answers_that_another_is_to_follow_are_passed_over(server: Misbehaving, http: httpx2.Client) -> None:
+def test_answers_that_another_is_to_follow_are_passed_over(server: OpenAIServer, http: httpx2.Client) -> None:
     def hints(exchange: Exchange) -> None:
         exchange.begin(100)
         exchange.begin(103, Link="</style.css>")
@@ -334,15 +334,15 @@ def test_answers_that_another_is_to_follow_are_passed_over(server: Misbehaving, 
     assert server.connections == 1
 
 
-def test_chunks_that_make_no_sense_are_the_last_on_their_connection(server: Misbehaving, http: httpx2.Client) -> None:
+def test_chunks_that_make_no_sense_are_the_last_on_their_connection(server: OpenAIServer, http: httpx2.Client) -> None:
     server.follow(raw_and_waits(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"), good)
     with pytest.raises(httpx2.RemoteProtocolError):
         asked(http, server)
     assert b"Hello" in asked(http, server)
-    assert [heard.connection for heard in server.heard] == [0, 1]
+    assert [heard.connection for heard in server.requests] == [0, 1]
 
 
-def test_what_stands_before_chunks_that_make_no_sense_is_given_out(server: Misbehaving, http: httpx2.Client) -> None:
+def test_what_stands_before_chunks_that_make_no_sense_is_given_out(server: OpenAIServer, http: httpx2.Client) -> None:
     server.follow(raw_and_waits(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\nzz\r\n"))
     with streamed(http, server.url) as response:
         body = iter(response.iter_raw())
@@ -353,7 +353,7 @@ def test_what_stands_before_chunks_that_make_no_sense_is_given_out(server: Misbe
 
 @pytest.mark.parametrize("fields", [{}, {"Transfer_Encoding": "identity"}], ids=str)
 def test_an_answer_that_does_not_tell_its_end_ends_with_its_connection(
-    server: Misbehaving, http: httpx2.Client, fields: dict[str, str]
+    server: OpenAIServer, http: httpx2.Client, fields: dict[str, str]
 ) -> None:
     def untold(exchange: Exchange) -> None:
         exchange.begin(200, **fields)
@@ -363,22 +363,22 @@ def test_an_answer_that_does_not_tell_its_end_ends_with_its_connection(
     server.follow(untold, says(b"b"))
     assert asked(http, server) == b"half and half"
     assert asked(http, server) == b"b"
-    assert [heard.connection for heard in server.heard] == [0, 1]
+    assert [heard.connection for heard in server.requests] == [0, 1]
 
 
 @pytest.mark.parametrize("beyond", [b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx", b"x", b"\r\n\r\nx"])
 def test_what_comes_with_an_answer_beyond_its_end_is_not_taken_for_the_next(
-    server: Misbehaving, http: httpx2.Client, beyond: bytes
+    server: OpenAIServer, http: httpx2.Client, beyond: bytes
 ) -> None:
     server.follow(raw_and_waits(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na" + beyond), says(b"b"))
     assert asked(http, server) == b"a"
     assert asked(http, server) == b"b"
-    assert [heard.connection for heard in server.heard] == [0, 1]
+    assert [heard.connection for heard in server.requests] == [0, 1]
 
 
 @pytest.mark.usefixtures("trusting")
 def test_what_an_answer_over_tls_has_beyond_its_end_is_not_taken_for_the_next(
-    tls_server: Misbehaving, http: httpx2.Client
+    tls_server: OpenAIServer, http: httpx2.Client
 ) -> None:
     # More than is heard at once, and no more than is encrypted together.
     answers = [b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (n, b"a" * n) for n in (9000, 5000)]
@@ -389,7 +389,7 @@ def test_what_an_answer_over_tls_has_beyond_its_end_is_not_taken_for_the_next(
 
 @pytest.mark.usefixtures("trusting")
 def test_what_comes_over_tls_after_an_answer_is_not_taken_for_the_next(
-    tls_server: Misbehaving, http: httpx2.Client
+    tls_server: OpenAIServer, http: httpx2.Client
 ) -> None:
     def twice(exchange: Exchange) -> None:
         for content in (b"a" * 16_384, b"x"):  # Encrypted each by itself, and read one at a time.
@@ -408,22 +408,22 @@ def test_what_comes_over_tls_after_an_answer_is_not_taken_for_the_next(
     assert asked(http, tls_server) == b"b"
 
 
-def test_a_connection_that_the_answer_says_is_over_carries_no_other(server: Misbehaving, http: httpx2.Client) -> None:
+def test_a_connection_that_the_answer_says_is_over_carries_no_other(server: OpenAIServer, http: httpx2.Client) -> None:
     server.follow(says(b"a", Connection="close"), says(b"b"))
     assert asked(http, server) == b"a"
     assert asked(http, server) == b"b"
-    assert [heard.connection for heard in server.heard] == [0, 1]
+    assert [heard.connection for heard in server.requests] == [0, 1]
 
 
-def test_a_connection_of_the_older_protocol_carries_no_other(server: Misbehaving, http: httpx2.Client) -> None:
+def test_a_connection_of_the_older_protocol_carries_no_other(server: OpenAIServer, http: httpx2.Client) -> None:
     server.follow(raw_and_waits(b"HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\na"), says(b"b"))
     assert asked(http, server) == b"a"
     assert asked(http, server) == b"b"
-    assert [heard.connection for heard in server.heard] == [0, 1]
+    assert [heard.connection for heard in server.requests] == [0, 1]
 
 
 def test_a_connection_that_was_idle_for_long_is_made_anew(
-    server: Misbehaving, http: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+    server: OpenAIServer, http: httpx2.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
     monkeypatch.setattr("server.upstream.transport.time.monotonic", lambda: now)
@@ -433,17 +433,17 @@ def test_a_connection_that_was_idle_for_long_is_made_anew(
     asked(http, server)
     now += IDLE_SECONDS + 1
     asked(http, server)
-    assert [heard.connection for heard in server.heard] == [0, 0, 1]
+    assert [heard.connection for heard in server.requests] == [0, 0, 1]
 
 
 def test_a_connection_that_the_server_has_closed_meanwhile_is_made_anew(
-    server: Misbehaving, http: httpx2.Client
+    server: OpenAIServer, http: httpx2.Client
 ) -> None:
     server.follow(answers_and_closes, good)
     asked(http, server)
     awaited(lambda: CLOSE_WAIT in client_states(server.port))
     asked(http, server)
-    assert [heard.connection for heard in server.heard] == [0, 1]
+    assert [heard.connection for heard in server.requests] == [0, 1]
 
 
 # The answer.
@@ -454,7 +454,7 @@ def test_a_connection_that_the_server_has_closed_meanwhile_is_made_anew(
     [b"Content-Length: 3\r\nTransfer-Encoding: chunked", b"Transfer-Encoding: chunked\r\nContent-Length: 3"],
     ids=["length first", "chunked first"],
 )
-def test_of_two_lengths_the_chunks_count(server: Misbehaving, http: httpx2.Client, lengths: bytes) -> None:
+def test_of_two_lengths_the_chunks_count(server: OpenAIServer, http: httpx2.Client, lengths: bytes) -> None:
     server.follow(raw(b"HTTP/1.1 200 OK\r\n%b\r\n\r\n5\r\nhello\r\n0\r\n\r\n" % lengths))
     assert asked(http, server) == b"hello"
 
@@ -484,26 +484,26 @@ def test_an_answer_is_the_same_however_it_is_cut_into_packets(cuts: list[int]) -
             far.recv(1)
 
 
-def test_fields_that_come_after_the_body_are_no_headers(server: Misbehaving, http: httpx2.Client) -> None:
+def test_fields_that_come_after_the_body_are_no_headers(server: OpenAIServer, http: httpx2.Client) -> None:
     server.follow(
         raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nContent-Encoding: gzip\r\n\r\n")
     )
     assert asked(http, server) == b"a"
 
 
-def test_an_answer_that_ends_before_its_end_is_told_from_a_whole_one(server: Misbehaving, http: httpx2.Client) -> None:
+def test_an_answer_that_ends_before_its_end_is_told_from_a_whole_one(server: OpenAIServer, http: httpx2.Client) -> None:
     server.follow(breaks_off(b"half"))
     with pytest.raises(httpx2.RemoteProtocolError):
         asked(http, server)
 
 
-def test_chunks_that_end_before_their_end_are_told_from_whole_ones(server: Misbehaving, http: httpx2.Client) -> None:
+def test_chunks_that_end_before_their_end_are_told_from_whole_ones(server: OpenAIServer, http: httpx2.Client) -> None:
     server.follow(streams_and_breaks(b"half"))
     with pytest.raises(httpx2.RemoteProtocolError):
         asked(http, server)
 
 
-def test_an_answer_that_breaks_with_a_reset_is_told_from_a_whole_one(server: Misbehaving, http: httpx2.Client) -> None:
+def test_an_answer_that_breaks_with_a_reset_is_told_from_a_whole_one(server: OpenAIServer, http: httpx2.Client) -> None:
     is_heard = threading.Event()
 
     def resets(exchange: Exchange) -> None:
@@ -525,7 +525,9 @@ def test_an_answer_that_breaks_with_a_reset_is_told_from_a_whole_one(server: Mis
     [b"no HTTP\r\n\r\n", b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nx", b""],
     ids=["no HTTP", "another protocol", "nothing"],
 )
-def test_what_is_no_answer_is_a_breach_of_the_protocol(server: Misbehaving, http: httpx2.Client, answer: bytes) -> None:
+def test_what_is_no_answer_is_a_breach_of_the_protocol(
+    server: OpenAIServer, http: httpx2.Client, answer: bytes
+) -> None:
     server.follow(raw(answer, is_whole=False), says(b"b"))
     with pytest.raises(httpx2.RemoteProtocolError):
         asked(http, server)
@@ -555,13 +557,13 @@ def head_and_reset(exchange: Exchange) -> None:
     ids=["before the status", "after the status", "reset", "after a field", "many fields", "long field"],
 )
 def test_a_reply_whose_head_breaks_may_have_been_paid_for_and_is_not_asked_for_again(
-    server: Misbehaving, script: Script
+    server: OpenAIServer, script: Script
 ) -> None:
     server.follow(script, good)
     upstream = OpenAIUpstream("key", server.url, retry_seconds=0.0)
     with pytest.raises(UpstreamFailed):
         reply(upstream)
-    assert len(server.heard) == 1
+    assert len(server.requests) == 1
     assert reply(upstream) == "Hello"
 
 
@@ -586,7 +588,7 @@ class Names:
 
 
 @pytest.fixture
-def names(server: Misbehaving, monkeypatch: pytest.MonkeyPatch) -> Names:
+def names(server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> Names:
     names = Names(server.port)
     monkeypatch.setattr("server.upstream.abort.socket.getaddrinfo", names)
     return names
@@ -621,7 +623,7 @@ def test_the_port_is_the_one_of_the_address_or_its_schemes(
 
 
 def test_of_several_addresses_the_first_that_answers_is_taken(
-    server: Misbehaving, names: Names, closed_port: int, http: httpx2.Client
+    server: OpenAIServer, names: Names, closed_port: int, http: httpx2.Client
 ) -> None:
     server.follow(good)
     names.ports = (closed_port, server.port)
@@ -629,7 +631,7 @@ def test_of_several_addresses_the_first_that_answers_is_taken(
 
 
 def test_an_address_of_a_family_that_the_system_lacks_is_passed_over(
-    server: Misbehaving, names: Names, http: httpx2.Client
+    server: OpenAIServer, names: Names, http: httpx2.Client
 ) -> None:
     server.follow(good)
     names.ports = (server.port, server.port)
@@ -648,10 +650,10 @@ def test_a_name_that_no_host_has_is_a_connection_that_fails(http: httpx2.Client,
         http.get(f"http://{host}/")
 
 
-def test_a_name_beyond_ascii_is_looked_up(server: Misbehaving, names: Names, http: httpx2.Client) -> None:
+def test_a_name_beyond_ascii_is_looked_up(server: OpenAIServer, names: Names, http: httpx2.Client) -> None:
     server.follow(good)
     assert http.get("http://müller.example/").status_code == 200
-    assert server.heard[0].headers["host"] == "xn--mller-kva.example"
+    assert server.requests[0].headers["host"] == "xn--mller-kva.example"
 
 
 @pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".example", "xn--a.example", "ﬁ\u0301\u200d.example"])
@@ -660,11 +662,11 @@ def test_a_base_url_whose_host_cannot_be_is_unreachable(host: str) -> None:
         reply(OpenAIUpstream("key", f"http://{host}/v1", retry_seconds=0.0))
 
 
-def test_a_scheme_that_is_not_spoken_gets_no_request(server: Misbehaving, http: httpx2.Client) -> None:
+def test_a_scheme_that_is_not_spoken_gets_no_request(server: OpenAIServer, http: httpx2.Client) -> None:
     server.follow(good)
     with pytest.raises(httpx2.UnsupportedProtocol):
         http.get(f"ftp://127.0.0.1:{server.port}/")
-    assert server.heard == []
+    assert server.requests == []
 
 
 # Timeouts.
@@ -676,34 +678,34 @@ def test_a_connection_that_is_neither_taken_nor_refused_is_given_up(crowded: Cro
 
 
 @pytest.mark.usefixtures("trusting")
-def test_a_tls_handshake_that_stalls_is_given_up(tls_server: Misbehaving, http: httpx2.Client) -> None:
+def test_a_tls_handshake_that_stalls_is_given_up(tls_server: OpenAIServer, http: httpx2.Client) -> None:
     tls_server.may_shake_hands.clear()
     tls_server.follow(good)
     with pytest.raises(httpx2.ConnectTimeout):
         streamed(http, tls_server.url, timeout=timeout(connect=0.1))
     tls_server.may_shake_hands.set()
-    assert tls_server.heard == []
+    assert tls_server.requests == []
 
 
-def test_silence_in_the_place_of_an_answer_is_given_up(server: Misbehaving, http: httpx2.Client) -> None:
+def test_silence_in_the_place_of_an_answer_is_given_up(server: OpenAIServer, http: httpx2.Client) -> None:
     server.follow(silent)
     with pytest.raises(httpx2.ReadTimeout):
         streamed(http, server.url, timeout=timeout(read=0.1))
-    server.await_left(0)
+    server.await_disconnect(0)
 
 
 @pytest.mark.parametrize("seconds", [{"read": 0.3}, {"read": 0.3, "body": 0.1}, {"body": 0.1}], ids=str)
-def test_silence_in_a_body_is_given_up(server: Misbehaving, http: httpx2.Client, seconds: dict[str, float]) -> None:
+def test_silence_in_a_body_is_given_up(server: OpenAIServer, http: httpx2.Client, seconds: dict[str, float]) -> None:
     server.follow(streams_and_waits(b"a"))
     with streamed(http, server.url, timeout=timeout(**seconds)) as response:
         body = response.iter_raw()
         assert next(body) == b"a"
         with pytest.raises(httpx2.ReadTimeout):
             next(body)
-    server.await_left(0)
+    server.await_disconnect(0)
 
 
-def test_silence_in_a_body_without_a_time_is_waited_out(server: Misbehaving, http: httpx2.Client) -> None:
+def test_silence_in_a_body_without_a_time_is_waited_out(server: OpenAIServer, http: httpx2.Client) -> None:
     def hesitates(exchange: Exchange) -> None:
         exchange.begin_stream()
         exchange.chunk(b"a")
@@ -717,7 +719,7 @@ def test_silence_in_a_body_without_a_time_is_waited_out(server: Misbehaving, htt
 
 
 def test_a_time_for_one_body_is_none_for_the_next_on_the_same_connection(
-    server: Misbehaving, http: httpx2.Client
+    server: OpenAIServer, http: httpx2.Client
 ) -> None:
     server.follow(good, silent)
     asked(http, server, timeout=timeout(body=None))
@@ -781,53 +783,53 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("patient")
 def test_a_connection_whose_answer_ends_a_moment_after_its_last_word_carries_the_next(
-    server: Misbehaving, http: httpx2.Client
+    server: OpenAIServer, http: httpx2.Client
 ) -> None:
     server.follow(ends_late)
     for _ in range(3):
         with streamed(http, server.url) as response:
             assert DONE in next(response.iter_raw())
-    assert [heard.connection for heard in server.heard] == [0, 0, 0]
+    assert [heard.connection for heard in server.requests] == [0, 0, 0]
 
 
 @pytest.mark.usefixtures("patient")
-def test_streamed_replies_that_end_a_moment_after_their_last_word_share_a_connection(server: Misbehaving) -> None:
+def test_streamed_replies_that_end_a_moment_after_their_last_word_share_a_connection(server: OpenAIServer) -> None:
     server.follow(ends_late)
     upstream = OpenAIUpstream("key", server.url)
     assert [reply(upstream, is_streamed=True) for _ in range(3)] == ["Hello"] * 3
-    assert [heard.connection for heard in server.heard] == [0, 0, 0]
+    assert [heard.connection for heard in server.requests] == [0, 0, 0]
 
 
 def test_a_connection_whose_answer_does_not_end_after_its_last_word_is_closed(
-    server: Misbehaving, http: httpx2.Client
+    server: OpenAIServer, http: httpx2.Client
 ) -> None:
     server.follow(streams_and_waits(DONE), good)
     with streamed(http, server.url) as response:
         assert next(response.iter_raw()) == DONE
-    server.await_left(0)
+    server.await_disconnect(0)
     asked(http, server)
-    assert [heard.connection for heard in server.heard] == [0, 1]
+    assert [heard.connection for heard in server.requests] == [0, 1]
 
 
-def test_a_streamed_reply_whose_end_does_not_come_is_whole_all_the_same(server: Misbehaving) -> None:
+def test_a_streamed_reply_whose_end_does_not_come_is_whole_all_the_same(server: OpenAIServer) -> None:
     server.follow(streams_and_waits(piece("Hello") + END))
     upstream = OpenAIUpstream("key", server.url)
     assert reply(upstream, is_streamed=True) == "Hello"
-    server.await_left(0)
+    server.await_disconnect(0)
 
 
-def test_an_answer_that_breaks_off_after_its_last_word_is_closed(server: Misbehaving, http: httpx2.Client) -> None:
+def test_an_answer_that_breaks_off_after_its_last_word_is_closed(server: OpenAIServer, http: httpx2.Client) -> None:
     server.follow(streams_and_breaks(DONE), good)
     with streamed(http, server.url) as response:
         assert next(response.iter_raw()) == DONE
     asked(http, server)
-    assert [heard.connection for heard in server.heard] == [0, 1]
+    assert [heard.connection for heard in server.requests] == [0, 1]
 
 
 # Connections that nobody uses.
 
 
-def burst(ask: Callable[[], object], server: Misbehaving, after: Script) -> None:
+def burst(ask: Callable[[], object], server: OpenAIServer, after: Script) -> None:
     """As many calls at the same time as make `BURST` connections."""
     together = threading.Barrier(BURST)
 
@@ -843,7 +845,7 @@ def burst(ask: Callable[[], object], server: Misbehaving, after: Script) -> None
 
 
 def test_connections_that_the_server_has_closed_after_a_burst_do_not_stay(
-    server: Misbehaving, transport: Transport, http: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+    server: OpenAIServer, transport: Transport, http: httpx2.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     burst(lambda: asked(http, server), server, answers_and_closes)
     awaited(lambda: client_states(server.port) == [CLOSE_WAIT] * BURST)
@@ -855,7 +857,7 @@ def test_connections_that_the_server_has_closed_after_a_burst_do_not_stay(
     assert open_sockets() <= held - BURST
 
 
-def test_a_runner_closes_now_and_then_what_nobody_uses(server: Misbehaving, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_runner_closes_now_and_then_what_nobody_uses(server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> None:
     upstream = OpenAIUpstream("key", server.url)
     runner = Runner(MemoryStore(max_conversations=10), upstream, RunConfig())
     burst(lambda: reply(upstream), server, answers_and_closes)
@@ -870,7 +872,7 @@ def test_a_runner_closes_now_and_then_what_nobody_uses(server: Misbehaving, monk
 
 
 def test_only_those_are_closed_that_nobody_has_used_for_long(
-    server: Misbehaving, transport: Transport, http: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+    server: OpenAIServer, transport: Transport, http: httpx2.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
     monkeypatch.setattr("server.upstream.transport.time.monotonic", lambda: now)
@@ -884,20 +886,20 @@ def test_only_those_are_closed_that_nobody_has_used_for_long(
         asked(http, server)
         now += IDLE_SECONDS + 1
         transport.close_idle()
-        server.await_left(1)
+        server.await_disconnect(1)
         asked(http, server)
-        assert [heard.connection for heard in server.heard] == [0, 1, 1, 2]
+        assert [heard.connection for heard in server.requests] == [0, 1, 1, 2]
         now += DRAIN_SECONDS
         assert client_states(server.port).count("01") == 2
 
 
 def test_to_close_the_transport_closes_what_is_idle(
-    server: Misbehaving, transport: Transport, http: httpx2.Client
+    server: OpenAIServer, transport: Transport, http: httpx2.Client
 ) -> None:
     server.follow(good)
     asked(http, server)
     transport.close()
-    server.await_left(0)
+    server.await_disconnect(0)
 
 
 @pytest.mark.usefixtures("trusting")
@@ -905,7 +907,7 @@ def test_to_close_the_transport_closes_what_is_idle(
 def test_a_connection_is_watched_by_the_system_for_a_server_that_is_gone(
     request: pytest.FixtureRequest, http: httpx2.Client, kind: str
 ) -> None:
-    server: Misbehaving = request.getfixturevalue(kind)
+    server: OpenAIServer = request.getfixturevalue(kind)
     server.follow(good)
     call = Watching()
     asked(http, server, abort=call)
@@ -915,7 +917,7 @@ def test_a_connection_is_watched_by_the_system_for_a_server_that_is_gone(
 
 @pytest.mark.parametrize("script", [hangs_up, breaks_off(b"half"), raw(b"no HTTP\r\n\r\n", is_whole=False), None])
 def test_a_call_that_fails_leaves_nothing_of_itself(
-    server: Misbehaving, closed_port: int, http: httpx2.Client, script: Script | None
+    server: OpenAIServer, closed_port: int, http: httpx2.Client, script: Script | None
 ) -> None:
     if script is not None:
         server.follow(script)
@@ -964,25 +966,25 @@ def ends(abort: Abort, reading: Any) -> None:
 
 
 def test_a_call_that_is_aborted_before_it_begins_sends_nothing(
-    server: Misbehaving, http: httpx2.Client, abort: Abort
+    server: OpenAIServer, http: httpx2.Client, abort: Abort
 ) -> None:
     server.follow(good)
     abort.set()
     with pytest.raises(httpx2.TransportError):
         asked(http, server, abort=abort)
-    assert server.heard == []
+    assert server.requests == []
 
 
 def test_a_call_that_is_aborted_before_it_begins_sends_nothing_on_an_idle_connection(
-    server: Misbehaving, http: httpx2.Client, abort: Abort
+    server: OpenAIServer, http: httpx2.Client, abort: Abort
 ) -> None:
     server.follow(good)
     asked(http, server)
     abort.set()
     with pytest.raises(httpx2.TransportError):
         asked(http, server, abort=abort)
-    server.await_left(0)
-    assert len(server.heard) == 1
+    server.await_disconnect(0)
+    assert len(server.requests) == 1
 
 
 def test_an_abort_ends_the_wait_for_a_connection(
@@ -996,7 +998,7 @@ def test_an_abort_ends_the_wait_for_a_connection(
 
 @pytest.mark.usefixtures("trusting")
 def test_an_abort_ends_a_tls_handshake_that_stalls(
-    tls_server: Misbehaving, http: httpx2.Client, abort: Abort, at_once: AtOnce
+    tls_server: OpenAIServer, http: httpx2.Client, abort: Abort, at_once: AtOnce
 ) -> None:
     tls_server.may_shake_hands.clear()
     tls_server.follow(silent)
@@ -1004,7 +1006,7 @@ def test_an_abort_ends_a_tls_handshake_that_stalls(
     tls_server.await_connections(1)
     ends(abort, reading)
     tls_server.may_shake_hands.set()
-    assert tls_server.heard == []
+    assert tls_server.requests == []
 
 
 def test_an_abort_ends_a_request_that_is_not_taken(
@@ -1021,12 +1023,12 @@ def test_an_abort_ends_a_request_that_is_not_taken(
 def test_an_abort_ends_the_wait_for_an_answer(
     request: pytest.FixtureRequest, http: httpx2.Client, abort: Abort, at_once: AtOnce, kind: str
 ) -> None:
-    server: Misbehaving = request.getfixturevalue(kind)
+    server: OpenAIServer = request.getfixturevalue(kind)
     server.follow(silent, good)
     reading = at_once(asked, http, server, abort=abort)
-    server.await_heard(1)
+    server.await_requests(1)
     ends(abort, reading)
-    server.await_left(0)
+    server.await_disconnect(0)
     assert b"Hello" in asked(http, server)
 
 
@@ -1036,17 +1038,17 @@ def test_an_abort_ends_the_wait_for_an_answer(
 def test_an_abort_ends_a_body_midway(
     request: pytest.FixtureRequest, http: httpx2.Client, abort: Abort, at_once: AtOnce, kind: str, body: float | None
 ) -> None:
-    server: Misbehaving = request.getfixturevalue(kind)
+    server: OpenAIServer = request.getfixturevalue(kind)
     server.follow(streams_and_waits(b"a"))
     with streamed(http, server.url, abort=abort, timeout=timeout(body=body)) as response:
         chunks = response.iter_raw()
         assert next(chunks) == b"a"
         ends(abort, at_once(next, chunks))
-    server.await_left(0)
+    server.await_disconnect(0)
 
 
 def test_a_reader_who_leaves_after_an_abort_does_not_wait_for_the_end(
-    server: Misbehaving, http: httpx2.Client, abort: Abort, monkeypatch: pytest.MonkeyPatch
+    server: OpenAIServer, http: httpx2.Client, abort: Abort, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.upstream.transport.DRAIN_SECONDS", PATIENCE_SECONDS)
     server.follow(streams_and_waits(b"a"))
@@ -1056,11 +1058,11 @@ def test_a_reader_who_leaves_after_an_abort_does_not_wait_for_the_end(
         assert next(chunks) == b"a"
         abort.set()
     assert time.perf_counter() - began < 2
-    server.await_left(0)
+    server.await_disconnect(0)
 
 
 def test_an_abort_ends_the_wait_for_the_end_of_an_answer(
-    server: Misbehaving, http: httpx2.Client, abort: Abort, at_once: AtOnce, monkeypatch: pytest.MonkeyPatch
+    server: OpenAIServer, http: httpx2.Client, abort: Abort, at_once: AtOnce, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.upstream.transport.DRAIN_SECONDS", PATIENCE_SECONDS)
     server.follow(streams_and_waits(DONE))
@@ -1072,11 +1074,11 @@ def test_an_abort_ends_the_wait_for_the_end_of_an_answer(
         abort.set()
         leaving.result(PATIENCE_SECONDS)
     assert time.perf_counter() - began < 2
-    server.await_left(0)
+    server.await_disconnect(0)
 
 
 def test_an_abort_after_the_end_hurts_no_later_call_on_the_same_connection(
-    server: Misbehaving, http: httpx2.Client, abort: Abort
+    server: OpenAIServer, http: httpx2.Client, abort: Abort
 ) -> None:
     was_aborted = threading.Event()
 
@@ -1095,7 +1097,7 @@ def test_an_abort_after_the_end_hurts_no_later_call_on_the_same_connection(
         abort.set()
         was_aborted.set()
         assert next(body) == b"b"
-    assert [heard.connection for heard in server.heard] == [0, 0]
+    assert [heard.connection for heard in server.requests] == [0, 0]
 
 
 def test_all_this_holds_under_gevent_too() -> None:

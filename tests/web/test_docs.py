@@ -17,8 +17,8 @@ from playwright.sync_api import Browser, Page, expect
 
 from server.dialects.documents import DOCUMENTS
 from server.web.pages import FILES
-from tests.support.browser import chromium, visit
-from tests.support.process import ROOT, Served, serve
+from tests.support.browser import launch_chromium, visit
+from tests.support.process import ROOT, ServerProcess, serve
 
 WEB = ROOT / "server" / "web"
 VENDOR = WEB / "vendor"
@@ -172,7 +172,7 @@ class TestVendor:
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
+def served() -> Iterator[ServerProcess]:
     """A server that is told another public address than the one at which the pages are opened."""
     with serve(UPSTREAM="scripted", PUBLIC_URL="https://chat.example.com") as served:
         yield served
@@ -180,12 +180,12 @@ def served() -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with chromium() as browser:
+    with launch_chromium() as browser:
         yield browser
 
 
 @pytest.fixture(scope="class")
-def page(request: pytest.FixtureRequest, browser: Browser, served: Served) -> Iterator[Page]:
+def page(request: pytest.FixtureRequest, browser: Browser, served: ServerProcess) -> Iterator[Page]:
     """The page that a class is about, opened once: its tests stand in the order in which they use it."""
     with visit(browser, f"{served.url}{request.cls.path}") as page:
         yield page
@@ -256,7 +256,9 @@ class TestRedoc:
         assert_fits_a_narrow_screen(page)
 
 
-def test_a_page_that_asks_elsewhere_or_breaks_its_policy_would_be_noticed(browser: Browser, served: Served) -> None:
+def test_a_page_that_asks_elsewhere_or_breaks_its_policy_would_be_noticed(
+    browser: Browser, served: ServerProcess
+) -> None:
     with pytest.raises(AssertionError) as noticed, visit(browser, f"{served.url}/docs") as page:
         page.evaluate(
             "new Promise((end) => Object.assign(new Image(), { onerror: end, src: 'https://else.example/' }))"
@@ -270,5 +272,5 @@ def test_where_there_is_no_browser_the_tests_of_the_pages_are_skipped_and_in_ci_
 ) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("CI", ci)
-    with pytest.raises(outcome, match="apt-get install chromium"), chromium():
+    with pytest.raises(outcome, match="apt-get install chromium"), launch_chromium():
         pass

@@ -20,7 +20,7 @@ from server.runs.local import ACTION_SECONDS
 from server.settings import Settings
 from server.store.memory import MemoryStore
 from server.upstream.protocol import Completion
-from tests.support.replies import SteeredUpstream, Told
+from tests.support.replies import ScriptedReplies, SteeredUpstream
 
 AtOnce = Callable[..., Any]
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
@@ -48,8 +48,8 @@ def store(late: LateClock) -> MemoryStore:
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told("slow", "look", "found")
+def replies() -> ScriptedReplies:
+    return ScriptedReplies("slow", "look", "found")
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def refusal(answer: Any) -> str:
 
 def sent(upstream: SteeredUpstream) -> list[tuple[str, str]]:
     """Role and content of each message of the newest call."""
-    return [(each["role"], each["content"]) for each in json.loads(upstream.heard[-1].messages)]
+    return [(each["role"], each["content"]) for each in json.loads(upstream.requests[-1].messages)]
 
 
 def events(answer: Any) -> Iterator[tuple[str, Any]]:
@@ -141,7 +141,7 @@ class TestWhatARunIsAskedWith:
         run = ran(client, thread(client, "Hi"), assistant_id=assistant["id"])
         assert (run["model"], run["instructions"], run["tools"]) == ("m1", "Explain.", [TOOL])
         assert (run["temperature"], run["top_p"], run["response_format"]) == (0.5, 0.9, format_)
-        call = upstream.heard[-1]
+        call = upstream.requests[-1]
         assert (call.model, sent(upstream)) == ("m1", [("system", "Explain."), ("user", "Hi")])
         assert call.parameters == {
             "temperature": 0.5,
@@ -168,9 +168,9 @@ class TestWhatARunIsAskedWith:
         run = ran(client, thread(client, "Hi"), assistant_id=assistant["id"], **asked)
         assert (run["model"], run["instructions"], run["tools"]) == ("m2", "Shout.\nIn verse.", [])
         assert (run["max_completion_tokens"], run["truncation_strategy"]) == (99, {"type": "auto"})
-        assert upstream.heard[-1].model == "m2"
+        assert upstream.requests[-1].model == "m2"
         assert sent(upstream)[0] == ("system", "Shout.\nIn verse.")
-        assert upstream.heard[-1].parameters == {
+        assert upstream.requests[-1].parameters == {
             "temperature": 0,
             "top_p": 1,
             "max_completion_tokens": 99,
@@ -180,7 +180,7 @@ class TestWhatARunIsAskedWith:
 
     def test_auto_and_what_is_said_of_no_tool_is_not_sent(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
         ran(client, thread(client, "Hi"), response_format="auto", tool_choice="auto", parallel_tool_calls=False)
-        assert upstream.heard[-1].parameters == {}
+        assert upstream.requests[-1].parameters == {}
 
     @pytest.mark.parametrize("choice", ["required", "none", {"type": "function", "function": {"name": "look"}}])
     def test_a_choice_of_tools_is_sent_with_them(
@@ -189,7 +189,7 @@ class TestWhatARunIsAskedWith:
         run = ran(client, thread(client, "Hi"), tools=[TOOL], tool_choice=choice, parallel_tool_calls=False)
         assert (run["tool_choice"], run["parallel_tool_calls"]) == (choice, False)
         expected = {"tools": [TOOL], "tool_choice": choice, "parallel_tool_calls": False}
-        assert upstream.heard[-1].parameters == expected
+        assert upstream.requests[-1].parameters == expected
 
     @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "other"}}])
     def test_a_choice_of_a_function_that_is_not_there_is_refused(self, client: FlaskClient, choice: Any) -> None:
@@ -206,7 +206,7 @@ class TestWhatARunIsAskedWith:
         made(client, "/threads/ada/messages", role="user", content="Ho")
         run = ran(client, "ada")
         assert (run["assistant_id"], run["model"], run["instructions"]) == ("asst_default", "m9", "Be brief.")
-        assert (upstream.heard[-1].model, sent(upstream)[0]) == ("m9", ("system", "Be brief."))
+        assert (upstream.requests[-1].model, sent(upstream)[0]) == ("m9", ("system", "Be brief."))
 
     def test_an_assistant_without_instructions_has_the_servers_prompt(
         self, store: MemoryStore, upstream: SteeredUpstream
@@ -243,7 +243,7 @@ class TestWhatARunIsAskedWith:
         upstream.answer = too_long
         run = ran(client, thread(client, "long"))
         assert (run["status"], run["last_error"]["message"]) == ("failed", errors.ContextTooLong.sentence)
-        assert len(upstream.heard) == 1
+        assert len(upstream.requests) == 1
 
     def test_additional_messages_are_in_the_thread_before_the_reply(self, client: FlaskClient) -> None:
         thread_id = thread(client, "Hi")
@@ -261,21 +261,23 @@ class TestWhatARunIsAskedWith:
         )
         assert first == second
         assert texts(client, thread_id) == ["Ho", "re: Ho"]
-        assert len(upstream.heard) == 1
+        assert len(upstream.requests) == 1
 
     def test_a_run_that_nobody_reads_is_streamed_from_the_upstream(
-        self, client: FlaskClient, upstream: SteeredUpstream, told: Told
+        self, client: FlaskClient, upstream: SteeredUpstream, replies: ScriptedReplies
     ) -> None:
-        told.say("look", LOOK)  # type: ignore[arg-type]
+        replies.say("look", LOOK)  # type: ignore[arg-type]
         run = ran(client, thread(client, "look"), tools=[TOOL])
-        told.end("found", "so it is")
+        replies.end("found", "so it is")
         path = f"/threads/{run['thread_id']}/runs/{run['id']}/submit_tool_outputs"
         ended(client, made(client, path, tool_outputs=[{"tool_call_id": "call_1", "output": "found"}]))
-        assert [call.streamed for call in upstream.heard] == [True, True]
+        assert [call.streamed for call in upstream.requests] == [True, True]
 
-    def test_what_was_written_of_a_run_is_kept_when_it_is_cancelled(self, client: FlaskClient, told: Told) -> None:
+    def test_what_was_written_of_a_run_is_kept_when_it_is_cancelled(
+        self, client: FlaskClient, replies: ScriptedReplies
+    ) -> None:
         run = made(client, f"/threads/{thread(client, 'slow')}/runs")
-        told.say("slow", "So far")
+        replies.say("slow", "So far")
         path = f"/threads/{run['thread_id']}/runs/{run['id']}"
         reader = client.get(f"/chat/stream/{run['id']}", buffered=False)
         assert any(b"So far" in frame for frame in reader.response)
@@ -283,10 +285,10 @@ class TestWhatARunIsAskedWith:
         assert texts(client, run["thread_id"]) == ["slow", "So far"]
 
     def test_a_failed_run_leaves_no_two_questions_in_a_row(
-        self, client: FlaskClient, upstream: SteeredUpstream, told: Told
+        self, client: FlaskClient, upstream: SteeredUpstream, replies: ScriptedReplies
     ) -> None:
         thread_id = thread(client, "slow")
-        told.fail("slow", errors.UpstreamFailed())
+        replies.fail("slow", errors.UpstreamFailed())
         assert ran(client, thread_id)["status"] == "failed"
         made(client, f"/threads/{thread_id}/messages", role="user", content="And?")
         ran(client, thread_id)
@@ -319,7 +321,7 @@ class TestNotOffered:
         assert sentence.startswith(f"{name} is not offered: ")
         assert texts(client, "ada") == ["Hi", "re: Hi"]
         assert len(get(client, "/assistants")["data"]) == 1
-        assert len(upstream.heard) == 1
+        assert len(upstream.requests) == 1
 
     def test_what_is_empty_is_accepted(self, client: FlaskClient) -> None:
         message = {"role": "user", "content": "Hi", "attachments": []}
@@ -363,20 +365,20 @@ class TestMetadata:
         assert made(client, f"/threads/{thread_id}", metadata=None)["metadata"] == {}
 
     def test_a_runs_is_kept_also_when_it_is_changed_while_the_run_is_written(
-        self, client: FlaskClient, told: Told
+        self, client: FlaskClient, replies: ScriptedReplies
     ) -> None:
         run = made(client, f"/threads/{thread(client, 'slow')}/runs", metadata={"a": "b"})
         path = f"/threads/{run['thread_id']}/runs/{run['id']}"
         assert made(client, path, metadata={"c": "d"})["metadata"] == {"c": "d"}
-        told.end("slow", "ok")
+        replies.end("slow", "ok")
         assert (ended(client, run)["status"], get(client, path)["metadata"]) == ("completed", {"c": "d"})
 
 
 class TestHowRunsEnd:
-    def test_one_that_reached_its_longest_is_incomplete(self, client: FlaskClient, told: Told) -> None:
+    def test_one_that_reached_its_longest_is_incomplete(self, client: FlaskClient, replies: ScriptedReplies) -> None:
         run = made(client, f"/threads/{thread(client, 'slow')}/runs", max_completion_tokens=3)
         assert (run["status"], run["started_at"], run["usage"]) == ("queued", None, None)
-        told.say("slow", "one two", Completion("m", Usage(1, 3, 4), "length"))  # type: ignore[arg-type]
+        replies.say("slow", "one two", Completion("m", Usage(1, 3, 4), "length"))  # type: ignore[arg-type]
         run = ended(client, run)
         assert (run["status"], run["incomplete_details"]) == ("incomplete", {"reason": "max_completion_tokens"})
         assert run["usage"] == {"prompt_tokens": 1, "completion_tokens": 3, "total_tokens": 4}
@@ -395,11 +397,11 @@ class TestHowRunsEnd:
         ],
     )
     def test_one_that_failed_tells_why_and_leaves_no_message(
-        self, client: FlaskClient, told: Told, problem: Exception, code: str
+        self, client: FlaskClient, replies: ScriptedReplies, problem: Exception, code: str
     ) -> None:
         run = made(client, f"/threads/{thread(client, 'slow')}/runs")
-        told.say("slow", "half")
-        told.fail("slow", problem)
+        replies.say("slow", "half")
+        replies.fail("slow", problem)
         run = ended(client, run)
         assert (run["status"], run["last_error"]["code"]) == ("failed", code)
         assert "boom" not in run["last_error"]["message"]
@@ -410,9 +412,9 @@ class TestHowRunsEnd:
         assert get(client, f"/threads/{run['thread_id']}/messages", run_id=run["id"])["data"] == []
 
     def test_one_whose_outputs_do_not_come_expires_and_the_thread_goes_on(
-        self, client: FlaskClient, told: Told, late: LateClock
+        self, client: FlaskClient, replies: ScriptedReplies, late: LateClock
     ) -> None:
-        told.say("look", LOOK)  # type: ignore[arg-type]
+        replies.say("look", LOOK)  # type: ignore[arg-type]
         run = ran(client, thread(client, "look"), tools=[TOOL])
         path = f"/threads/{run['thread_id']}/runs/{run['id']}"
         assert (run["status"], run["expires_at"] - run["created_at"]) == ("requires_action", int(ACTION_SECONDS))
@@ -432,29 +434,31 @@ class TestHowRunsEnd:
         shape = objects.dump_run(run.ended_as("interrupted", 5.0, error=RunError("run_interrupted", "It stopped.")))
         assert (shape["status"], shape["last_error"]) == ("failed", {"code": "server_error", "message": "It stopped."})
 
-    def test_one_cancelled_before_a_word_leaves_no_message(self, client: FlaskClient, told: Told) -> None:
+    def test_one_cancelled_before_a_word_leaves_no_message(self, client: FlaskClient, replies: ScriptedReplies) -> None:
         run = made(client, f"/threads/{thread(client, 'slow')}/runs")
         path = f"/threads/{run['thread_id']}/runs/{run['id']}"
         assert made(client, f"{path}/cancel")["status"] == "cancelled"
         assert get(client, f"{path}/steps")["data"] == []
         assert texts(client, run["thread_id"]) == ["slow"]
 
-    def test_a_deleted_threads_run_is_gone(self, client: FlaskClient, told: Told) -> None:
+    def test_a_deleted_threads_run_is_gone(self, client: FlaskClient, replies: ScriptedReplies) -> None:
         run = made(client, f"/threads/{thread(client, 'slow')}/runs")
         client.delete(f"/api/v1/threads/{run['thread_id']}")
         assert client.get(f"/api/v1/threads/{run['thread_id']}/runs/{run['id']}").status_code == 404
 
 
 class TestFunctions:
-    def test_a_demanded_call_is_demanded_once(self, client: FlaskClient, told: Told, upstream: SteeredUpstream) -> None:
-        told.say("look", LOOK)  # type: ignore[arg-type]
+    def test_a_demanded_call_is_demanded_once(
+        self, client: FlaskClient, replies: ScriptedReplies, upstream: SteeredUpstream
+    ) -> None:
+        replies.say("look", LOOK)  # type: ignore[arg-type]
         run = ran(client, thread(client, "look"), tools=[TOOL], tool_choice="required")
-        told.end("found", "It is here.")
+        replies.end("found", "It is here.")
         outputs = [{"tool_call_id": "call_1", "output": "found"}]
         made(client, f"/threads/{run['thread_id']}/runs/{run['id']}/submit_tool_outputs", tool_outputs=outputs)
         run = ended(client, run)
         assert (run["status"], run["tool_choice"]) == ("completed", "required")
-        assert [call.parameters.get("tool_choice") for call in upstream.heard] == ["required", None]
+        assert [call.parameters.get("tool_choice") for call in upstream.requests] == ["required", None]
 
     @pytest.mark.parametrize(
         "outputs",
@@ -466,23 +470,23 @@ class TestFunctions:
         ],
     )
     def test_outputs_of_other_calls_are_refused_and_the_run_waits_on(
-        self, client: FlaskClient, told: Told, outputs: Any
+        self, client: FlaskClient, replies: ScriptedReplies, outputs: Any
     ) -> None:
-        told.say("look", LOOK)  # type: ignore[arg-type]
+        replies.say("look", LOOK)  # type: ignore[arg-type]
         run = ran(client, thread(client, "look"), tools=[TOOL])
         path = f"/threads/{run['thread_id']}/runs/{run['id']}"
         assert refusal(post(client, f"{path}/submit_tool_outputs", tool_outputs=outputs))
         assert get(client, path)["status"] == "requires_action"
 
-    def test_several_rounds_are_steps_of_one_run(self, client: FlaskClient, told: Told) -> None:
-        told.say("look", LOOK)  # type: ignore[arg-type]
+    def test_several_rounds_are_steps_of_one_run(self, client: FlaskClient, replies: ScriptedReplies) -> None:
+        replies.say("look", LOOK)  # type: ignore[arg-type]
         run = ran(client, thread(client, "look"), tools=[TOOL])
         path = f"/threads/{run['thread_id']}/runs/{run['id']}"
-        told.say("found", "Hm. ", LOOK)  # type: ignore[arg-type]
+        replies.say("found", "Hm. ", LOOK)  # type: ignore[arg-type]
         outputs = [{"tool_call_id": "call_1", "output": "found"}]
         made(client, f"{path}/submit_tool_outputs", tool_outputs=outputs)
         assert ended(client, run)["status"] == "requires_action"
-        told.end("found", "Here.")
+        replies.end("found", "Here.")
         made(client, f"{path}/submit_tool_outputs", tool_outputs=outputs)
         assert ended(client, run)["usage"]["total_tokens"] > 20
         steps = get(client, f"{path}/steps", order="asc")["data"]
@@ -493,10 +497,10 @@ class TestFunctions:
 
 
 class TestStreams:
-    def test_deltas_are_exactly_the_text(self, client: FlaskClient, told: Told) -> None:
+    def test_deltas_are_exactly_the_text(self, client: FlaskClient, replies: ScriptedReplies) -> None:
         answer = stream(client, f"/threads/{thread(client, 'slow')}/runs")
         pieces = ["안녕", "👩‍👩‍👧", "\u2028\n\ndata: x", " "]
-        told.end("slow", *pieces)
+        replies.end("slow", *pieces)
         happened = list(events(answer))
         deltas = [data["delta"]["content"][0]["text"]["value"] for event, data in happened if event.endswith("delta")]
         assert "".join(deltas) == "".join(pieces)
@@ -506,41 +510,45 @@ class TestStreams:
         answer = stream(client, f"/threads/{thread(client, '안녕')}/runs")
         assert "re: 안녕".encode() in b"".join(answer.iter_encoded())
 
-    def test_the_stream_is_read_again_through_the_chats_door(self, client: FlaskClient, told: Told) -> None:
+    def test_the_stream_is_read_again_through_the_chats_door(
+        self, client: FlaskClient, replies: ScriptedReplies
+    ) -> None:
         answer = stream(client, f"/threads/{thread(client, 'slow')}/runs")
-        told.end("slow", "once")
+        replies.end("slow", "once")
         stream_id = answer.headers["X-Stream-ID"]
         assert dict(events(answer))["thread.run.completed"]["id"] == stream_id
         assert b'"full_content":"once"' in client.get(f"/chat/stream/{stream_id}").data
 
-    def test_a_reader_who_leaves_midway_leaves_the_run_to_be_written(self, client: FlaskClient, told: Told) -> None:
+    def test_a_reader_who_leaves_midway_leaves_the_run_to_be_written(
+        self, client: FlaskClient, replies: ScriptedReplies
+    ) -> None:
         thread_id = thread(client, "slow")
         answer = stream(client, f"/threads/{thread_id}/runs")
         here = events(answer)
         (_, run) = next(here)
-        told.say("slow", "half")
+        replies.say("slow", "half")
         assert next(event for event, _ in here if event == "thread.message.delta")
         answer.close()
-        told.end("slow", " whole")
+        replies.end("slow", " whole")
         assert ended(client, run)["status"] == "completed"
         assert texts(client, thread_id) == ["slow", "half whole"]
 
-    def test_one_that_fails_tells_so_at_its_end(self, client: FlaskClient, told: Told) -> None:
+    def test_one_that_fails_tells_so_at_its_end(self, client: FlaskClient, replies: ScriptedReplies) -> None:
         answer = stream(client, f"/threads/{thread(client, 'slow')}/runs")
-        told.say("slow", "half")
-        told.fail("slow", errors.UpstreamCut())
+        replies.say("slow", "half")
+        replies.fail("slow", errors.UpstreamCut())
         happened = list(events(answer))
         assert names(happened)[-4:] == ["message.incomplete", "run.step.failed", "run.failed", "done"]
         assert dict(happened)["thread.message.incomplete"]["incomplete_details"] == {"reason": "run_failed"}
 
-    def test_one_that_fails_before_a_word_has_no_message(self, client: FlaskClient, told: Told) -> None:
+    def test_one_that_fails_before_a_word_has_no_message(self, client: FlaskClient, replies: ScriptedReplies) -> None:
         answer = stream(client, f"/threads/{thread(client, 'slow')}/runs")
-        told.fail("slow", errors.UpstreamTimedOut())
+        replies.fail("slow", errors.UpstreamTimedOut())
         expected = ["run.created", "run.queued", "run.in_progress", "run.failed", "done"]
         assert names(events(answer)) == expected
 
     def test_a_store_that_fails_meanwhile_is_an_error_event(
-        self, app: Flask, client: FlaskClient, told: Told, monkeypatch: pytest.MonkeyPatch
+        self, app: Flask, client: FlaskClient, replies: ScriptedReplies, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def broken(*_: Any) -> Iterator[Any]:
             raise errors.StoreUnavailable
@@ -557,32 +565,32 @@ class TestStreams:
         }
 
     def test_one_that_waits_for_the_process_is_queued_until_it_is_written(
-        self, store: MemoryStore, upstream: SteeredUpstream, told: Told
+        self, store: MemoryStore, upstream: SteeredUpstream, replies: ScriptedReplies
     ) -> None:
         app = create_app(Settings(max_concurrent_runs=1), store=store, upstream=upstream)
         client = app.test_client()
         made(client, f"/threads/{thread(client, 'slow')}/runs")
         here = events(stream(client, f"/threads/{thread(client, 'Hi')}/runs"))
         assert [next(here)[0], next(here)[0]] == ["thread.run.created", "thread.run.queued"]
-        told.end("slow", "ok")
+        replies.end("slow", "ok")
         event, run = next(here)
         assert (event, run["status"]) == ("thread.run.in_progress", "in_progress")
         assert names(here)[-1] == "done"
         app.extensions["runner"].shut_down(0)
 
     def test_the_same_idempotency_key_reads_the_same_run_from_its_beginning(
-        self, client: FlaskClient, told: Told
+        self, client: FlaskClient, replies: ScriptedReplies
     ) -> None:
         path = f"/api/v1/threads/{thread(client, 'slow')}/runs"
         first = client.post(path, json={"stream": True}, headers={"Idempotency-Key": "1"}, buffered=False)
-        told.end("slow", "once")
+        replies.end("slow", "once")
         heard = list(events(first))
         second = client.post(path, json={"stream": True}, headers={"Idempotency-Key": "1"}, buffered=False)
         again = list(events(second))
         assert names(again) == names(heard)
         assert dict(again)["thread.message.delta"]["delta"]["content"][0]["text"]["value"] == "once"
         assert dict(again)["thread.message.created"]["content"] == []
-        assert told.calls == ["slow"]
+        assert replies.calls == ["slow"]
 
     def test_a_post_that_would_resume_one_is_refused_and_changes_nothing(self, client: FlaskClient) -> None:
         thread_id = thread(client, "Hi")
@@ -614,12 +622,12 @@ class TestOtherDoors:
         assert [(each["role"], each["content"]) for each in listed] == [("user", "Hi"), ("assistant", "re: Hi")]
 
     def test_a_question_of_another_door_waits_for_the_threads_run(
-        self, client: FlaskClient, told: Told, at_once: AtOnce
+        self, client: FlaskClient, replies: ScriptedReplies, at_once: AtOnce
     ) -> None:
         thread_id = thread(client, "slow")
         made(client, f"/threads/{thread_id}/runs")
         waiting = at_once(client.post, "/query", json={"client_name": thread_id, "input": "Hi"})
-        told.end("slow", "ok")
+        replies.end("slow", "ok")
         assert waiting.result().json == {"response": "re: Hi"}
         assert texts(client, thread_id) == ["slow", "ok", "Hi", "re: Hi"]
 
@@ -663,14 +671,16 @@ class TestSimpleDoor:
         assert texts(client, first["thread_id"]) == ["Hi", "re: Hi", "Ho", "re: Ho"]
         assert get(client, f"/threads/{first['thread_id']}/runs")["data"][0]["assistant_id"] == "asst_default"
 
-    def test_what_fails_is_told_in_openais_shape(self, client: FlaskClient, told: Told) -> None:
-        told.fail("slow", errors.UpstreamTimedOut())
+    def test_what_fails_is_told_in_openais_shape(self, client: FlaskClient, replies: ScriptedReplies) -> None:
+        replies.fail("slow", errors.UpstreamTimedOut())
         answer = post(client, "/chat", message="slow")
         assert (answer.status_code, answer.json["error"]["type"]) == (504, "server_error")
         assert answer.json["error"]["code"] == "upstream_timed_out"
 
-    def test_a_thread_whose_run_waits_for_outputs_is_told_so_at_once(self, client: FlaskClient, told: Told) -> None:
-        told.say("look", LOOK)  # type: ignore[arg-type]
+    def test_a_thread_whose_run_waits_for_outputs_is_told_so_at_once(
+        self, client: FlaskClient, replies: ScriptedReplies
+    ) -> None:
+        replies.say("look", LOOK)  # type: ignore[arg-type]
         run = ran(client, thread(client, "look"), tools=[TOOL])
         answer = post(client, "/chat", message="Hi", thread_id=run["thread_id"])
         assert (answer.status_code, answer.json["error"]["code"]) == (409, "requires_action")
@@ -681,7 +691,7 @@ class TestSimpleDoor:
         headers = {"Idempotency-Key": "1"}
         answers = [client.post("/api/v1/chat", json=body, headers=headers).json for _ in range(2)]
         assert answers[0] == answers[1]
-        assert len(upstream.heard) == 1
+        assert len(upstream.requests) == 1
         other = client.post("/api/v1/chat", json={**body, "message": "Ho"}, headers=headers)
         assert (other.status_code, other.json["error"]["code"]) == (409, "request_id_conflict")
 
@@ -691,7 +701,7 @@ class TestSimpleDoor:
         headers = {"Idempotency-Key": "k" * 16}
         first, second = (client.post("/api/v1/chat", json={"message": "Hi"}, headers=headers).json for _ in range(2))
         assert first == second
-        assert len(upstream.heard) == 1
+        assert len(upstream.requests) == 1
         other = client.post("/api/v1/chat", json={"message": "Ho"}, headers=headers)
         assert (other.status_code, other.json["error"]["code"]) == (409, "request_id_conflict")
         another = client.post("/api/v1/chat", json={"message": "Hi"}, headers={"Idempotency-Key": "j" * 16}).json
@@ -706,7 +716,7 @@ class TestSimpleDoor:
         )
         assert first == second
         assert texts(client, first["thread_id"]) == ["Hi", "re: Hi"]
-        assert len(upstream.heard) == 1
+        assert len(upstream.requests) == 1
         # A key is one door's own.
         assert client.post("/api/v1/chat", json={"message": "Hi"}, headers=headers).status_code == 200
 
@@ -718,7 +728,7 @@ class TestSimpleDoor:
         body = {"message": "Hi"} if path.endswith("chat") else {}
         answer = client.post(path, json=body, headers={"Idempotency-Key": key})
         assert (answer.status_code, answer.json["error"]["code"]) == (400, "invalid_request")
-        assert not upstream.heard
+        assert not upstream.requests
 
     def test_health_tells_how_the_server_is(self, client: FlaskClient) -> None:
         assert get(client, "/health")["status"] == "healthy"
@@ -740,11 +750,13 @@ class TestAssistants:
         assert ran(client, thread(client, "Hi"))["assistant_id"] == "asst_ours"
         app.extensions["runner"].shut_down(0)
 
-    def test_a_run_stays_as_it_was_asked_when_its_assistant_changes(self, client: FlaskClient, told: Told) -> None:
+    def test_a_run_stays_as_it_was_asked_when_its_assistant_changes(
+        self, client: FlaskClient, replies: ScriptedReplies
+    ) -> None:
         assistant = made(client, "/assistants", model="m1", instructions="Explain.")
         run = made(client, f"/threads/{thread(client, 'slow')}/runs", assistant_id=assistant["id"])
         client.delete(f"/api/v1/assistants/{assistant['id']}")
-        told.end("slow", "ok")
+        replies.end("slow", "ok")
         run = ended(client, run)
         assert (run["instructions"], run["assistant_id"]) == ("Explain.", assistant["id"])
 

@@ -10,8 +10,8 @@ import pytest
 from server.domain import ToolCall
 from server.upstream.protocol import Completion, CompletionRequest
 from tests.support.process import ROOT, serve
-from tests.support.replies_over_http import over_http
-from tests.support.requirements import installed
+from tests.support.replies_over_http import serve_replies
+from tests.support.requirements import find_command
 
 FOLDER = ROOT / "tests" / "node"
 
@@ -34,11 +34,11 @@ class Looking:
 
 
 def test_the_npm_package_does_threads_messages_runs_polls_and_streams() -> None:
-    node = installed("node", "nodejs npm")
+    node = find_command("node", "nodejs npm")
     if not (FOLDER / "node_modules" / "openai").is_dir():
         missing = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
         missing("OpenAI's npm package is missing: npm ci --prefix tests/node")
-    with over_http(Looking()) as url, serve(OPENAI_BASE_URL=url) as served:
+    with serve_replies(Looking()) as url, serve(OPENAI_BASE_URL=url) as served:
         ran = subprocess.run(
             [node, "--test", "assistants.test.mjs"],
             cwd=FOLDER,

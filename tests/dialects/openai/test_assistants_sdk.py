@@ -13,9 +13,9 @@ from typing_extensions import override
 
 from server.domain import ToolCall, Usage
 from server.upstream.protocol import Completion
-from tests.support.process import Served, serve
-from tests.support.replies import Told
-from tests.support.replies_over_http import over_http
+from tests.support.process import ServerProcess, serve
+from tests.support.replies import ScriptedReplies
+from tests.support.replies_over_http import serve_replies
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -30,18 +30,20 @@ WEATHER: Any = {
 
 
 @pytest.fixture(scope="module")
-def told() -> Told:
-    return Told(*SLOW, *(f"weather {number}" for number in range(9)), *(f"{number} degrees" for number in range(9)))
+def replies() -> ScriptedReplies:
+    return ScriptedReplies(
+        *SLOW, *(f"weather {number}" for number in range(9)), *(f"{number} degrees" for number in range(9))
+    )
 
 
 @pytest.fixture(scope="module")
-def served(told: Told) -> Iterator[Served]:
-    with over_http(told) as url, serve(OPENAI_BASE_URL=url, ASSISTANT_INSTRUCTIONS="Be brief.") as served:
+def served(replies: ScriptedReplies) -> Iterator[ServerProcess]:
+    with serve_replies(replies) as url, serve(OPENAI_BASE_URL=url, ASSISTANT_INSTRUCTIONS="Be brief.") as served:
         yield served
 
 
 @pytest.fixture(scope="module")
-def sdk(served: Served) -> OpenAI:
+def sdk(served: ServerProcess) -> OpenAI:
     return OpenAI(base_url=f"{served.url}/api/v1", api_key="any")
 
 
@@ -208,11 +210,11 @@ class TestRuns:
         assert changed.metadata == {"n": "0"}
 
     def test_one_is_cancelled_while_it_is_written_and_its_text_is_kept(
-        self, sdk: OpenAI, thread_id: str, told: Told
+        self, sdk: OpenAI, thread_id: str, replies: ScriptedReplies
     ) -> None:
         say(sdk, thread_id, SLOW[0])
         stream = sdk.beta.threads.runs.create(thread_id=thread_id, assistant_id=DEFAULT, stream=True)
-        told.say(SLOW[0], "half")
+        replies.say(SLOW[0], "half")
         events = iter(stream)
         run = next(events).data
         assert next(event for event in events if event.event == "thread.message.delta")
@@ -256,61 +258,63 @@ class Heard(AssistantEventHandler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.told: list[tuple[str, Any]] = []
+        self.replies: list[tuple[str, Any]] = []
 
     @override
     def on_run_step_created(self, run_step: Any) -> None:
-        self.told.append(("step created", run_step.type))
+        self.replies.append(("step created", run_step.type))
 
     @override
     def on_run_step_done(self, run_step: Any) -> None:
-        self.told.append(("step done", run_step.type))
+        self.replies.append(("step done", run_step.type))
 
     @override
     def on_message_created(self, message: Any) -> None:
-        self.told.append(("message created", message.status))
+        self.replies.append(("message created", message.status))
 
     @override
     def on_text_created(self, text: Any) -> None:
-        self.told.append(("text created", text.value))
+        self.replies.append(("text created", text.value))
 
     @override
     def on_text_delta(self, delta: Any, snapshot: Any) -> None:
-        self.told.append(("delta", delta.value))
+        self.replies.append(("delta", delta.value))
 
     @override
     def on_text_done(self, text: Any) -> None:
-        self.told.append(("text done", text.value))
+        self.replies.append(("text done", text.value))
 
     @override
     def on_message_done(self, message: Any) -> None:
-        self.told.append(("message done", message.status))
+        self.replies.append(("message done", message.status))
 
     @override
     def on_tool_call_created(self, tool_call: Any) -> None:
-        self.told.append(("call created", tool_call.function.name))
+        self.replies.append(("call created", tool_call.function.name))
 
     @override
     def on_tool_call_done(self, tool_call: Any) -> None:
-        self.told.append(("call done", tool_call.function.arguments))
+        self.replies.append(("call done", tool_call.function.arguments))
 
     @override
     def on_end(self) -> None:
-        self.told.append(("end", None))
+        self.replies.append(("end", None))
 
 
 class TestStreams:
-    def test_an_event_handler_is_told_everything_in_order(self, sdk: OpenAI, thread_id: str, told: Told) -> None:
+    def test_an_event_handler_is_told_everything_in_order(
+        self, sdk: OpenAI, thread_id: str, replies: ScriptedReplies
+    ) -> None:
         say(sdk, thread_id, SLOW[1])
         handler = Heard()
-        told.end(SLOW[1], "안녕 ", "👩‍👩‍👧\u2028", "!")
+        replies.end(SLOW[1], "안녕 ", "👩‍👩‍👧\u2028", "!")
         with sdk.beta.threads.runs.create_and_stream(
             thread_id=thread_id, assistant_id=DEFAULT, event_handler=handler
         ) as stream:
             stream.until_done()
-        deltas = [value for kind, value in handler.told if kind == "delta"]
+        deltas = [value for kind, value in handler.replies if kind == "delta"]
         assert "".join(deltas) == "안녕 👩‍👩‍👧\u2028!"
-        assert [each for each in handler.told if each[0] != "delta"] == [
+        assert [each for each in handler.replies if each[0] != "delta"] == [
             ("step created", "message_creation"),
             ("message created", "in_progress"),
             ("text created", deltas[0]),
@@ -325,14 +329,14 @@ class TestStreams:
         (step,) = handler.get_final_run_steps()
         assert whole(step).step_details.message_creation.message_id == message.id
 
-    def test_text_arrives_as_it_is_written(self, sdk: OpenAI, thread_id: str, told: Told) -> None:
+    def test_text_arrives_as_it_is_written(self, sdk: OpenAI, thread_id: str, replies: ScriptedReplies) -> None:
         say(sdk, thread_id, SLOW[2])
         with sdk.beta.threads.runs.stream(thread_id=thread_id, assistant_id=DEFAULT) as stream:
             deltas = iter(stream.text_deltas)
             for piece in ("one", "two", "three"):
-                told.say(SLOW[2], piece)
+                replies.say(SLOW[2], piece)
                 assert next(deltas) == piece
-            told.end(SLOW[2])
+            replies.end(SLOW[2])
             assert list(deltas) == []
             assert stream.get_final_run().status == "completed"
 
@@ -363,17 +367,19 @@ class TestStreams:
         ) as stream:
             assert "".join(stream.text_deltas) == "re: Hi"
 
-    def test_a_reader_who_leaves_loses_nothing(self, sdk: OpenAI, thread_id: str, told: Told, served: Served) -> None:
+    def test_a_reader_who_leaves_loses_nothing(
+        self, sdk: OpenAI, thread_id: str, replies: ScriptedReplies, served: ServerProcess
+    ) -> None:
         say(sdk, thread_id, SLOW[3])
         stream = sdk.beta.threads.runs.create(thread_id=thread_id, assistant_id=DEFAULT, stream=True)
         run_id = next(iter(stream)).data.id
         assert stream.response.headers["X-Stream-ID"] == run_id
         stream.close()
-        told.end(SLOW[3], "whole")
+        replies.end(SLOW[3], "whole")
         assert sdk.beta.threads.runs.poll(run_id, thread_id=thread_id).status == "completed"
         assert texts(sdk, thread_id) == ["whole", SLOW[3]]
 
-    def test_the_asynchronous_package_reads_them_too(self, served: Served) -> None:
+    def test_the_asynchronous_package_reads_them_too(self, served: ServerProcess) -> None:
         async def read() -> list[str]:
             async with AsyncOpenAI(base_url=f"{served.url}/api/v1", api_key="any") as sdk:
                 thread = await sdk.beta.threads.create(messages=[{"role": "user", "content": "Hi"}])
@@ -385,9 +391,11 @@ class TestStreams:
 
 
 class TestFunctions:
-    def test_their_outputs_are_submitted_and_polled(self, sdk: OpenAI, thread_id: str, told: Told) -> None:
+    def test_their_outputs_are_submitted_and_polled(
+        self, sdk: OpenAI, thread_id: str, replies: ScriptedReplies
+    ) -> None:
         say(sdk, thread_id, "weather 0")
-        told.say("weather 0", wants(("call_1", "Seoul"), ("call_2", "Oslo")))
+        replies.say("weather 0", wants(("call_1", "Seoul"), ("call_2", "Oslo")))
         run = whole(sdk.beta.threads.runs.create_and_poll(thread_id=thread_id, assistant_id=DEFAULT, tools=[WEATHER]))
         assert (run.status, run.required_action.type) == ("requires_action", "submit_tool_outputs")
         calls = run.required_action.submit_tool_outputs.tool_calls
@@ -397,7 +405,7 @@ class TestFunctions:
         ]
         (step,) = sdk.beta.threads.runs.steps.list(run.id, thread_id=thread_id)
         assert (whole(step).type, step.status) == ("tool_calls", "in_progress")
-        told.say("0 degrees", "Cold.", Completion("told", Usage(20, 2, 22), "stop"))
+        replies.say("0 degrees", "Cold.", Completion("told", Usage(20, 2, 22), "stop"))
         outputs: Any = [
             {"tool_call_id": "call_1", "output": "20 degrees"},
             {"tool_call_id": "call_2", "output": "0 degrees"},
@@ -412,15 +420,17 @@ class TestFunctions:
         assert (whole(called).type, called.status, whole(wrote).type) == ("tool_calls", "completed", "message_creation")
         assert [call.function.output for call in called.step_details.tool_calls] == ["20 degrees", "0 degrees"]
 
-    def test_their_outputs_are_submitted_and_waited_for_by_hand(self, sdk: OpenAI, thread_id: str, told: Told) -> None:
+    def test_their_outputs_are_submitted_and_waited_for_by_hand(
+        self, sdk: OpenAI, thread_id: str, replies: ScriptedReplies
+    ) -> None:
         say(sdk, thread_id, "weather 1")
-        told.say("weather 1", wants(("call_1", "Seoul")))
+        replies.say("weather 1", wants(("call_1", "Seoul")))
         run = sdk.beta.threads.runs.create_and_poll(thread_id=thread_id, assistant_id=DEFAULT, tools=[WEATHER])
         with pytest.raises(openai.BadRequestError, match="output of each call"):
             sdk.beta.threads.runs.submit_tool_outputs(
                 run.id, thread_id=thread_id, tool_outputs=[{"tool_call_id": "call_9", "output": "?"}]
             )
-        told.end("1 degrees", "Cool.")
+        replies.end("1 degrees", "Cool.")
         run = whole(
             sdk.beta.threads.runs.submit_tool_outputs(
                 run.id, thread_id=thread_id, tool_outputs=[{"tool_call_id": "call_1", "output": "1 degrees"}]
@@ -434,10 +444,10 @@ class TestFunctions:
             )
 
     def test_event_handlers_are_told_of_calls_and_of_what_follows_their_outputs(
-        self, sdk: OpenAI, thread_id: str, told: Told
+        self, sdk: OpenAI, thread_id: str, replies: ScriptedReplies
     ) -> None:
         say(sdk, thread_id, "weather 2")
-        told.say("weather 2", "Let me see. ", wants(("call_1", "Seoul"), ("call_2", "Oslo")))
+        replies.say("weather 2", "Let me see. ", wants(("call_1", "Seoul"), ("call_2", "Oslo")))
         first = Heard()
         with sdk.beta.threads.runs.stream(
             thread_id=thread_id, assistant_id=DEFAULT, tools=[WEATHER], event_handler=first
@@ -446,7 +456,7 @@ class TestFunctions:
         run = whole(first.get_final_run())
         assert run.status == "requires_action"
         seoul, oslo = '{"city": "Seoul"}', '{"city": "Oslo"}'
-        assert [each for each in first.told if each[0] in ("delta", "call created", "call done")] == [
+        assert [each for each in first.replies if each[0] in ("delta", "call created", "call done")] == [
             ("delta", "Let me see. "),
             ("call created", "get_weather"),
             ("call done", seoul),
@@ -455,7 +465,7 @@ class TestFunctions:
         ]
         calls = first.get_final_run_steps()[-1].step_details.tool_calls
         assert [(call.id, call.function.arguments) for call in calls] == [("call_1", seoul), ("call_2", oslo)]
-        told.end("2 degrees", "It is", " cold.")
+        replies.end("2 degrees", "It is", " cold.")
         second = Heard()
         with sdk.beta.threads.runs.submit_tool_outputs_stream(
             run_id=run.id,
@@ -464,17 +474,17 @@ class TestFunctions:
             event_handler=second,
         ) as stream:
             stream.until_done()
-        assert second.told[0] == ("step done", "tool_calls")
-        assert "".join(value for kind, value in second.told if kind == "delta") == "It is cold."
-        assert ("text done", "Let me see. It is cold.") in second.told
+        assert second.replies[0] == ("step done", "tool_calls")
+        assert "".join(value for kind, value in second.replies if kind == "delta") == "It is cold."
+        assert ("text done", "Let me see. It is cold.") in second.replies
         (message,) = second.get_final_messages()
         assert text_of(message) == "Let me see. It is cold."
         assert second.get_final_run().status == "completed"
         assert texts(sdk, thread_id) == ["Let me see. It is cold.", "weather 2"]
 
-    def test_one_that_waits_is_cancelled(self, sdk: OpenAI, thread_id: str, told: Told) -> None:
+    def test_one_that_waits_is_cancelled(self, sdk: OpenAI, thread_id: str, replies: ScriptedReplies) -> None:
         say(sdk, thread_id, "weather 3")
-        told.say("weather 3", wants(("call_1", "Seoul")))
+        replies.say("weather 3", wants(("call_1", "Seoul")))
         run = sdk.beta.threads.runs.create_and_poll(thread_id=thread_id, assistant_id=DEFAULT, tools=[WEATHER])
         with pytest.raises(openai.BadRequestError, match="active run"):
             say(sdk, thread_id, "Hello?")
@@ -527,7 +537,7 @@ class TestFaults:
             assert (caught.value.code, caught.value.type) == ("invalid_request", "invalid_request_error")
 
     def test_a_thread_that_is_being_answered_takes_neither_message_nor_run(
-        self, sdk: OpenAI, thread_id: str, told: Told
+        self, sdk: OpenAI, thread_id: str, replies: ScriptedReplies
     ) -> None:
         say(sdk, thread_id, SLOW[4])
         run = sdk.beta.threads.runs.create(thread_id=thread_id, assistant_id=DEFAULT)
@@ -535,7 +545,7 @@ class TestFaults:
             say(sdk, thread_id, "Hello?")
         with pytest.raises(openai.BadRequestError, match="active run"):
             sdk.beta.threads.runs.create(thread_id=thread_id, assistant_id=DEFAULT)
-        told.end(SLOW[4], "Yes.")
+        replies.end(SLOW[4], "Yes.")
         assert sdk.beta.threads.runs.poll(run.id, thread_id=thread_id).status == "completed"
         assert texts(sdk, thread_id) == ["Yes.", SLOW[4]]
 
