@@ -1,4 +1,6 @@
-"""A clock that a test sets."""
+"""Clocks that stand still until a test moves them."""
+
+from collections.abc import Callable
 
 
 class Clock:
@@ -6,4 +8,16 @@ class Clock:
         self.now = 1_000_000.0
 
     def __call__(self) -> float:
+        return self.now
+
+
+class WatchedClock(Clock):
+    """Calls `on_look` whenever it is read. Its time is not a whole second."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000_000.8
+        self.on_look: Callable[[], None] = lambda: None
+
+    def __call__(self) -> float:
+        self.on_look()
         return self.now

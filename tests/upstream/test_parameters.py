@@ -1,8 +1,6 @@
 """Parameters that a model does not know: left out, and remembered only where that is ours to do."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,25 +9,10 @@ from server import errors
 from server.upstream.openai import OpenAIUpstream
 from server.upstream.protocol import CompletionRequest
 from tests.support.openai_server import PATIENCE_SECONDS, THEIRS, Exchange, OpenAIServer, Script, answers, refuses, says
-from tests.upstream.test_openai import KEY, asked, call, either, failure
+from tests.support.upstream_calls import KEY, asked, call, either, failure
 
 OWN = ["stream_options", "prompt_cache_key", "safety_identifier"]
 LIMIT, OLD_LIMIT = "max_completion_tokens", "max_tokens"
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """As where nothing is set, and the system trusts nobody, which saves the time to read its certificates."""
-    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
-    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
-@pytest.fixture
-def server() -> Iterator[OpenAIServer]:
-    server = OpenAIServer()
-    yield server
-    server.close()
 
 
 @pytest.fixture

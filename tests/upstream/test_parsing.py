@@ -3,7 +3,6 @@
 import json
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -35,29 +34,9 @@ from tests.support.openai_server import (
     streams,
     streams_and_breaks,
 )
-from tests.upstream.test_openai import KEY, call, either, failure
+from tests.support.upstream_calls import KEY, call, either, failure
 
 BOM = b"\xef\xbb\xbf"
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """As where nothing is set, and the system trusts nobody, which saves the time to read its certificates."""
-    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
-    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
-@pytest.fixture
-def server() -> Iterator[OpenAIServer]:
-    server = OpenAIServer()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def upstream(server: OpenAIServer) -> OpenAIUpstream:  # type: ignore[override]
-    return OpenAIUpstream(KEY, server.url, retry_seconds=0.0)
 
 
 def heard(upstream: OpenAIUpstream, *, streamed: bool) -> tuple[str, Completion]:

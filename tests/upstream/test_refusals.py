@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,30 +36,10 @@ from tests.support.openai_server import (
     says,
     streams,
 )
-from tests.upstream.test_openai import KEY, asked, either, failure
+from tests.support.upstream_calls import KEY, asked, either, failure
 
 Answer = tuple[int, Any]
 """A status, and JSON or, if it is a text, a page or a line."""
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """As where nothing is set, and the system trusts nobody, which saves the time to read its certificates."""
-    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
-    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
-@pytest.fixture
-def server() -> Iterator[OpenAIServer]:
-    server = OpenAIServer()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def upstream(server: OpenAIServer) -> OpenAIUpstream:  # type: ignore[override]
-    return OpenAIUpstream(KEY, server.url, retry_seconds=0.0)
 
 
 def table(kinds: dict[str, Any]) -> Any:

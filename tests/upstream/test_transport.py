@@ -64,13 +64,6 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def server() -> Iterator[OpenAIServer]:
-    server = OpenAIServer()
-    yield server
-    server.close()
-
-
-@pytest.fixture
 def transport() -> Iterator[Transport]:
     transport = Transport()
     yield transport
