@@ -155,7 +155,7 @@ class TestQuery:
 
 
 class TestDeadline:
-    """Rule 5 of DESIGN's runs."""
+    """R5 of docs/invariants.md."""
 
     @pytest.fixture
     def settings(self) -> Settings:

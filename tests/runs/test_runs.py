@@ -1,4 +1,4 @@
-"""Every rule that DESIGN sets for runs and that memory can keep, by its number there."""
+"""The rules of runs, R1 to R9 of docs/invariants.md, as far as they hold without a durable store."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -67,7 +67,7 @@ def contents(store: MemoryStore, name: str = "ada") -> list[str]:
 
 
 class TestOneAtATime:
-    """Rule 1."""
+    """R1."""
 
     def test_runs_of_one_conversation_are_written_one_at_a_time_in_order_of_arrival(
         self, runner: Runner, replies: ScriptedReplies, store: MemoryStore, upstream: SteeredUpstream
@@ -181,7 +181,7 @@ class TestWhatComesInBetween:
 
 
 class TestWriteAhead:
-    """Rule 2."""
+    """R2.1, R2.6 and R2.7."""
 
     def test_a_question_is_in_the_store_before_the_upstream_is_called(self, store: MemoryStore) -> None:
         known: list[Run] = []
@@ -218,7 +218,7 @@ class TestWriteAhead:
 
 
 class TestHistory:
-    """Rule 3."""
+    """R3. What is sent upstream of a long history: R10.4 and R10.7."""
 
     def test_a_question_is_not_in_the_history_until_its_run_completes(
         self, runner: Runner, replies: ScriptedReplies, store: MemoryStore
@@ -297,7 +297,7 @@ class TestHistory:
 
 
 class TestReading:
-    """Rule 4."""
+    """R4."""
 
     def test_a_run_is_read_from_any_character_while_it_is_written_and_after(
         self, runner: Runner, replies: ScriptedReplies
@@ -408,7 +408,7 @@ class TestReading:
 
 
 class TestNothingIsPaidTwice:
-    """Rule 6, as far as it is not the store's alone."""
+    """R6, as far as it does not depend on the store alone."""
 
     def test_an_identical_open_question_is_joined_and_paid_once(
         self, runner: Runner, replies: ScriptedReplies, store: MemoryStore, at_once: AtOnce
@@ -466,7 +466,7 @@ class TestNothingIsPaidTwice:
 
 
 class TestCancelling:
-    """Rule 7."""
+    """R7."""
 
     def test_cancelling_closes_the_upstream_and_keeps_what_was_written(
         self, runner: Runner, replies: ScriptedReplies, store: MemoryStore, upstream: SteeredUpstream
@@ -544,7 +544,7 @@ class TestCancelling:
 
 
 class TestShutdown:
-    """Rule 8."""
+    """R8."""
 
     def test_no_new_runs_begin_and_open_ones_may_end(
         self, runner: Runner, replies: ScriptedReplies, at_once: AtOnce
@@ -575,7 +575,7 @@ class TestShutdown:
 
 
 class TestLimits:
-    """Rule 9."""
+    """R9."""
 
     @pytest.fixture
     def limits(self) -> RunConfig:
