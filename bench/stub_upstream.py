@@ -39,7 +39,7 @@ def build_response(body: bytes, kind: str = "application/json") -> bytes:
     return head.encode() + body
 
 
-PLAIN = build_response(json.dumps(COMPLETION).encode())
+PLAIN_RESPONSE = build_response(json.dumps(COMPLETION).encode())
 
 
 class Connection(asyncio.Protocol):
@@ -72,9 +72,9 @@ class Connection(asyncio.Protocol):
             if b'"stream":true' in body or b'"stream": true' in body:
                 self.send_stream()
             elif behaviour["delay"]:
-                asyncio.get_running_loop().call_later(behaviour["delay"], self.transport.write, PLAIN)
+                asyncio.get_running_loop().call_later(behaviour["delay"], self.transport.write, PLAIN_RESPONSE)
             else:
-                self.transport.write(PLAIN)
+                self.transport.write(PLAIN_RESPONSE)
         elif b"/counts" in line:
             self.transport.write(build_response(json.dumps(counts).encode()))
         elif b"/behaviour" in line:

@@ -113,7 +113,7 @@ def every_accepted_question_has_a_run_that_has_ended(talk: Talk) -> Iterator[str
 
 
 def a_question_is_begun_once_for_each_time_that_it_had_to_be_asked(talk: Talk) -> Iterator[str]:
-    place = {run.id: place for place, run in enumerate(talk.runs)}
+    index = {run.id: index for index, run in enumerate(talk.runs)}
     asks = Counter[float]()
     for run in talk.runs:
         ask = talk.ask_of(run)
@@ -126,34 +126,34 @@ def a_question_is_begun_once_for_each_time_that_it_had_to_be_asked(talk: Talk) -
     for runs in talk.begun.values():
         has_id = runs[0].request_id is not None
         for earlier, later in pairwise(runs):
-            is_newest = place[later.id] == place[earlier.id] + 1
+            is_newest = index[later.id] == index[earlier.id] + 1
             may_repeat = not has_id and (earlier.delivered or not is_newest)
             if earlier.status == "completed" and not may_repeat:
                 yield f"{earlier.question!r} was begun again after it was completed"
 
 
 def every_call_is_of_a_run_that_was_written_down_and_made_once(talk: Talk) -> Iterator[str]:
-    for place, call in enumerate(talk.calls):
-        if place not in talk.run_places:
+    for index, call in enumerate(talk.calls):
+        if index not in talk.run_places:
             own = [run for run in talk.begun.get(call.question, []) if talk.life_of(run) == call.life]
             calls = [each for each in talk.calls if (each.question, each.life) == (call.question, call.life)]
             yield f"{call.life} asked {call.question!r} {len(calls)} times for {len(own)} runs; {call.reply!r} has none"
     known = set(talk.run_places.values())
-    for place, run in enumerate(talk.runs):
-        if run.text and place not in known:
+    for index, run in enumerate(talk.runs):
+        if run.text and index not in known:
             yield f"{run.question!r} is {run.status} with a text that was not written for it: {run.text!r}"
 
 
 def every_call_saw_exactly_the_history_before_it(talk: Talk) -> Iterator[str]:
-    for place, run_place in talk.run_places.items():
-        if place not in talk.run_places_by_history:
-            call, due = talk.calls[place], talk.due(talk.runs[run_place])
+    for index, run_place in talk.run_places.items():
+        if index not in talk.run_places_by_history:
+            call, due = talk.calls[index], talk.due(talk.runs[run_place])
             yield f"{call.question!r} came with {len(call.messages) - 1} messages, not the {len(due) - 1} before it"
 
 
 def one_reply_is_written_at_a_time(talk: Talk) -> Iterator[str]:
-    places = sorted(range(len(talk.calls)), key=lambda place: talk.calls[place].heard)
-    for first, second in combinations(places, 2):
+    indexes = sorted(range(len(talk.calls)), key=lambda index: talk.calls[index].heard)
+    for first, second in combinations(indexes, 2):
         earlier, later = talk.calls[first], talk.calls[second]
         if earlier.ended is not None and earlier.ended <= later.heard:
             continue
@@ -162,13 +162,13 @@ def one_reply_is_written_at_a_time(talk: Talk) -> Iterator[str]:
             yield f"{later.question!r} was sent while {earlier.question!r} was being answered"
 
 
-def _may_be_over(talk: Talk, place: int, at: float) -> bool:
+def _may_be_over(talk: Talk, index: int, at: float) -> bool:
     """Whether a call may have been nobody's by then: its server was gone, or its lease, where Redis was."""
-    call = talk.calls[place]
+    call = talk.calls[index]
     kills = [kill for kill in talk.kills if call.life in kill.lives and kill.began <= at]
     if any(kill.victim == call.life for kill in kills):
         return True
-    run = talk.runs[talk.run_places[place]] if place in talk.run_places else None
+    run = talk.runs[talk.run_places[index]] if index in talk.run_places else None
     return bool(kills) and run is not None and run.status == "interrupted" and (run.ended or 0.0) <= at
 
 
@@ -209,7 +209,7 @@ RULES: Sequence[Rule] = (
 def _swapped(sent: Sequence[float], known: Sequence[float]) -> Iterator[tuple[int, int]]:
     """Places of two that stand the wrong way round: the later one was known before the earlier one was sent."""
     first = len(known) - 1
-    for place in range(len(known) - 2, -1, -1):
-        first = min(first, place + 1, key=known.__getitem__)
-        if known[first] < sent[place]:
-            yield place, first
+    for index in range(len(known) - 2, -1, -1):
+        first = min(first, index + 1, key=known.__getitem__)
+        if known[first] < sent[index]:
+            yield index, first

@@ -97,7 +97,7 @@ class Talk:
 
     def due(self, run: Run) -> Sequence[tuple[str, str]]:
         """Role and content of what is to be sent for a run: the turns before it, and its question."""
-        return [*self._said[: self._before[run.id]], ("user", run.question)]
+        return [*self._question_texts[: self._before[run.id]], ("user", run.question)]
 
     @cached_property
     def _before(self) -> Mapping[str, int]:
@@ -110,7 +110,7 @@ class Talk:
         return before
 
     @cached_property
-    def _said(self) -> list[tuple[str, str]]:
+    def _question_texts(self) -> list[tuple[str, str]]:
         return [(each.role, each.content) for each in self.history]
 
     def _fits(self, call: Call, run: Run) -> bool:
@@ -119,34 +119,34 @@ class Talk:
         return is_its_reply and call.life == self.life_of(run) and run.created <= call.heard
 
     def _paired(self, fits: Callable[[Call, Run], bool]) -> ConversationTable:
-        fitting: dict[int, list[int]] = {place: [] for place in range(len(self.calls))}
-        fitted: dict[int, list[int]] = {place: [] for place in range(len(self.runs))}
-        places = _grouped(range(len(self.runs)), lambda place: self.runs[place].question)
-        for place, call in enumerate(self.calls):
-            fitting[place] = [each for each in places.get(call.question, []) if fits(call, self.runs[each])]
-            for each in fitting[place]:
-                fitted[each].append(place)
-        run_of: dict[int, int] = {}
+        fitting: dict[int, list[int]] = {index: [] for index in range(len(self.calls))}
+        fitted: dict[int, list[int]] = {index: [] for index in range(len(self.runs))}
+        indexes = _grouped(range(len(self.runs)), lambda index: self.runs[index].question)
+        for index, call in enumerate(self.calls):
+            fitting[index] = [each for each in indexes.get(call.question, []) if fits(call, self.runs[each])]
+            for each in fitting[index]:
+                fitted[each].append(index)
+        run_by_call: dict[int, int] = {}
         call_of: dict[int, int] = {}
         # Who has a partner keeps one. So if all calls, and all runs that have a text, can have one, they do.
-        for place, run in enumerate(self.runs):
+        for index, run in enumerate(self.runs):
             if run.text:
-                _pair(place, fitted, call_of, run_of, set())
-        for place in fitting:
-            if place not in run_of:
-                _pair(place, fitting, run_of, call_of, set())
-        return run_of
+                _pair(index, fitted, call_of, run_by_call, set())
+        for index in fitting:
+            if index not in run_by_call:
+                _pair(index, fitting, run_by_call, call_of, set())
+        return run_by_call
 
 
 def _pair(
-    place: int, fitting: Mapping[int, Sequence[int]], own: dict[int, int], others: dict[int, int], tried: set[int]
+    index: int, fitting: Mapping[int, Sequence[int]], own: dict[int, int], others: dict[int, int], tried: set[int]
 ) -> bool:
     """Find a partner among those that fit, whose own partner may have to take another one (an augmenting path)."""
-    for each in fitting[place]:
+    for each in fitting[index]:
         if each not in tried:
             tried.add(each)
             if each not in others or _pair(others[each], fitting, own, others, tried):
-                own[place], others[each] = each, place
+                own[index], others[each] = each, index
                 return True
     return False
 

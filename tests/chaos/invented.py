@@ -16,7 +16,7 @@ UNAVAILABLE = RunError("store_unavailable", "Later.")
 
 
 def said(*contents: str) -> list[tuple[str, str]]:
-    return [(("user", "assistant")[place % 2], content) for place, content in enumerate(contents)]
+    return [(("user", "assistant")[index % 2], content) for index, content in enumerate(contents)]
 
 
 def turn(question: str, reply: str, run_id: str) -> list[Message]:
@@ -81,24 +81,24 @@ REDIS = Talk(
 """Two servers over a Redis that was killed: one life of a server begins two runs of the same question."""
 
 
-def with_one(items: Sequence[T], place: int, **changes: Any) -> list[T]:
-    return [replace(each, **changes) if each is items[place] else each for each in items]  # type: ignore[type-var]
+def with_one(items: Sequence[T], index: int, **changes: Any) -> list[T]:
+    return [replace(each, **changes) if each is items[index] else each for each in items]  # type: ignore[type-var]
 
 
 def ada(**changes: Any) -> Talk:
     return replace(SQLITE, **changes)
 
 
-def with_ask(place: int, **changes: Any) -> Talk:
-    return ada(asks=with_one(SQLITE.asks, place, **changes))
+def with_ask(index: int, **changes: Any) -> Talk:
+    return ada(asks=with_one(SQLITE.asks, index, **changes))
 
 
-def with_call(place: int, **changes: Any) -> Talk:
-    return ada(calls=with_one(SQLITE.calls, place, **changes))
+def with_call(index: int, **changes: Any) -> Talk:
+    return ada(calls=with_one(SQLITE.calls, index, **changes))
 
 
-def with_run(place: int, **changes: Any) -> Talk:
-    return ada(runs=with_one(SQLITE.runs, place, **changes))
+def with_run(index: int, **changes: Any) -> Talk:
+    return ada(runs=with_one(SQLITE.runs, index, **changes))
 
 
 def and_ask(*ask: Any, **more: Any) -> Talk:
@@ -117,8 +117,8 @@ def bob(**changes: Any) -> Talk:
     return replace(REDIS, **changes)
 
 
-def bobs_call(place: int, **changes: Any) -> Talk:
-    return bob(calls=with_one(REDIS.calls, place, **changes))
+def bobs_call(index: int, **changes: Any) -> Talk:
+    return bob(calls=with_one(REDIS.calls, index, **changes))
 
 
 SOUND = {

@@ -34,8 +34,8 @@ def _stage(ask: Ask, kill: Kill, talk: Talk) -> str:
 def _run_at(question: str, at: float, talk: Talk) -> Run | None:
     """The newest run of a question that was there then."""
     runs = talk.begun.get(question, [])
-    place = bisect_right(runs, at, key=lambda run: run.created)
-    return runs[place - 1] if place else None
+    index = bisect_right(runs, at, key=lambda run: run.created)
+    return runs[index - 1] if index else None
 
 
 def _was_over(run: Run, kill: Kill, talk: Talk) -> bool:

@@ -9,7 +9,7 @@ from sys import intern
 
 from tests.support.openai_server import DONE, FINISH, Exchange, OpenAIServer, completion, piece
 
-WORDS = ("so", "그래서", "weil", "потому что", "🙂", "naïve", "\n", "“quoted”")
+SAMPLES = ("so", "그래서", "weil", "потому что", "🙂", "naïve", "\n", "“quoted”")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Upstream:
         with self._lock:
             number = len(self._calls)
             chance = random.Random(f"{self._seed} {number}")
-            words = chance.choices(WORDS, k=chance.randint(2, 8))
+            words = chance.choices(SAMPLES, k=chance.randint(2, 8))
             texts = [f"Answer {number} to {messages[-1][1]}:", *(f" {word}" for word in words)]
             life = request.path.split("/")[1]
             self._calls.append(Call(life, messages, "".join(texts), time.time()))

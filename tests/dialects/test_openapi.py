@@ -75,8 +75,8 @@ def operation(document: dict[str, Any], path: str, method: str) -> dict[str, Any
     return found
 
 
-def json_schema(place: dict[str, Any]) -> dict[str, Any]:
-    schema: dict[str, Any] = place["content"]["application/json"]["schema"]
+def json_schema(index: dict[str, Any]) -> dict[str, Any]:
+    schema: dict[str, Any] = index["content"]["application/json"]["schema"]
     return schema
 
 
@@ -116,10 +116,10 @@ class TestPublished:
             {(each["name"], each["in"]): each for each in operation(document, path, method).get("parameters", [])}
             for document in (PUBLISHED, OURS)
         )
-        for place, each in published.items():
-            assert ours[place]["required"] == each["required"]
-            assert as_published(ours[place]["schema"], each["name"])
-        assert {place for place, each in ours.items() if each.get("required")} <= set(published)
+        for index, each in published.items():
+            assert ours[index]["required"] == each["required"]
+            assert as_published(ours[index]["schema"], each["name"])
+        assert {index for index, each in ours.items() if each.get("required")} <= set(published)
 
     @pytest.mark.parametrize(("path", "method"), OPERATIONS)
     def test_a_request_body_needs_no_more_than_was_published(self, path: str, method: str) -> None:
@@ -216,8 +216,8 @@ class TestImporters:
         assert {kind for body in bodies for kind in body["content"]} == {"application/json"}
 
     def test_no_parameter_is_a_header(self, imported: dict[str, Any]) -> None:
-        places = [each["in"] for _, _, operation in operations(imported) for each in operation.get("parameters", [])]
-        assert set(places) == {"query"}
+        indexes = [each["in"] for _, _, operation in operations(imported) for each in operation.get("parameters", [])]
+        assert set(indexes) == {"query"}
 
     def test_every_operation_is_described_in_300_characters(self, imported: dict[str, Any]) -> None:
         for _, _, each in operations(imported):
@@ -265,9 +265,9 @@ def given_examples(document: dict[str, Any]) -> Iterator[tuple[Any, dict[str, An
         schema = {**schema, "components": document["components"]}
         if "example" in each:
             yield each["example"], schema
-        named = each.get("examples", [])
-        for example in named.values() if isinstance(named, dict) else named:
-            yield example["value"] if isinstance(named, dict) else example, schema
+        examples = each.get("examples", [])
+        for example in examples.values() if isinstance(examples, dict) else examples:
+            yield example["value"] if isinstance(examples, dict) else example, schema
 
 
 class Offering(SteeredUpstream):
@@ -307,14 +307,14 @@ class Telling:
         query = {}
         for one in each.get("parameters", []):
             if "example" in one and one["in"] == "query":
-                query[one["name"]] = self.renamed(str(one["example"]))
+                query[one["name"]] = self.replace_ids(str(one["example"]))
             elif "example" in one:
-                path = path.replace(f"{{{one['name']}}}", self.renamed(one["example"]))
+                path = path.replace(f"{{{one['name']}}}", self.replace_ids(one["example"]))
         sent = each.get("requestBody", {"content": {"application/json": {"example": None}}})
         body = sent["content"]["application/json"]
         if "{" in path or "example" not in body:
             return False
-        given = None if body["example"] is None else json.loads(self.renamed(json.dumps(body["example"])))
+        given = None if body["example"] is None else json.loads(self.replace_ids(json.dumps(body["example"])))
         answer = self.client.open(path, method=method.upper(), query_string=query, json=given)
         text = answer.text  # Read to its end, where it is a stream: what it tells of is done then.
         assert answer.status_code < 300, (method, path, text)
@@ -326,10 +326,10 @@ class Telling:
 
     def compare(self, expected: str, heard: str) -> None:
         self.known |= dict(zip(ID.findall(expected), ID.findall(heard), strict=False))
-        told, said = (TIME.sub("0", text) for text in (self.renamed(expected), heard))
+        told, said = (TIME.sub("0", text) for text in (self.replace_ids(expected), heard))
         assert told == said if expected.startswith("id:") else json.loads(told) == json.loads(said)
 
-    def renamed(self, text: str) -> str:
+    def replace_ids(self, text: str) -> str:
         return ID.sub(lambda found: self.known.get(found[0], found[0]), text)
 
 

@@ -773,6 +773,6 @@ def test_two_hundred_questions_over_ten_clients_make_strict_histories(
         history = contents(store, f"client {c}")
         assert sorted(history[::2]) == sorted(f"q{n}" for n in range(c, 200, 10))
         assert history[1::2] == [f"re: {question}" for question in history[::2]]
-        for place in range(0, len(history), 2):
-            sent = [each["content"] for each in orjson.loads(heard[history[place]].messages)]
-            assert sent == history[: place + 1]
+        for index in range(0, len(history), 2):
+            sent = [each["content"] for each in orjson.loads(heard[history[index]].messages)]
+            assert sent == history[: index + 1]

@@ -301,9 +301,9 @@ class TestHangingUp:
     ) -> None:
         chance = random.Random(8)
 
-        def insist(n: int, patience: list[float]) -> None:
+        def insist(n: int, delays: list[float]) -> None:
             body = {"client_name": f"client{n % 5}", "input": f"q{n}", "request_id": f"id{n}"}
-            for seconds in patience:
+            for seconds in delays:
                 with suppress(TimeoutError):
                     mortal.ask("POST", "/query", body, seconds)
             assert mortal.ask("POST", "/query", body) == (200, {"response": f"re: q{n}"})

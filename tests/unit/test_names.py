@@ -29,7 +29,7 @@ OLD_NAMES = {
     *("message_of", "mark_of", "_said", "named", "collected", "attend", "has_company", "wait_on", "catch_up"),
     *("note_silence", "unwritten", "keep_unwritten", "is_out_of_reach", "is_doubtful", "is_reachable", "try_store"),
     *("give_up", "end_at_last", "look_up", "take_place", "give_place_back", "first_place", "halved", "whole_turns"),
-    *("fingerprint", "replay_from", "is_moving", "ending", "exchange", "fresh", "place", "_place", "places", "writer"),
+    *("fingerprint", "replay_from", "is_moving", "ending", "fresh", "place", "_place", "places", "writer"),
 }
 
 OLD_VERBS = {
@@ -50,7 +50,7 @@ def defined(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
             yield node.name
-        elif isinstance(node, ast.arg) or (isinstance(node, ast.keyword) and node.arg is not None):
+        elif isinstance(node, ast.arg):
             yield node.arg
         elif isinstance(node, (ast.Name, ast.Attribute)) and isinstance(node.ctx, ast.Store):
             yield node.id if isinstance(node, ast.Name) else node.attr

@@ -266,8 +266,10 @@ def asked_all(upstream: OpenAIUpstream) -> None:
 
 def test_the_organization_and_the_project_go_with_every_request(server: OpenAIServer) -> None:
     asked_all(opened(server.url, organization="org-1", project="proj-1"))
-    named = [(heard.headers["openai-organization"], heard.headers["openai-project"]) for heard in server.requests]
-    assert named == [("org-1", "proj-1")] * 3
+    organizations = [
+        (heard.headers["openai-organization"], heard.headers["openai-project"]) for heard in server.requests
+    ]
+    assert organizations == [("org-1", "proj-1")] * 3
 
 
 def test_no_organization_and_no_project_are_no_headers(server: OpenAIServer) -> None:
@@ -763,11 +765,11 @@ def test_a_compressed_answer_is_understood(server: OpenAIServer, encoding: str, 
 def test_a_compressed_stream_is_understood_however_it_is_cut(
     server: OpenAIServer, encoding: str, pack: Callable[[bytes], bytes]
 ) -> None:
-    packed = pack(piece("Hel") + piece("lo") + END)
+    compressed = pack(piece("Hel") + piece("lo") + END)
 
     def script(exchange: Exchange) -> None:
         exchange.begin(200, Content_Type="text/event-stream", Transfer_Encoding="chunked", Content_Encoding=encoding)
-        for byte in packed:
+        for byte in compressed:
             exchange.chunk(bytes([byte]))
         exchange.end_stream()
 

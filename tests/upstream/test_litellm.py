@@ -88,10 +88,10 @@ def gateway(backend: OpenAIServer, tmp_path_factory: pytest.TempPathFactory) -> 
         NO_PROXY="127.0.0.1",
     )
     try:
-        give_up = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + START_SECONDS
         while not is_alive(port):
             assert process.poll() is None, log.read_text()
-            assert time.monotonic() < give_up, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)  # A process has no event to wait for.
         yield f"http://127.0.0.1:{port}/v1"
     finally:
@@ -187,9 +187,9 @@ def call_in_pieces(whole: dict[str, Any]) -> list[dict[str, Any]]:
     """As OpenAI sends it: its name first, then the arguments bit by bit."""
     arguments = whole["function"]["arguments"]
     half = len(arguments) // 2
-    named = whole | {"function": whole["function"] | {"arguments": ""}}
+    first = whole | {"function": whole["function"] | {"arguments": ""}}
     rest = [{"index": whole["index"], "function": {"arguments": part}} for part in (arguments[:half], arguments[half:])]
-    return [named, *rest]
+    return [first, *rest]
 
 
 def tools_chunk(parts: list[dict[str, Any]], finish_reason: str | None = None) -> bytes:

@@ -93,14 +93,14 @@ def test_a_stream_may_be_split_anywhere(
 
 
 @pytest.mark.parametrize(
-    ("ending", "usage"),
+    ("last_word", "usage"),
     [(FINISH, None), (DONE, None), (FINISH + COUNTS, Usage(7, 5, 12)), (COUNTS + FINISH, Usage(7, 5, 12))],
     ids=["reason", "word", "counts after", "counts before"],
 )
 def test_a_stream_is_whole_with_a_reason_to_finish_or_the_last_word(
-    server: OpenAIServer, upstream: OpenAIUpstream, ending: bytes, usage: Usage | None
+    server: OpenAIServer, upstream: OpenAIUpstream, last_word: bytes, usage: Usage | None
 ) -> None:
-    server.follow(streams(piece("Hi"), ending))
+    server.follow(streams(piece("Hi"), last_word))
     text, reply = upstream.open_stream(call(streamed=True))
     assert isinstance(reply, Completion)
     assert (text, reply.model, reply.usage) == ("Hi", MODEL, usage)

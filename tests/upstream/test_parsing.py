@@ -316,7 +316,7 @@ NUMBERS = ["NaN", "nan", "Infinity", "-Infinity", "inf", "-inf", "1e999", "-1e99
 
 @either
 @pytest.mark.parametrize(
-    "place",
+    "template",
     [
         '"extra": @, "choices": [{%s, "index": @}]',
         '"created": @, "timings": {"a": [@, @]}, "choices": [{%s}]',
@@ -328,7 +328,7 @@ NUMBERS = ["NaN", "nan", "Infinity", "-Infinity", "inf", "-inf", "1e999", "-1e99
     ids=["extra", "created", "counts", "cost", "logprobs", "usage"],
 )
 def test_numbers_that_json_does_not_know_lose_no_reply(
-    server: OpenAIServer, upstream: OpenAIUpstream, place: str, streamed: bool
+    server: OpenAIServer, upstream: OpenAIUpstream, template: str, streamed: bool
 ) -> None:
     said = (
         '"delta": {"content": "Say NaN, \\"Infinity\\""}'
@@ -336,7 +336,7 @@ def test_numbers_that_json_does_not_know_lose_no_reply(
         else '"message": {"content": "Say NaN, \\"Infinity\\""}'
     )
     for number in NUMBERS:
-        body = ("{" + place % said + "}").replace("@", number).encode()
+        body = ("{" + template % said + "}").replace("@", number).encode()
         server.follow(streams(b"data: " + body + b"\n\n", FINISH, DONE) if streamed else says(body))
         assert heard(upstream, streamed=streamed)[0] == 'Say NaN, "Infinity"', number[:20]
 

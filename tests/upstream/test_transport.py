@@ -461,12 +461,12 @@ WHOLE = (
 
 @given(st.lists(st.integers(1, len(WHOLE) - 1), unique=True))
 def test_an_answer_is_the_same_however_it_is_cut_into_packets(cuts: list[int]) -> None:
-    places = [0, *sorted(cuts), len(WHOLE)]
+    positions = [0, *sorted(cuts), len(WHOLE)]
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # Keeps packets apart.
     with far, Transport() as transport, pytest.MonkeyPatch.context() as patched:
         patched.setattr("server.upstream.transport.SOCKET_OPTIONS", [])
         patched.setattr("server.upstream.transport.connect", lambda *_: near)
-        for start, stop in pairwise(places):
+        for start, stop in pairwise(positions):
             far.sendall(WHOLE[start:stop])
         answer = httpx2.Client(transport=transport).get("http://models.example/")
         assert (answer.status_code, answer.headers["retry-after"], "link" in answer.headers) == (429, "3", False)
@@ -596,7 +596,7 @@ def closed_port() -> Iterator[int]:
 
 
 @pytest.mark.parametrize(
-    ("url", "place"),
+    ("url", "position"),
     [
         ("http://[::1]/v1", ("::1", 80)),
         ("https://[::1]/v1", ("::1", 443)),
@@ -607,12 +607,12 @@ def closed_port() -> Iterator[int]:
     ],
 )
 def test_the_port_is_the_one_of_the_address_or_its_schemes(
-    url: str, place: tuple[str, int], names: Names, http: httpx2.Client
+    url: str, position: tuple[str, int], names: Names, http: httpx2.Client
 ) -> None:
     names.ports = ()
     with pytest.raises(httpx2.ConnectError):
         http.get(url)
-    assert names.asked_for == [place]
+    assert names.asked_for == [position]
 
 
 def test_of_several_addresses_the_first_that_answers_is_taken(
