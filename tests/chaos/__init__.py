@@ -1,5 +1,5 @@
-"""The crash test: servers and their stores are killed again and again, and then everything that was seen is compared.
+"""The crash test: servers and their stores are killed repeatedly, and then all observations are compared.
 
-Nothing here looks into a server. What its clients were told, what its upstream was asked and what the store has in the
-end must fit together.
+Nothing here looks into a server. What the clients received, what the upstream was asked and what the store has in the
+end must agree.
 """

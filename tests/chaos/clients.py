@@ -1,4 +1,4 @@
-"""Clients that write down every question they send and every answer they are given."""
+"""Clients that record every question that they send and every answer that they receive."""
 
 import http.client
 import json
@@ -12,32 +12,32 @@ from dataclasses import dataclass
 from tests.chaos.servers import Server
 
 PATIENCE_SECONDS = 30.0
-"""Longer than any answer may take, also where a lease has to pass first."""
+"""Longer than any answer may take, also if a lease has to pass first."""
 
 
 @dataclass
 class Ask:
-    """One `POST /query`, and what came of it."""
+    """One `POST /query` and its answer."""
 
     name: str
-    """The conversation's."""
+    """The conversation's name."""
     question: str
     request_id: str | None
     life: str
-    """Of the server that it was sent to."""
+    """The life of the server that it was sent to."""
     sent: float
-    """Unix seconds, before it left."""
+    """Unix seconds, before it was sent."""
     known: float = math.inf
-    """After the client learned that its question was accepted: by a 200 or a 202."""
+    """Unix seconds, after the client received a 200 or a 202, which says that the question was accepted."""
     done: float = math.inf
-    """After it was over, in whichever way."""
+    """Unix seconds, after it was answered or failed."""
     status: int | None = None
     run_id: str | None = None
-    """As told by a 202 or by a stream; None also where the connection died before it was."""
+    """From a 202 or from a stream; None also if the connection broke before that."""
     answer: str | None = None
-    failure: str | None = None
-    """The code that was told; or `cut` where the connection died, `left` where the client hung up, `hung` where nothing
-    came for too long, `unreadable` where it was no JSON."""
+    error: str | None = None
+    """The code of the answer; or `broken` if the connection broke, `left` if the client closed it, `timeout` if nothing
+    came for too long, `unreadable` if the answer was no JSON."""
 
     @property
     def accepted(self) -> bool:
@@ -45,25 +45,25 @@ class Ask:
 
 
 class Client:
-    """Asks, and keeps the record."""
+    """Sends questions and records the answers."""
 
     def __init__(self, servers: Sequence[Server]) -> None:
         self._servers = servers
         self._lock = threading.Lock()
         self.asks: list[Ask] = []
-        self.asked = threading.Event()
-        """Set whenever a question leaves."""
-        self.answered = threading.Event()
-        """Set whenever an answer has come."""
+        self.question_sent = threading.Event()
+        """Set whenever a question is sent."""
+        self.answer_received = threading.Event()
+        """Set whenever an answer is received."""
         self.is_over = threading.Event()
-        """Once set, nobody asks any more."""
+        """While it is set, no more questions are sent."""
 
     def ask(
         self, chance: random.Random, name: str, question: str, request_id: str | None, manner: str = "plain"
     ) -> Ask | None:
-        """One question to one of the servers that are up; None where it is over before there is one.
+        """One question to one of the servers that are up; None if `is_over` was set before a server was up.
 
-        `manner` is `plain`, `streamed`, `impatient` (content with a 202) or `leaving` (hangs up once it is accepted).
+        `manner` is `plain`, `streamed`, `impatient` (accepts a 202) or `leaving` (disconnects once it is accepted).
         """
         while not (up := [life for each in self._servers if (life := each.life) is not None]):
             if self.is_over.wait(0.02):
@@ -72,25 +72,25 @@ class Client:
         ask = Ask(name, question, request_id, life.name, time.time())
         with self._lock:
             self.asks.append(ask)
-        self.asked.set()
+        self.question_sent.set()
         connection = http.client.HTTPConnection("127.0.0.1", life.port, timeout=PATIENCE_SECONDS)
         try:
-            _exchange(connection, ask, manner)
+            _send(connection, ask, manner)
         except TimeoutError:
-            ask.failure = "hung"
+            ask.error = "timeout"
         except (OSError, http.client.HTTPException):
-            ask.failure = "cut"
+            ask.error = "broken"
         except ValueError:
-            ask.failure = "unreadable"
+            ask.error = "unreadable"
         finally:
             ask.done = time.time()
             connection.close()
         if ask.answer is not None:
-            self.answered.set()
+            self.answer_received.set()
         return ask
 
 
-def _exchange(connection: http.client.HTTPConnection, ask: Ask, manner: str) -> None:
+def _send(connection: http.client.HTTPConnection, ask: Ask, manner: str) -> None:
     body = {"client_name": ask.name, "input": ask.question}
     headers = {"Content-Type": "application/json"}
     if ask.request_id is not None:
@@ -106,37 +106,37 @@ def _exchange(connection: http.client.HTTPConnection, ask: Ask, manner: str) -> 
         ask.known = time.time()
         ask.run_id = response.headers.get("X-Stream-ID")
     if response.headers.get_content_type() == "text/event-stream":
-        _follow(response, ask, manner == "leaving")
+        _read_stream(response, ask, manner == "leaving")
         return
     answer = json.loads(response.read())
     ask.run_id = answer.get("run_id")
     ask.answer = answer.get("response")
-    ask.failure = answer.get("code")
+    ask.error = answer.get("code")
 
 
-def _follow(response: http.client.HTTPResponse, ask: Ask, leaves: bool) -> None:
+def _read_stream(response: http.client.HTTPResponse, ask: Ask, leaves: bool) -> None:
     text = ""
     while (line := response.readline()).endswith(b"\n"):
         if not line.startswith(b"data:"):
             continue
         frame = json.loads(line[5:])
         if frame["type"] == "START" and leaves:
-            ask.failure = "left"
+            ask.error = "left"
             return
         if frame["type"] == "CHUNK":
             text += frame["content"]
         if frame["type"] == "ERROR":
-            ask.failure = frame["code"]
+            ask.error = frame["code"]
             return
         if frame["type"] in ("END", "STOPPED"):
-            # The judge finds no such answer where the pieces are not the whole.
-            ask.answer = text if text == frame["full_content"] else f"{text!r} in pieces, {frame['full_content']!r}"
+            # If the chunks do not add up to the whole, the checks find no such answer.
+            ask.answer = text if text == frame["full_content"] else f"{text!r} in chunks, {frame['full_content']!r}"
             return
-    ask.failure = "cut"
+    ask.error = "broken"
 
 
-class Asker(threading.Thread):
-    """One who asks one question after another in a conversation; what fails is mostly asked again."""
+class ClientThread(threading.Thread):
+    """A thread that asks one question after another in a conversation. It repeats most questions that fail."""
 
     def __init__(self, client: Client, name: str, number: int, is_alone: bool, seed: int) -> None:
         super().__init__(name=f"asker {number} of {name}", daemon=True)
@@ -147,7 +147,7 @@ class Asker(threading.Thread):
         self._chance = random.Random(f"{seed} {name} {number}")
         self._count = 0
         self._answered: list[tuple[str, str]] = []
-        """Questions that had a request id, and that id."""
+        """The answered questions that had a request id, with that id."""
 
     def run(self) -> None:
         while not self._client.is_over.is_set():
@@ -160,7 +160,9 @@ class Asker(threading.Thread):
         question = f"Question {self._count} of {self._number} in {self._conversation}: 왜?"
         request_id = f"id of {question}" if self._chance.random() < 0.5 else None
         while not self._client.is_over.is_set():
-            ask = self._client.ask(self._chance, self._conversation, question, request_id, self._manner(request_id))
+            ask = self._client.ask(
+                self._chance, self._conversation, question, request_id, self._choose_manner(request_id)
+            )
             if ask is None:
                 return
             if ask.answer is not None:
@@ -169,10 +171,10 @@ class Asker(threading.Thread):
                 return
             if not ask.accepted:
                 if self._chance.random() < 0.25:
-                    return  # Whoever asked has given up.
+                    return  # The client gives up.
                 time.sleep(self._chance.uniform(0.0, 0.1))
 
-    def _manner(self, request_id: str | None) -> str:
-        # Without an id, and with others in the conversation, a reply that nobody waited for may have to be asked anew.
+    def _choose_manner(self, request_id: str | None) -> str:
+        # Without an id, and with other clients in the conversation, an undelivered reply may be asked for again.
         manners = ["plain", "streamed"] * 3
         return self._chance.choice([*manners, "impatient", "leaving"] if request_id or self._is_alone else manners)

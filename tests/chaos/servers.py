@@ -17,10 +17,10 @@ from tests.support.process import SETTINGS, ServerProcess, await_answer, eventua
 
 @dataclass(frozen=True)
 class Life:
-    """A server from its start to its end. No two have the same port, so that nobody takes one for another."""
+    """A server process from start to end. Each has a port of its own, so that no request reaches another life."""
 
     name: str
-    """The server's, and how often it was started, such as `a.3`."""
+    """The name of the server and the number of its starts, such as `a.3`."""
     port: int
 
 
@@ -28,9 +28,9 @@ class Server:
     """`python run.py` in a process group of its own, each time on another port and with another upstream's address."""
 
     def __init__(self, name: str, folder: Path, upstream_url: Callable[[str], str], **env: str) -> None:
-        """`upstream_url` gives the address that a life, by its name, finds the upstream at."""
+        """`upstream_url` returns the upstream's base URL for a life, by its name."""
         self.life: Life | None = None
-        """Of the server as long as it is up."""
+        """The current life; None while the server is not up."""
         self._name = name
         self._folder = folder
         self._upstream_url = upstream_url
@@ -39,29 +39,29 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def launch(self, workers: int) -> None:
-        life = Life(f"{self._name}.{len(self._lives) + 1}", _port())
+        life = Life(f"{self._name}.{len(self._lives) + 1}", _choose_port())
         self._lives.append(life)
         env = {
             "PORT": str(life.port),
             "OPENAI_BASE_URL": self._upstream_url(life.name),
             "WEB_CONCURRENCY": str(workers),
         }
-        self._process = start_process([sys.executable, "run.py"], self._log(life), **self._env | env)
+        self._process = start_process([sys.executable, "run.py"], self._log_path(life), **self._env | env)
 
     def await_answer(self) -> None:
         assert self._process is not None
         life = self._lives[-1]
-        await_answer(ServerProcess(life.port, self._process, self._log(life)))
+        await_answer(ServerProcess(life.port, self._process, self._log_path(life)))
         self.life = life
 
     def kill(self) -> None:
-        """All of its processes, at once and at this instant."""
+        """Kill all of its processes at once."""
         self.life = None
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGKILL)
 
-    def bury(self) -> None:
-        """Until nothing is left of it: each of its processes has the port open as long as it can do anything."""
+    def await_exit(self) -> None:
+        """Wait until all its processes are gone. Each holds the port open while it can still act."""
         if self._process is not None:
             self._process.wait(10)
             self._process = None
@@ -73,20 +73,19 @@ class Server:
         with urllib.request.urlopen(address) as response:
             return [(each["role"], each["content"]) for each in json.load(response)]
 
-    def failures_without_a_name(self) -> list[Path]:
-        """The logs that tell of any."""
-        logs = map(self._log, self._lives)
+    def logs_with_tracebacks(self) -> list[Path]:
+        logs = map(self._log_path, self._lives)
         return [log for log in logs if "Traceback" in log.read_text(errors="replace")]
 
-    def _log(self, life: Life) -> Path:
+    def _log_path(self, life: Life) -> Path:
         return self._folder / f"{life.name}.log"
 
 
 _ports: set[int] = set()
-"""All that any life ever had."""
+"""The ports of all lives so far."""
 
 
-def _port() -> int:
+def _choose_port() -> int:
     while (port := free_port()) in _ports:
         pass
     _ports.add(port)
