@@ -130,16 +130,16 @@ class Evidence:
             fitting[index] = [each for each in indexes.get(call.question, []) if fits(call, self.runs[each])]
             for each in fitting[index]:
                 fitted[each].append(index)
-        run_of: dict[int, int] = {}
+        run_by_call: dict[int, int] = {}
         call_of: dict[int, int] = {}
         # Matched items stay matched. So if all calls, and all runs with a text, can be matched, they are.
         for index, run in enumerate(self.runs):
             if run.text:
-                _find_partner(index, fitted, call_of, run_of, set())
+                _find_partner(index, fitted, call_of, run_by_call, set())
         for index in fitting:
-            if index not in run_of:
-                _find_partner(index, fitting, run_of, call_of, set())
-        return run_of
+            if index not in run_by_call:
+                _find_partner(index, fitting, run_by_call, call_of, set())
+        return run_by_call
 
 
 def _find_partner(
