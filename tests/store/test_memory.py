@@ -8,7 +8,7 @@ from server.domain import Run
 from server.errors import StoreFull
 from server.store.memory import MemoryStore
 from server.store.memory.eviction import IDLE_SECONDS
-from tests.store.test_stores import asked, contents, finished
+from tests.store.contract import asked, contents, finished
 from tests.support.clock import Clock
 
 MOST = 4

@@ -20,7 +20,7 @@ from server.store.protocol import REQUEST_ID_SECONDS, CreateOptions, Store
 from server.store.redis import RedisStore, commands
 from server.store.redis import store as redis_store
 from server.store.redis.client import CALL_SECONDS
-from tests.store.test_stores import LEASE_SECONDS, MAX_RECORDS, SharedStoreTests, asked, contents, finished
+from tests.store.contract import LEASE_SECONDS, MAX_RECORDS, SharedStoreTests, asked, contents, finished
 from tests.support.clock import Clock
 from tests.support.process import eventually, free_port
 from tests.support.redis_server import LosingProxy, RedisServer, needs_redis, redis_server, shared_cluster, shared_redis

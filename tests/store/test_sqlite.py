@@ -26,7 +26,7 @@ from server.store.protocol import REQUEST_ID_SECONDS, Store
 from server.store.sqlite import SqliteStore, compaction, database, history, runs, schema, sweep, transaction
 from server.store.sqlite import store as store_module
 from server.store.sqlite.history import History
-from tests.store.test_stores import LEASE_SECONDS, MAX_RECORDS, SharedStoreTests, asked, contents, finished
+from tests.store.contract import LEASE_SECONDS, MAX_RECORDS, SharedStoreTests, asked, contents, finished
 from tests.support.clock import Clock
 
 ROOT = Path(__file__).parent.parent.parent
@@ -533,7 +533,7 @@ class TestFailingFile:
 import resource, sys
 from server.errors import StoreUnavailable
 from server.store.sqlite import SqliteStore
-from tests.store.test_stores import asked, contents, finished
+from tests.store.contract import asked, contents, finished
 store = SqliteStore(sys.argv[1], 30.0)
 asked(store, name="eve")
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
@@ -791,7 +791,7 @@ def child(script: str, path: Path, *arguments: str, before: str = "") -> subproc
 import os, sys
 from server.errors import StoreUnavailable
 from server.store.sqlite import SqliteStore
-from tests.store.test_stores import asked, contents, finished
+from tests.store.contract import asked, contents, finished
 def say(*words):
     os.write(1, (" ".join(map(str, words)) + chr(10)).encode())
 store = SqliteStore(sys.argv[1], 1e6)
