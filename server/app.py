@@ -1,4 +1,4 @@
-"""The composition root: the only place where the parts meet."""
+"""The composition root, the only module that knows all parts."""
 
 import re
 from collections.abc import Mapping
@@ -31,8 +31,8 @@ from server.web import blueprint as web
 
 EXPOSED_HEADERS = ["X-Request-ID", "X-Stream-ID", "X-Messages-Omitted", "Link", "Retry-After", "openai-poll-after-ms"]
 
-SHAPES: dict[str, Body] = {"/api/v1": error_body, "/api": detailed_body, "/chat": detailed_body}
-"""How failures are told beneath a path, also where no operation is found there."""
+ERROR_BODIES: dict[str, Body] = {"/api/v1": error_body, "/api": detailed_body, "/chat": detailed_body}
+"""The error body of every address under a path, also if no operation has that address."""
 
 
 def create_app(settings: Settings, *, store: Store | None = None, upstream: Upstream | None = None) -> Flask:
@@ -42,9 +42,9 @@ def create_app(settings: Settings, *, store: Store | None = None, upstream: Upst
     shuts down, and the `contracts`, for tests that validate answers. Raises LookupError if an operation has no view or
     a view no operation, and ValueError if a setting has a value that cannot be used.
     """
-    store = store_of(settings) if store is None else store
-    upstream = open_upstream(settings) if upstream is None else upstream
-    runner = Runner(store, upstream, run_config_of(settings))
+    store = create_store(settings) if store is None else store
+    upstream = create_upstream(settings) if upstream is None else upstream
+    runner = Runner(store, upstream, create_run_config(settings))
     contracts = {name: Contract(document) for name, document in read_documents(settings).items()}
     app = Flask(__name__, static_folder=None, template_folder="web/templates")
     app.json = _Json(app)
@@ -65,17 +65,17 @@ def create_app(settings: Settings, *, store: Store | None = None, upstream: Upst
 def _register_hooks(app: Flask, settings: Settings) -> None:
     """What happens to every request, whichever dialect serves it."""
     log_requests(app)
-    register_error_handlers(app, select_body(SHAPES))
+    register_error_handlers(app, select_body(ERROR_BODIES))
     forbid_storing(app, varies=settings.cors_origins not in ((), ("*",)))
     restrict_hosts(
         app,
-        hosts_of(settings),
+        parse_allowed_hosts(settings),
         listens_on=addresses.parse_host(settings.host),
         is_configured=bool(settings.allowed_hosts or settings.public_url),
         exempt=ops.PROBES,
     )
     if settings.cors_origins:
-        CORS(app, origins=origins_of(settings), expose_headers=EXPOSED_HEADERS, send_wildcard=True)
+        CORS(app, origins=compile_origins(settings), expose_headers=EXPOSED_HEADERS, send_wildcard=True)
 
 
 def _register_blueprints(app: Flask, settings: Settings, core: Core, contracts: Mapping[str, Contract]) -> None:
@@ -96,20 +96,20 @@ def _register_blueprints(app: Flask, settings: Settings, core: Core, contracts: 
         contract.require_all_served()
 
 
-def hosts_of(settings: Settings) -> Hosts:
-    """What callers may call the server: what the operator has written anywhere."""
+def parse_allowed_hosts(settings: Settings) -> Hosts:
+    """The names that the server answers to: those of HOST, PUBLIC_URL and ALLOWED_HOSTS."""
     allowed = [addresses.parse_host_pattern(each) for each in settings.allowed_hosts]
     return Hosts([addresses.parse_host(settings.host), *(each.host for each in settings.sites), *allowed])
 
 
-def origins_of(settings: Settings) -> str | list[re.Pattern[str]]:
-    """As flask-cors takes them, which would guess of a text whether it is an expression, and leave its end open."""
-    return (
-        "*" if settings.cors_origins == ("*",) else [addresses.compile_origin(each) for each in settings.cors_origins]
-    )
+def compile_origins(settings: Settings) -> str | list[re.Pattern[str]]:
+    """CORS_ORIGINS for flask-cors. Compiled, because it guesses whether a text is an expression, and does not anchor it."""
+    if settings.cors_origins == ("*",):
+        return "*"
+    return [addresses.compile_origin(each) for each in settings.cors_origins]
 
 
-def store_of(settings: Settings) -> Store:
+def create_store(settings: Settings) -> Store:
     return open_store(
         settings.effective_store_url,
         max_conversations=settings.max_conversations,
@@ -118,8 +118,8 @@ def store_of(settings: Settings) -> Store:
     )
 
 
-def open_upstream(settings: Settings) -> Upstream:
-    # Each is imported only if it is used: to import the openai package takes half of a start.
+def create_upstream(settings: Settings) -> Upstream:
+    # Each is imported only if it is used: importing the openai package takes half of the start's CPU time.
     if settings.upstream == "scripted":
         from server.upstream.scripted import ScriptedUpstream
 
@@ -137,7 +137,7 @@ def open_upstream(settings: Settings) -> Upstream:
     )
 
 
-def run_config_of(settings: Settings) -> RunConfig:
+def create_run_config(settings: Settings) -> RunConfig:
     parameters = {
         "temperature": settings.default_temperature,
         "max_completion_tokens": settings.default_max_tokens,
@@ -154,7 +154,7 @@ def run_config_of(settings: Settings) -> RunConfig:
 
 
 def read_documents(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Each dialect's document, with the bounds that an operator may move written in."""
+    """The OpenAPI document of each dialect, with MAX_INPUT_CHARS as the limit of `Input` and `SystemPrompt`."""
     documents: dict[str, dict[str, Any]] = {}
     for name, path in DOCUMENTS.items():
         document = documents[name] = orjson.loads(path.read_bytes())
@@ -165,7 +165,7 @@ def read_documents(settings: Settings) -> dict[str, dict[str, Any]]:
 
 
 class _Json(JSONProvider):
-    """JSON by orjson: UTF-8 as it is, since people read Korean in curl."""
+    """JSON by orjson. UTF-8 is not escaped, because people read Korean in curl."""
 
     def dumps(self, obj: Any, **_: Any) -> str:
         return orjson.dumps(obj).decode()

@@ -51,7 +51,7 @@ class Settings:
     """Where conversations live: `memory://`, `sqlite:///chatbot.db`, `redis://host:6379`. Empty: `DATABASE_URL`."""
 
     database_url: str = field(default="", repr=False)
-    """Read where `STORE_URL` is empty, as an SQLite file such as `chatbot.db`. Empty: `memory://`."""
+    """Used if `STORE_URL` is empty: an SQLite file such as `chatbot.db`. Empty: `memory://`."""
 
     lease_seconds: float = 30.0
     """How long a reply counts as being written after its process was last heard of, on a shared store."""

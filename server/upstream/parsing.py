@@ -226,8 +226,8 @@ def _find_error(chunk: dict[str, Any], choice: dict[str, Any], message: dict[str
 
 
 def _find_logprobs(choice: dict[str, Any]) -> list[Any]:
-    told = choice.get("logprobs")
-    content = told.get("content") if isinstance(told, dict) else None
+    logprobs = choice.get("logprobs")
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
     return content if isinstance(content, list) else []
 
 
@@ -238,8 +238,8 @@ def _str_or_none(value: Any) -> str | None:
 def _find_usage(chunk: dict[str, Any], choice: dict[str, Any]) -> Usage | None:
     """The token counts, wherever a known server puts them."""
     groq = chunk.get("x_groq")
-    told = (chunk.get("usage"), choice.get("usage"), groq.get("usage") if isinstance(groq, dict) else None)
-    return next((usage for usage in map(_parse_usage, filter(None, told)) if usage is not None), None)
+    candidates = (chunk.get("usage"), choice.get("usage"), groq.get("usage") if isinstance(groq, dict) else None)
+    return next((usage for usage in map(_parse_usage, filter(None, candidates)) if usage is not None), None)
 
 
 def _parse_usage(counts: Any) -> Usage | None:

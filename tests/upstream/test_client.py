@@ -23,7 +23,7 @@ import openai
 import pytest
 
 from server import errors
-from server.app import open_upstream
+from server.app import create_upstream
 from server.settings import Settings
 from server.upstream import openai as upstream_module
 from server.upstream.client import Account, Client
@@ -309,7 +309,7 @@ def test_who_we_are_is_read_from_the_environment(recorder: Recorder, monkeypatch
     monkeypatch.setenv("OPENAI_ORG_ID", "org-1")
     monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-1")
     monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Team: blue\nauthorization: Token own")
-    upstream = open_upstream(Settings.from_env(os.environ))
+    upstream = create_upstream(Settings.from_env(os.environ))
     assert isinstance(upstream, OpenAIUpstream)
     asked_all(upstream)
     for name, value in (

@@ -797,16 +797,16 @@ UNITS = {
     "stars": "*",
     "masked": "sk-*",
 }
-SHAPES: dict[str, Callable[[str], bytes]] = {
+ERROR_BODIES: dict[str, Callable[[str], bytes]] = {
     "text": str.encode,
     "message": lambda text: json.dumps(error(text)).encode(),
     "detail": lambda text: json.dumps({"detail": [{"loc": ["body", text], "msg": text[:9], "type": text}]}).encode(),
     "broken": lambda text: b'{"error": {"message": "' + text.encode(),
 }
 MEGABYTES: dict[str, Callable[[], bytes]] = {
-    f"{name} as {shape}": partial(lambda make, unit: make(filled(unit)), SHAPES[shape], unit)
+    f"{name} as {shape}": partial(lambda make, unit: make(filled(unit)), ERROR_BODIES[shape], unit)
     for name, unit in UNITS.items()
-    for shape in SHAPES
+    for shape in ERROR_BODIES
     if shape == "message" or name in ("double quotes", "brackets and quotes", "loc", "unknown", "not permitted")
 } | {
     "nested lists": lambda: nested(2000, "[", "1", "]"),
