@@ -103,7 +103,7 @@ def parse_allowed_hosts(settings: Settings) -> Hosts:
 
 
 def compile_origins(settings: Settings) -> str | list[re.Pattern[str]]:
-    """CORS_ORIGINS for flask-cors. Compiled, because it guesses whether a text is an expression, and does not anchor it."""
+    """CORS_ORIGINS for flask-cors. Compiled, because it guesses what a text is, and does not anchor it."""
     if settings.cors_origins == ("*",):
         return "*"
     return [addresses.compile_origin(each) for each in settings.cors_origins]
