@@ -80,18 +80,18 @@ class WatchedStore(MemoryStore):
 
     def __init__(self) -> None:
         super().__init__(max_conversations=1000)
-        self.written: list[str] = []
+        self.calls: list[str] = []
 
     def set_model(self, name: str, model: str) -> None:
-        self.written.append("set_model")
+        self.calls.append("set_model")
         super().set_model(name, model)
 
     def create_run(self, name: str, run: Run, *terms: Any, **limits: Any) -> CreatedRun:
-        self.written.append("create_run")
+        self.calls.append("create_run")
         return super().create_run(name, run, *terms, **limits)
 
     def clear_conversation(self, name: str) -> Any:
-        self.written.append("clear_conversation")
+        self.calls.append("clear_conversation")
         return super().clear_conversation(name)
 
 
@@ -106,9 +106,9 @@ def unchanged(client: FlaskClient, store: WatchedStore, replies: ScriptedReplies
     client.post("/query", json={"client_name": "ada", "input": "hi"})
     client.post("/model", json={"client_name": "ada", "model": "scripted-demo"})
     before = client.get("/history?client_name=ada").get_json()
-    store.written.clear()
+    store.calls.clear()
     yield client
-    assert store.written == []
+    assert store.calls == []
     assert replies.calls == ["hi"]
     assert client.get("/history?client_name=ada").get_json() == before
     assert client.get("/model?client_name=ada").get_json() == {"model": "scripted-demo"}
@@ -252,7 +252,7 @@ class TestHistoryPages:
         assert sentence_of(answer, 400).startswith("limit must be ")
 
     @pytest.mark.parametrize("bad", ["-1", "5.0", "1_0", "+5", "%205", "5%0a", "٣", "x", "", "9" * 16, MARK])
-    def test_before_is_a_place_that_an_earlier_answer_gave(self, unchanged: FlaskClient, bad: str) -> None:
+    def test_before_is_an_index_that_an_earlier_answer_gave(self, unchanged: FlaskClient, bad: str) -> None:
         answer = unchanged.get(f"/history?client_name=ada&before={bad}")
         assert sentence_of(answer, 400).startswith("before must ")
 
@@ -527,10 +527,10 @@ class TestAnyOtherText:
     @pytest.mark.parametrize("kind", TEXTS)
     def test_it_leaves_as_utf8_and_never_as_escapes(self, client: FlaskClient, kind: str) -> None:
         text = TEXTS[kind]
-        written = json.dumps(text, ensure_ascii=False).encode()[1:-1].replace(b"\\u007f", b"\x7f")
+        calls = json.dumps(text, ensure_ascii=False).encode()[1:-1].replace(b"\\u007f", b"\x7f")
         answer = ask(client, input=text)
-        assert written in answer.data
-        assert client.get("/history?client_name=ada").data.count(written) == 2
+        assert calls in answer.data
+        assert client.get("/history?client_name=ada").data.count(calls) == 2
 
     @pytest.mark.parametrize("kind", ["Korean", "emoji", "right to left", "other planes"])
     def test_a_client_may_have_it_as_a_name(self, client: FlaskClient, kind: str) -> None:

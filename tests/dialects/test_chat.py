@@ -58,7 +58,7 @@ def contents(client: FlaskClient, name: str = "ada") -> list[str]:
     return [each["content"] for each in client.get("/history", query_string={"client_name": name}).json]
 
 
-def sent(upstream: SteeredUpstream) -> list[tuple[str, str]]:
+def sent_messages(upstream: SteeredUpstream) -> list[tuple[str, str]]:
     """The messages of the newest call, as role and content."""
     return [(each["role"], each["content"]) for each in orjson.loads(upstream.requests[-1].messages)]
 
@@ -97,7 +97,7 @@ class TestAnswer:
         self, client: FlaskClient, upstream: SteeredUpstream
     ) -> None:
         chat(client, "What is my cat called?", conversation_history=HISTORY)
-        assert sent(upstream) == [
+        assert sent_messages(upstream) == [
             ("user", "My cat is called Grace."),
             ("assistant", "멋지네요."),
             ("user", "What is my cat called?"),
@@ -107,19 +107,19 @@ class TestAnswer:
         self, client: FlaskClient, upstream: SteeredUpstream
     ) -> None:
         chat(client, "hi", conversation_history=[{"role": "assistant", "content": "How can I help?"}, *HISTORY])
-        assert sent(upstream)[0] == ("assistant", "How can I help?")
-        assert len(sent(upstream)) == 4
+        assert sent_messages(upstream)[0] == ("assistant", "How can I help?")
+        assert len(sent_messages(upstream)) == 4
 
     def test_a_chat_knows_nothing_of_another(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
         chat(client, "secret")
         chat(client, "hi")
-        assert sent(upstream) == [("user", "hi")]
+        assert sent_messages(upstream) == [("user", "hi")]
 
     def test_a_clients_chat_belongs_to_its_conversation(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
         chat(client, "first", client_name="ada")
         chat(client, "second", client_name="ada")
         assert contents(client) == ["first", "re: first", "second", "re: second"]
-        assert sent(upstream)[:2] == [("user", "first"), ("assistant", "re: first")]
+        assert sent_messages(upstream)[:2] == [("user", "first"), ("assistant", "re: first")]
 
     def test_it_is_written_to_its_end_though_nobody_waits(self, app: Flask, replies: ScriptedReplies) -> None:
         client = app.test_client()
@@ -142,11 +142,11 @@ class TestSettingsOfOneQuestion:
         chat(client, "hi", client_name="ada", model="m1", system_prompt="Be brief.", temperature=0.5, max_tokens=5)
         call = upstream.requests[-1]
         assert (call.model, call.parameters) == ("m1", {"temperature": 0.5, "max_completion_tokens": 5})
-        assert sent(upstream)[0] == ("system", "Be brief.")
+        assert sent_messages(upstream)[0] == ("system", "Be brief.")
         chat(client, "ho", client_name="ada")
         call = upstream.requests[-1]
         assert (call.model, call.parameters) == ("scripted-demo", {})
-        assert sent(upstream)[0] == ("user", "hi")
+        assert sent_messages(upstream)[0] == ("user", "hi")
         assert client.get("/model", query_string={"client_name": "ada"}).json == {"model": "scripted-demo"}
 
     def test_a_clients_model_answers_where_none_is_named(self, client: FlaskClient, upstream: Any) -> None:
@@ -161,15 +161,15 @@ class TestSettingsOfOneQuestion:
 
         def test_they_stand_in_for_the_servers_own(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
             chat(client, system_prompt="Be brief.", temperature=2)
-            assert sent(upstream) == [("system", "Be brief."), ("user", "hi")]
+            assert sent_messages(upstream) == [("system", "Be brief."), ("user", "hi")]
             assert upstream.requests[-1].parameters == {"temperature": 2, "max_completion_tokens": 9}
             chat(client)
-            assert sent(upstream)[0] == ("system", "Be kind.")
+            assert sent_messages(upstream)[0] == ("system", "Be kind.")
             assert upstream.requests[-1].parameters == {"temperature": 0.1, "max_completion_tokens": 9}
 
         def test_an_empty_system_prompt_is_none(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
             chat(client, system_prompt="")
-            assert sent(upstream) == [("user", "hi")]
+            assert sent_messages(upstream) == [("user", "hi")]
 
     @pytest.mark.parametrize("form", [{"type": "json_object"}, {"type": "text"}, SCHEMA])
     def test_the_form_of_the_reply_is_asked_for_as_it_came(
@@ -303,9 +303,9 @@ def test_a_chat_without_a_name_that_is_gone_before_its_question_is_not_made_to_l
     create = store.create_conversation
 
     def make_and_forget(name: str, *arguments: Any, **more: Any) -> Any:
-        made = create(name, *arguments, **more)
+        run = create(name, *arguments, **more)
         store.delete_conversation(name)
-        return made
+        return run
 
     monkeypatch.setattr(store, "create_conversation", make_and_forget)
     answer = ask()
@@ -332,7 +332,7 @@ class TestKeyWithoutAName:
         again = chat(client, "slow", headers=self.KEY, conversation_history=HISTORY)
         assert again.json["response"] == "at last"
         said = [(each["role"], each["content"]) for each in HISTORY]
-        assert sent(upstream) == [*said, ("user", "slow")]
+        assert sent_messages(upstream) == [*said, ("user", "slow")]
 
     def test_two_requests_at_once_are_one_question(
         self, client: FlaskClient, replies: ScriptedReplies, at_once: AtOnce
@@ -544,12 +544,12 @@ class TestStop:
     def test_what_was_written_is_kept(self, client: FlaskClient, replies: ScriptedReplies) -> None:
         stream_id = start(client, "slow", client_name="ada").json["stream_id"]
         replies.say("slow", "half")
-        reading = client.get(f"/chat/stream/{stream_id}", buffered=False).iter_encoded()
-        while b"half" not in next(reading):
+        reader = client.get(f"/chat/stream/{stream_id}", buffered=False).iter_encoded()
+        while b"half" not in next(reader):
             pass
         answer = client.delete(f"/chat/stream/{stream_id}")
         assert (answer.status_code, answer.json) == (200, {"stream_id": stream_id, "status": "stopped"})
-        assert b'{"type":"STOPPED","full_content":"half"}' in next(reading)
+        assert b'{"type":"STOPPED","full_content":"half"}' in next(reader)
         assert contents(client) == ["slow", "half"]
 
     def test_one_that_waits_for_its_turn_is_never_asked(self, client: FlaskClient, replies: ScriptedReplies) -> None:
@@ -590,16 +590,16 @@ class TestARunThatWaitsForTools:
         yield run
 
     @staticmethod
-    def pause(app: Flask, replies: ScriptedReplies, run: Run) -> None:
+    def pause_run(app: Flask, replies: ScriptedReplies, run: Run) -> None:
         replies.say("slow", "Let me see.", Completion(None, None, calls=(ToolCall("call_1", "weather", "{}"),)))
         app.extensions["runner"].wait(run.id, PATIENCE_SECONDS, lambda: True)
 
     def test_who_reads_it_meanwhile_is_told(
         self, app: Flask, replies: ScriptedReplies, run: Run, at_once: AtOnce
     ) -> None:
-        reading = at_once(frames, app.test_client(), run.id)
-        self.pause(app, replies, run)
-        assert reading.result(PATIENCE_SECONDS)[-2:] == [
+        reader = at_once(frames, app.test_client(), run.id)
+        self.pause_run(app, replies, run)
+        assert reader.result(PATIENCE_SECONDS)[-2:] == [
             {"type": "CHUNK", "content": "Let me see."},
             {"type": "ERROR", "error": errors.ActionRequired.sentence, "code": "requires_action"},
         ]
@@ -607,19 +607,19 @@ class TestARunThatWaitsForTools:
     def test_who_reads_it_later_is_told_too(
         self, app: Flask, replies: ScriptedReplies, run: Run, at_once: AtOnce
     ) -> None:
-        self.pause(app, replies, run)
-        reading = at_once(frames, app.test_client(), run.id)
-        assert reading.result(PATIENCE_SECONDS)[-1]["code"] == "requires_action"
+        self.pause_run(app, replies, run)
+        reader = at_once(frames, app.test_client(), run.id)
+        assert reader.result(PATIENCE_SECONDS)[-1]["code"] == "requires_action"
 
     def test_one_whose_outputs_never_came_has_expired(
         self, app: Flask, replies: ScriptedReplies, run: Run, clock: Clock, at_once: AtOnce
     ) -> None:
-        self.pause(app, replies, run)
+        self.pause_run(app, replies, run)
         clock.now = time.time() + 601
-        reading = at_once(frames, app.test_client(), run.id)
-        assert reading.result(PATIENCE_SECONDS)[-1]["code"] == "run_expired"
+        reader = at_once(frames, app.test_client(), run.id)
+        assert reader.result(PATIENCE_SECONDS)[-1]["code"] == "run_expired"
 
     def test_it_can_be_stopped(self, app: Flask, client: FlaskClient, replies: ScriptedReplies, run: Run) -> None:
-        self.pause(app, replies, run)
+        self.pause_run(app, replies, run)
         assert client.delete(f"/chat/stream/{run.id}").status_code == 200
         assert frames(client, run.id)[-1] == {"type": "STOPPED", "full_content": "Let me see."}

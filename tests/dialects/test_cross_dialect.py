@@ -86,14 +86,14 @@ def history(client: FlaskClient, name: str) -> NewMessages:
 
 
 def session_messages(client: FlaskClient, name: str) -> NewMessages:
-    listed = client.get(f"/api/sessions/{name}/messages", query_string={"limit": 100}).json
-    assert listed["total"] == client.get(f"/api/sessions/{name}").json["message_count"] == len(listed["messages"])
-    return [(each["role"], each["content"]) for each in listed["messages"]]
+    read = client.get(f"/api/sessions/{name}/messages", query_string={"limit": 100}).json
+    assert read["total"] == client.get(f"/api/sessions/{name}").json["message_count"] == len(read["messages"])
+    return [(each["role"], each["content"]) for each in read["messages"]]
 
 
 def thread_messages(client: FlaskClient, name: str) -> NewMessages:
-    listed = client.get(f"/api/v1/threads/{name}/messages", query_string={"limit": 100, "order": "asc"}).json
-    return [(each["role"], each["content"][0]["text"]["value"]) for each in listed["data"]]
+    read = client.get(f"/api/v1/threads/{name}/messages", query_string={"limit": 100, "order": "asc"}).json
+    return [(each["role"], each["content"][0]["text"]["value"]) for each in read["data"]]
 
 
 READ = (history, session_messages, thread_messages)
@@ -113,7 +113,7 @@ def name(request: pytest.FixtureRequest, client: FlaskClient) -> str:
     return make(client)
 
 
-def test_what_is_said_through_one_door_is_seen_through_the_others(
+def test_what_is_said_through_one_dialect_is_seen_through_the_others(
     client: FlaskClient, upstream: SteeredUpstream, name: str
 ) -> None:
     said: NewMessages = []
@@ -127,7 +127,7 @@ def test_what_is_said_through_one_door_is_seen_through_the_others(
             assert read(client, name) == said, (ask.__name__, read.__name__)
 
 
-def test_a_message_has_the_same_id_and_every_reply_the_same_run_at_each_door(client: FlaskClient, name: str) -> None:
+def test_a_message_has_the_same_id_and_every_reply_the_same_run_at_each_dialect(client: FlaskClient, name: str) -> None:
     query(client, name, "hi")
     sessions = client.get(f"/api/sessions/{name}/messages").json["messages"]
     threads = client.get(f"/api/v1/threads/{name}/messages", query_string={"order": "asc"}).json["data"]
@@ -135,7 +135,7 @@ def test_a_message_has_the_same_id_and_every_reply_the_same_run_at_each_door(cli
     read_to_its_end(client, threads[1]["run_id"])
 
 
-def test_a_model_that_is_chosen_at_one_door_answers_at_the_others(
+def test_a_model_that_is_chosen_at_one_dialect_answers_at_the_others(
     client: FlaskClient, upstream: Any, name: str
 ) -> None:
     upstream.list_models = lambda: [{"id": "m1"}]
@@ -153,7 +153,7 @@ def test_a_model_that_is_chosen_at_one_door_answers_at_the_others(
     ],
     ids=["as a session", "as a thread"],
 )
-def test_what_is_deleted_through_one_door_is_gone_from_the_others(
+def test_what_is_deleted_through_one_dialect_is_gone_from_the_others(
     client: FlaskClient, name: str, forget: Callable[[FlaskClient, str], Any]
 ) -> None:
     query(client, name, "hi")
@@ -163,7 +163,7 @@ def test_what_is_deleted_through_one_door_is_gone_from_the_others(
         assert client.get(path).status_code == 404
 
 
-def test_a_history_that_is_cleared_is_empty_at_every_door(client: FlaskClient, name: str) -> None:
+def test_a_history_that_is_cleared_is_empty_at_every_dialect(client: FlaskClient, name: str) -> None:
     query(client, name, "hi")
     client.delete("/history", query_string={"client_name": name})
     assert [read(client, name) for read in READ] == [[], [], []]

@@ -75,8 +75,8 @@ def operation(document: dict[str, Any], path: str, method: str) -> dict[str, Any
     return found
 
 
-def json_schema(index: dict[str, Any]) -> dict[str, Any]:
-    schema: dict[str, Any] = index["content"]["application/json"]["schema"]
+def json_schema(location: dict[str, Any]) -> dict[str, Any]:
+    schema: dict[str, Any] = location["content"]["application/json"]["schema"]
     return schema
 
 
@@ -116,10 +116,10 @@ class TestPublished:
             {(each["name"], each["in"]): each for each in operation(document, path, method).get("parameters", [])}
             for document in (PUBLISHED, OURS)
         )
-        for index, each in published.items():
-            assert ours[index]["required"] == each["required"]
-            assert as_published(ours[index]["schema"], each["name"])
-        assert {index for index, each in ours.items() if each.get("required")} <= set(published)
+        for location, each in published.items():
+            assert ours[location]["required"] == each["required"]
+            assert as_published(ours[location]["schema"], each["name"])
+        assert {location for location, each in ours.items() if each.get("required")} <= set(published)
 
     @pytest.mark.parametrize(("path", "method"), OPERATIONS)
     def test_a_request_body_needs_no_more_than_was_published(self, path: str, method: str) -> None:
@@ -216,8 +216,8 @@ class TestImporters:
         assert {kind for body in bodies for kind in body["content"]} == {"application/json"}
 
     def test_no_parameter_is_a_header(self, imported: dict[str, Any]) -> None:
-        indexes = [each["in"] for _, _, operation in operations(imported) for each in operation.get("parameters", [])]
-        assert set(indexes) == {"query"}
+        locations = [each["in"] for _, _, operation in operations(imported) for each in operation.get("parameters", [])]
+        assert set(locations) == {"query"}
 
     def test_every_operation_is_described_in_300_characters(self, imported: dict[str, Any]) -> None:
         for _, _, each in operations(imported):
@@ -270,7 +270,7 @@ def given_examples(document: dict[str, Any]) -> Iterator[tuple[Any, dict[str, An
             yield example["value"] if isinstance(examples, dict) else example, schema
 
 
-class Offering(SteeredUpstream):
+class DemoUpstream(SteeredUpstream):
     """The demonstration, with the models that the documents speak of."""
 
     def list_models(self) -> list[dict[str, Any]]:
@@ -284,7 +284,7 @@ ID = re.compile(r"[a-z]+_[0-9A-Za-z]{16,}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z|\b1[6-9]\d{8}\b")
 
 
-class Telling:
+class ExampleRun:
     """A document's examples, asked one after the other of one server: what makes, what reads, what deletes.
 
     The names that the server gives to things stand for those in the examples from then on.
@@ -293,15 +293,15 @@ class Telling:
     def __init__(self, document: dict[str, Any]) -> None:
         self.document = document
         self.known: dict[str, str] = {}
-        self.client = create_app(Settings(), store=MemoryStore(100), upstream=Offering()).test_client()
+        self.client = create_app(Settings(), store=MemoryStore(100), upstream=DemoUpstream()).test_client()
 
-    def told(self) -> int:
+    def run(self) -> int:
         """How many operations answered."""
-        turns = ("post", "put", "patch", "get", "delete")
-        asked = sorted(operations(self.document), key=lambda each: turns.index(each[1]))
-        return sum(self.holds(path, method) for path, method, _ in asked)
+        methods = ("post", "put", "patch", "get", "delete")
+        ordered = sorted(operations(self.document), key=lambda each: methods.index(each[1]))
+        return sum(self.run_operation(path, method) for path, method, _ in ordered)
 
-    def holds(self, path: str, method: str) -> bool:
+    def run_operation(self, path: str, method: str) -> bool:
         """Whether an operation can be asked by its examples; fails where it does not answer what they say."""
         each = self.document["paths"][path][method]
         query = {}
@@ -324,9 +324,9 @@ class Telling:
             self.compare(expected if isinstance(expected, str) else json.dumps(expected), text)
         return True
 
-    def compare(self, expected: str, heard: str) -> None:
-        self.known |= dict(zip(ID.findall(expected), ID.findall(heard), strict=False))
-        told, said = (TIME.sub("0", text) for text in (self.replace_ids(expected), heard))
+    def compare(self, expected: str, actual: str) -> None:
+        self.known |= dict(zip(ID.findall(expected), ID.findall(actual), strict=False))
+        told, said = (TIME.sub("0", text) for text in (self.replace_ids(expected), actual))
         assert told == said if expected.startswith("id:") else json.loads(told) == json.loads(said)
 
     def replace_ids(self, text: str) -> str:
@@ -343,4 +343,4 @@ class TestExamples:
     @pytest.mark.parametrize("name", DOCUMENTS)
     def test_every_example_that_can_be_asked_is_answered_as_it_says(self, name: str) -> None:
         document = json.loads(DOCUMENTS[name].read_text())
-        assert Telling(document).told() > 0
+        assert ExampleRun(document).run() > 0

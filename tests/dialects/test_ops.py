@@ -32,26 +32,26 @@ def served_with(**env: str) -> FlaskClient:
 
 class TestRoot:
     def test_it_tells_what_runs_and_where_its_documents_are(self, client: FlaskClient) -> None:
-        told = client.get("/").get_json()
-        assert (told["service"], told["status"], told["version"]) == ("conversation server", "running", "v1.0.0")
-        assert re.fullmatch(RFC3339, told["timestamp"])
+        body = client.get("/").get_json()
+        assert (body["service"], body["status"], body["version"]) == ("conversation server", "running", "v1.0.0")
+        assert re.fullmatch(RFC3339, body["timestamp"])
 
     def test_every_address_that_it_tells_answers(self, client: FlaskClient) -> None:
-        told = client.get("/").get_json()
-        addresses = [told["openapi"], told["health"], *told["documents"]]
+        body = client.get("/").get_json()
+        addresses = [body["openapi"], body["health"], *body["documents"]]
         assert [each for each in addresses if client.get(each).status_code != 200] == []
 
 
 class TestHealth:
     def test_it_is_healthy_where_all_is_well(self, client: FlaskClient) -> None:
-        told = client.get("/health").get_json()
-        assert re.fullmatch(RFC3339, told.pop("timestamp"))
-        assert told == {"status": "healthy", "openai_api": "connected", "store": "available", "version": "v1.0.0"}
+        body = client.get("/health").get_json()
+        assert re.fullmatch(RFC3339, body.pop("timestamp"))
+        assert body == {"status": "healthy", "openai_api": "connected", "store": "available", "version": "v1.0.0"}
 
     def test_it_is_degraded_where_no_upstream_is_configured(self) -> None:
         client = served_with()
-        told = client.get("/health").get_json()
-        assert (told["status"], told["openai_api"]) == ("degraded", "not_configured")
+        body = client.get("/health").get_json()
+        assert (body["status"], body["openai_api"]) == ("degraded", "not_configured")
         answer = client.post("/query", json={"client_name": "ada", "input": "hi"})
         assert (answer.status_code, answer.get_json()["code"]) == (500, "not_configured")
         assert "OPENAI_API_KEY" in answer.get_json()["error"]
@@ -59,22 +59,22 @@ class TestHealth:
     def test_it_is_degraded_and_quick_where_the_upstream_is_unreachable(self) -> None:
         client = served_with(OPENAI_BASE_URL=f"http://127.0.0.1:{free_port()}/v1")
         began = time.monotonic()
-        told = client.get("/health").get_json()
+        body = client.get("/health").get_json()
         assert time.monotonic() - began < LOCAL_HEALTH_SECONDS
-        assert (told["status"], told["openai_api"]) == ("degraded", "unreachable")
+        assert (body["status"], body["openai_api"]) == ("degraded", "unreachable")
 
     def test_it_is_unhealthy_where_the_store_fails(
         self, client: FlaskClient, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(store, "ping", failing)
         answer = client.get("/health")
-        told = answer.get_json()
-        assert (answer.status_code, told["status"], told["store"]) == (200, "unhealthy", "unavailable")
+        body = answer.get_json()
+        assert (answer.status_code, body["status"], body["store"]) == (200, "unhealthy", "unavailable")
 
     def test_it_is_unhealthy_while_the_process_ends(self, app: Flask, client: FlaskClient) -> None:
         app.extensions["runner"].shut_down(0)
-        told = client.get("/health").get_json()
-        assert (told["status"], told["store"]) == ("unhealthy", "closing")
+        body = client.get("/health").get_json()
+        assert (body["status"], body["store"]) == ("unhealthy", "closing")
 
     def test_it_spends_no_tokens(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
         client.get("/health")
@@ -178,17 +178,17 @@ class TestCrossOrigin:
         answer = self.asked_before(client, self.OURS[0])
         assert not [name for name, _ in answer.headers if name.startswith("Access-Control-")]
 
-    @pytest.mark.parametrize("listed", [", ".join(OURS), json.dumps(OURS)], ids=["commas", "JSON"])
-    def test_the_listed_origins_may_and_no_others(self, listed: str) -> None:
-        client = served_with(UPSTREAM="scripted", CORS_ORIGINS=listed)
+    @pytest.mark.parametrize("origins", [", ".join(OURS), json.dumps(OURS)], ids=["commas", "JSON"])
+    def test_the_listed_origins_may_and_no_others(self, origins: str) -> None:
+        client = served_with(UPSTREAM="scripted", CORS_ORIGINS=origins)
         for ours in self.OURS:
             assert self.allowed(client, ours) == ours
         for other in ("https://other.example", "https://page.example.evil", "http://page.example", "null"):
             assert self.allowed(client, other) is None
 
-    @pytest.mark.parametrize("listed", [", ".join(OURS), json.dumps(OURS)], ids=["commas", "JSON"])
-    def test_a_browser_that_asks_before_is_told_yes(self, listed: str) -> None:
-        client = served_with(UPSTREAM="scripted", CORS_ORIGINS=listed)
+    @pytest.mark.parametrize("origins", [", ".join(OURS), json.dumps(OURS)], ids=["commas", "JSON"])
+    def test_a_browser_that_asks_before_is_told_yes(self, origins: str) -> None:
+        client = served_with(UPSTREAM="scripted", CORS_ORIGINS=origins)
         answer = self.asked_before(client, self.OURS[0])
         assert answer.status_code == 200
         assert answer.headers["Access-Control-Allow-Origin"] == self.OURS[0]
@@ -251,7 +251,7 @@ class TestLog:
         return client
 
     @pytest.fixture(autouse=True)
-    def heard(self, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    def capture_logs(self, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
         with caplog.at_level(logging.DEBUG):
             yield
 

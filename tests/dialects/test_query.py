@@ -161,7 +161,7 @@ class TestDeadline:
     def settings(self) -> Settings:
         return Settings(query_deadline_seconds=0)
 
-    def test_a_reply_that_takes_longer_is_202_and_collected_by_asking_the_same_again(
+    def test_a_reply_that_takes_longer_is_202_and_delivered_by_asking_the_same_again(
         self, client: FlaskClient, replies: ScriptedReplies, upstream: SteeredUpstream
     ) -> None:
         late = query(client, "slow")
@@ -314,7 +314,7 @@ class TestHistory:
         assert "Link" not in answer.headers
         assert "X-Messages-Omitted" not in answer.headers
 
-    def test_a_place_from_before_a_clearing_is_harmless(self, client: FlaskClient) -> None:
+    def test_an_index_from_before_a_clearing_is_harmless(self, client: FlaskClient) -> None:
         query(client, "hi")
         assert len(history(client, before=999_999).json) == 2
         assert history(client, before=0).json == []
@@ -326,24 +326,24 @@ class TestHistory:
         client = app.test_client()
         for n in range(30):
             query(client, f"{n} " + "한" * 2_000)
-        whole = history(client)
-        assert len(whole.json) == 60
-        assert len(whole.get_data(as_text=True)) > 100_000
-        cut = client.get("/history", query_string={"client_name": "ada"}, headers=headers)
-        assert 85_000 < len(cut.get_data(as_text=True)) <= 95_000
-        assert cut.json == whole.json[-len(cut.json) :]
-        assert int(cut.headers["X-Messages-Omitted"]) == 60 - len(cut.json)
-        older = client.get(re.findall("<(.*)>", cut.headers["Link"])[0], headers=headers)
-        assert older.json[-1] == whole.json[-len(cut.json) - 1]
+        full = history(client)
+        assert len(full.json) == 60
+        assert len(full.get_data(as_text=True)) > 100_000
+        page = client.get("/history", query_string={"client_name": "ada"}, headers=headers)
+        assert 85_000 < len(page.get_data(as_text=True)) <= 95_000
+        assert page.json == full.json[-len(page.json) :]
+        assert int(page.headers["X-Messages-Omitted"]) == 60 - len(page.json)
+        older = client.get(re.findall("<(.*)>", page.headers["Link"])[0], headers=headers)
+        assert older.json[-1] == full.json[-len(page.json) - 1]
 
     def test_a_single_message_too_long_for_chatgpt_gives_an_empty_list_and_is_told(
         self, app: Any, replies: ScriptedReplies
     ) -> None:
         client = app.test_client()
         query(client, "x" * 99_000)
-        cut = client.get("/history", query_string={"client_name": "ada"}, headers=CHATGPT[0])
-        assert cut.json == []
-        assert cut.headers["X-Messages-Omitted"] == "2"
+        page = client.get("/history", query_string={"client_name": "ada"}, headers=CHATGPT[0])
+        assert page.json == []
+        assert page.headers["X-Messages-Omitted"] == "2"
 
 
 def test_the_demonstration_says_what_it_is_and_shows_that_history_was_replayed() -> None:

@@ -44,8 +44,8 @@ def store(clock: Clock) -> MemoryStore:
 
 @pytest.fixture
 def session_id(client: FlaskClient) -> str:
-    made: str = client.post("/api/sessions", json={}).json["session_id"]
-    return made
+    session: str = client.post("/api/sessions", json={}).json["session_id"]
+    return session
 
 
 def chat(client: FlaskClient, session_id: str, message: str = "hi", headers: Any = None, **more: Any) -> Any:
@@ -67,7 +67,7 @@ def frames(response: Any) -> Iterator[dict[str, Any]]:
             yield json.loads(data.removeprefix("data: "))
 
 
-def listed(client: FlaskClient, session_id: str, **more: Any) -> Any:
+def list_messages(client: FlaskClient, session_id: str, **more: Any) -> Any:
     return client.get(f"/api/sessions/{session_id}/messages", query_string=more)
 
 
@@ -87,12 +87,12 @@ class TestASession:
         assert (answer.status_code, answer.json["metadata"], answer.json["message_count"]) == (200, {}, 0)
 
     def test_it_is_found_by_its_name_and_tells_when_it_was_used(self, client: FlaskClient, clock: Clock) -> None:
-        made = client.post("/api/sessions", json={"metadata": {"a": 1}}).json
-        chat(client, made["session_id"])
+        session = client.post("/api/sessions", json={"metadata": {"a": 1}}).json
+        chat(client, session["session_id"])
         clock.now += 60
-        found = client.get(f"/api/sessions/{made['session_id']}").json
-        assert found == {**made, "last_accessed": found["last_accessed"], "message_count": 2}
-        assert (made["last_accessed"][:19], found["last_accessed"][:19]) == (
+        found = client.get(f"/api/sessions/{session['session_id']}").json
+        assert found == {**session, "last_accessed": found["last_accessed"], "message_count": 2}
+        assert (session["last_accessed"][:19], found["last_accessed"][:19]) == (
             "1970-01-12T13:46:40",
             "1970-01-12T13:47:40",
         )
@@ -102,11 +102,11 @@ class TestASession:
     ) -> None:
         chat(client, session_id)
         open_stream = stream(client, session_id, "slow")
-        reading = frames(open_stream)
-        next(reading)
+        reader = frames(open_stream)
+        next(reader)
         answer = client.delete(f"/api/sessions/{session_id}")
         assert (answer.status_code, answer.json) == (200, {"session_id": session_id, "status": "deleted"})
-        assert [each["code"] for each in reading] == ["run_cancelled"]
+        assert [each["code"] for each in reader] == ["run_cancelled"]
         assert client.get(f"/chat/stream/{open_stream.headers['X-Stream-ID']}").status_code == 404
         assert client.get("/history", query_string={"client_name": session_id}).json == []
         assert not store._table.states
@@ -124,14 +124,14 @@ class TestASession:
         client.post("/query", json={"client_name": "에이다 & co", "input": "hi"})
         assert client.get("/api/sessions/에이다 & co").json["message_count"] == 2
         assert chat(client, "에이다 & co", "ho").json["content"] == "re: ho"
-        assert listed(client, "에이다 & co").json["total"] == 4
+        assert list_messages(client, "에이다 & co").json["total"] == 4
 
 
 def unknown(client: FlaskClient, session_id: str) -> list[Any]:
     """What each operation answers."""
     return [
         client.get(f"/api/sessions/{session_id}"),
-        listed(client, session_id),
+        list_messages(client, session_id),
         chat(client, session_id),
         stream(client, session_id),
         client.delete(f"/api/sessions/{session_id}"),
@@ -139,7 +139,7 @@ def unknown(client: FlaskClient, session_id: str) -> list[Any]:
 
 
 class TestUnknown:
-    def test_an_unknown_one_is_404_at_every_door_and_is_not_made(
+    def test_an_unknown_one_is_404_at_every_dialect_and_is_not_made(
         self, client: FlaskClient, store: MemoryStore, replies: ScriptedReplies
     ) -> None:
         for answer in unknown(client, "0b9d1a51-6f10-4f5a-8b57-6a8fb1a0c0de"):
@@ -156,7 +156,7 @@ class TestUnknown:
 
 USES: dict[str, Callable[[FlaskClient, str, str], Any]] = {
     "looking at it": lambda client, name, _: client.get(f"/api/sessions/{name}"),
-    "its messages": lambda client, name, _: listed(client, name),
+    "its messages": lambda client, name, _: list_messages(client, name),
     "a question": lambda client, name, _: chat(client, name, "again"),
     "a streamed question": lambda client, name, _: list(frames(stream(client, name, "again"))),
     "its history": lambda client, name, _: client.get("/history", query_string={"client_name": name}),
@@ -170,7 +170,7 @@ USES: dict[str, Callable[[FlaskClient, str, str], Any]] = {
 
 class TestExpiry:
     @pytest.mark.parametrize("use", USES)
-    def test_a_use_through_any_door_keeps_it_and_without_one_it_is_gone(
+    def test_a_use_through_any_dialect_keeps_it_and_without_one_it_is_gone(
         self, client: FlaskClient, session_id: str, clock: Clock, use: str
     ) -> None:
         answer = stream(client, session_id)
@@ -208,14 +208,14 @@ class TestExpiry:
     def test_a_reply_that_is_being_written_holds_it(
         self, client: FlaskClient, session_id: str, clock: Clock, replies: ScriptedReplies, store: MemoryStore
     ) -> None:
-        reading = frames(stream(client, session_id, "slow"))
-        next(reading)
+        reader = frames(stream(client, session_id, "slow"))
+        next(reader)
         clock.now += 10 * DAY
         store.sweep()
         replies.end("slow", "at last")
-        assert list(reading)[-1]["done"]
+        assert list(reader)[-1]["done"]
         clock.now += DAY
-        assert listed(client, session_id).json["total"] == 2
+        assert list_messages(client, session_id).json["total"] == 2
 
     def test_an_expired_one_is_swept_with_all_that_it_has(
         self, client: FlaskClient, session_id: str, clock: Clock, store: MemoryStore
@@ -244,18 +244,18 @@ class TestMessages:
     ) -> None:
         for n in range(7):
             chat(client, session_id, f"q{n}")
-        newest = listed(client, session_id).json
+        newest = list_messages(client, session_id).json
         assert (newest["session_id"], newest["total"], len(newest["messages"])) == (session_id, 14, 10)
         assert [each["content"] for each in newest["messages"]][:2] == ["q2", "re: q2"]
         assert [each["content"] for each in newest["messages"]][-2:] == ["q6", "re: q6"]
-        three = listed(client, session_id, limit=3).json
+        three = list_messages(client, session_id, limit=3).json
         assert three["messages"] == newest["messages"][-3:]
-        assert len(listed(client, session_id, limit=1000).json["messages"]) == 14
+        assert len(list_messages(client, session_id, limit=1000).json["messages"]) == 14
 
     def test_each_tells_what_it_has_cost(self, client: FlaskClient, session_id: str, replies: ScriptedReplies) -> None:
         replies.say("slow", "ok", Completion(None, Usage(7, 8, 15)))
         reply = chat(client, session_id, "slow").json
-        question, answer = listed(client, session_id).json["messages"]
+        question, answer = list_messages(client, session_id).json["messages"]
         assert answer == {name: value for name, value in reply.items() if name != "session_id"}
         assert answer["token_usage"] == {"prompt_tokens": 7, "completion_tokens": 8, "total_tokens": 15}
         assert (question["role"], question["content"], question["token_usage"]) == ("user", "slow", None)
@@ -267,18 +267,18 @@ class TestMessages:
     ) -> None:
         answer = stream(client, session_id, "slow")
         replies.say("slow", "half")
-        reading = frames(answer)
-        assert [next(reading), next(reading)][1] == {"content": "half"}
+        reader = frames(answer)
+        assert [next(reader), next(reader)][1] == {"content": "half"}
         client.delete(f"/chat/stream/{answer.headers['X-Stream-ID']}")
-        (last,) = reading
+        (last,) = reader
         assert last["code"] == "run_cancelled"
-        assert [each["token_usage"] for each in listed(client, session_id).json["messages"]] == [None, None]
-        assert listed(client, session_id).json["messages"][1]["content"] == "half"
+        assert [each["token_usage"] for each in list_messages(client, session_id).json["messages"]] == [None, None]
+        assert list_messages(client, session_id).json["messages"][1]["content"] == "half"
 
     def test_messages_that_no_run_wrote_have_no_cost(self, client: FlaskClient, store: MemoryStore) -> None:
         client.post("/chat", json={"message": "hi", "conversation_history": [{"role": "assistant", "content": "ho"}]})
         (name,) = store._table.states
-        messages = listed(client, name).json["messages"]
+        messages = list_messages(client, name).json["messages"]
         assert [(each["content"], each["token_usage"]) for each in messages] == [
             ("ho", None),
             ("hi", None),
@@ -287,7 +287,7 @@ class TestMessages:
 
     @pytest.mark.parametrize("limit", ["0", "-1", "1001", "x", "", "1.5"])
     def test_a_limit_that_makes_no_sense_is_refused(self, client: FlaskClient, session_id: str, limit: str) -> None:
-        answer = listed(client, session_id, limit=limit)
+        answer = list_messages(client, session_id, limit=limit)
         assert (answer.status_code, answer.json["code"]) == (400, "invalid_request")
 
 
@@ -426,7 +426,7 @@ class TestStream:
         first, piece, last = list(frames(answer))
         assert first == {"stream_id": answer.headers["X-Stream-ID"]}
         assert piece == {"content": "re: 안녕"}
-        message = listed(client, session_id).json["messages"][-1]
+        message = list_messages(client, session_id).json["messages"][-1]
         assert last == {"done": True, "message_id": message["message_id"], "token_usage": TOKENS}
 
     def test_its_frames_have_no_name_and_number_the_characters(self, client: FlaskClient, session_id: str) -> None:
@@ -522,7 +522,7 @@ class TestTheModelsServer:
             validate_responses(app)
             client = app.test_client()
             assert client.get("/api/health").json["llm_server"] == "connected"
-            made = client.post("/api/sessions").json["session_id"]
-            answer = chat(client, made).json
+            session = client.post("/api/sessions").json["session_id"]
+            answer = chat(client, session).json
             assert (answer["content"], answer["token_usage"]) == ("re: hi", None)
             app.extensions["runner"].shut_down(0)

@@ -46,19 +46,19 @@ def runner(store: MemoryStore, upstream: SteeredUpstream, limits: RunConfig, clo
     runner.shut_down(0)
 
 
-def begun(runner: Runner, question: str, name: str = "ada", request_id: str | None = None) -> Run:
+def create_run(runner: Runner, question: str, name: str = "ada", request_id: str | None = None) -> Run:
     return runner.create(Run(question, request_id, conversation=name))
 
 
-def ended(runner: Runner, run: Run) -> Run:
+def await_end(runner: Runner, run: Run) -> Run:
     return runner.wait(run.id, PATIENCE_SECONDS, lambda: True)
 
 
-def asked(runner: Runner, question: str, name: str = "ada") -> Run:
-    return ended(runner, begun(runner, question, name))
+def ask(runner: Runner, question: str, name: str = "ada") -> Run:
+    return await_end(runner, create_run(runner, question, name))
 
 
-def reading(runner: Runner, run: Run, position: int = 0) -> RunEvents:
+def read_events(runner: Runner, run: Run, position: int = 0) -> RunEvents:
     return runner.read(run.id, position, lambda: True)
 
 
@@ -72,43 +72,43 @@ class TestOneAtATime:
     def test_runs_of_one_conversation_are_written_one_at_a_time_in_order_of_arrival(
         self, runner: Runner, replies: ScriptedReplies, store: MemoryStore, upstream: SteeredUpstream
     ) -> None:
-        runs = [begun(runner, "slow"), *(begun(runner, f"q{n}") for n in range(10))]
+        runs = [create_run(runner, "slow"), *(create_run(runner, f"q{n}") for n in range(10))]
         replies.await_call("slow")
         assert replies.calls == ["slow"]
         replies.end("slow", "at last")
-        assert [ended(runner, run).status for run in runs] == ["completed"] * 11
+        assert [await_end(runner, run).status for run in runs] == ["completed"] * 11
         assert replies.calls == ["slow", *(f"q{n}" for n in range(10))]
         assert contents(store)[:4] == ["slow", "at last", "q0", "re: q0"]
         sent = [[each["content"] for each in orjson.loads(call.messages)] for call in upstream.requests]
         assert sent == [contents(store)[: 2 * n + 1] for n in range(11)]
 
     def test_other_conversations_do_not_wait(self, runner: Runner, replies: ScriptedReplies) -> None:
-        begun(runner, "slow", "ada")
+        create_run(runner, "slow", "ada")
         replies.await_call("slow")
-        assert asked(runner, "quick", "eve").text == "re: quick"
+        assert ask(runner, "quick", "eve").text == "re: quick"
 
     def test_a_run_that_is_cancelled_gives_its_turn_to_the_next(self, runner: Runner, replies: ScriptedReplies) -> None:
-        first, queued, last = begun(runner, "slow"), begun(runner, "slower"), begun(runner, "last")
+        first, queued, last = create_run(runner, "slow"), create_run(runner, "slower"), create_run(runner, "last")
         replies.await_call("slow")
         runner.cancel(queued.id)
         runner.cancel(first.id)
-        assert ended(runner, last).text == "re: last"
+        assert await_end(runner, last).text == "re: last"
         assert "slower" not in replies.calls
 
     def test_a_run_that_fails_gives_its_turn_to_the_next(self, runner: Runner, replies: ScriptedReplies) -> None:
-        first, last = begun(runner, "slow"), begun(runner, "last")
+        first, last = create_run(runner, "slow"), create_run(runner, "last")
         replies.fail("slow", errors.UpstreamTimedOut())
-        assert ended(runner, first).status == "failed"
-        assert ended(runner, last).text == "re: last"
+        assert await_end(runner, first).status == "failed"
+        assert await_end(runner, last).text == "re: last"
 
     def test_so_many_wait_and_one_more_is_refused(self, runner: Runner, replies: ScriptedReplies) -> None:
-        begun(runner, "slow")
-        waiting = [begun(runner, f"q{n}") for n in range(32)]
+        create_run(runner, "slow")
+        waiting = [create_run(runner, f"q{n}") for n in range(32)]
         with pytest.raises(errors.ConversationBusy):
-            begun(runner, "one more")
+            create_run(runner, "one more")
         replies.end("slow", "ok")
-        assert {ended(runner, run).status for run in waiting} == {"completed"}
-        assert asked(runner, "one more").status == "completed"
+        assert {await_end(runner, run).status for run in waiting} == {"completed"}
+        assert ask(runner, "one more").status == "completed"
 
 
 class Staged(MemoryStore):
@@ -124,9 +124,9 @@ class Staged(MemoryStore):
         self, name: str, run: Run, options: CreateOptions = DEFAULT_OPTIONS, *, waiting: int, start: bool
     ) -> CreatedRun:
         self.before_begin.pop(run.question, lambda: None)()
-        begun = super().create_run(name, run, options, waiting=waiting, start=start)
+        created = super().create_run(name, run, options, waiting=waiting, start=start)
         self.after_begin.pop(run.question, lambda: None)()
-        return begun
+        return created
 
     def start_run(self, name: str, run_id: str) -> Conversation | None:
         self.before_start.pop(self.get_run(run_id).question, lambda: None)()
@@ -147,35 +147,35 @@ class TestWhatComesInBetween:
     def test_who_finds_the_last_place_taken_by_an_attempt_that_fails_is_not_forgotten(
         self, runner: Runner, replies: ScriptedReplies, store: Staged, at_once: AtOnce
     ) -> None:
-        other = begun(runner, "slow", "eve")
+        other = create_run(runner, "slow", "eve")
         replies.await_call("slow")
         written, may_go_on = threading.Event(), threading.Event()
         store.after_begin["older"] = lambda: (written.set(), may_go_on.wait(PATIENCE_SECONDS))
-        older = at_once(begun, runner, "older")
+        older = at_once(create_run, runner, "older")
         assert written.wait(PATIENCE_SECONDS)
         replies.end("slow", "ok")
-        ended(runner, other)
+        await_end(runner, other)
         store.before_start["newer"] = lambda: (may_go_on.set(), older.result(PATIENCE_SECONDS))
-        newer = begun(runner, "newer")
-        assert [ended(runner, each).text for each in (older.result(), newer)] == ["re: older", "re: newer"]
+        newer = create_run(runner, "newer")
+        assert [await_end(runner, each).text for each in (older.result(), newer)] == ["re: older", "re: newer"]
         assert replies.calls == ["slow", "older", "newer"]
 
     def test_a_queued_run_that_is_cleared_before_it_is_known_to_wait_leaves_nothing(
         self, runner: Runner, replies: ScriptedReplies, store: Staged
     ) -> None:
-        begun(runner, "slow", "eve")
+        create_run(runner, "slow", "eve")
         store.after_begin["gone"] = lambda: runner.clear("ada")
-        begun(runner, "gone")
+        create_run(runner, "gone")
         assert not runner._local._dispatcher._queued
         replies.end("slow", "ok")
-        assert asked(runner, "next").status == "completed"
+        assert ask(runner, "next").status == "completed"
         assert "gone" not in replies.calls
 
     def test_a_run_that_is_interrupted_before_it_was_written_down_is_not_left_open(
         self, runner: Runner, replies: ScriptedReplies, store: Staged
     ) -> None:
         store.before_begin["late"] = lambda: runner.shut_down(0)
-        run = begun(runner, "late")
+        run = create_run(runner, "late")
         assert not store.get_run(run.id).is_open
         assert replies.calls == []
 
@@ -191,29 +191,29 @@ class TestWriteAhead:
             yield "because"
 
         runner = Runner(store, SteeredUpstream(answer), RunConfig())
-        run = begun(runner, "why?")
-        assert ended(runner, run).status == "completed"
+        run = create_run(runner, "why?")
+        assert await_end(runner, run).status == "completed"
         assert [(each.id, each.status) for each in known] == [(run.id, "running")]
         runner.shut_down(0)
 
     def test_an_ended_run_never_changes(self, runner: Runner, replies: ScriptedReplies, store: MemoryStore) -> None:
-        run = begun(runner, "slow")
+        run = create_run(runner, "slow")
         replies.say("slow", "half")
         replies.await_call("slow")
-        next(reading(runner, run))
+        next(read_events(runner, run))
         cancelled = runner.cancel(run.id)
         replies.end("slow", " and the rest")
-        assert asked(runner, "next").status == "completed"
+        assert ask(runner, "next").status == "completed"
         assert store.get_run(run.id) == cancelled == runner.cancel(run.id)
         assert contents(store)[:2] == ["slow", "half"]
 
     def test_a_retry_is_a_new_run(self, runner: Runner, replies: ScriptedReplies) -> None:
-        first = begun(runner, "slow", request_id="id")
+        first = create_run(runner, "slow", request_id="id")
         replies.fail("slow", errors.UpstreamTimedOut())
-        assert ended(runner, first).status == "failed"
-        second = begun(runner, "slow", request_id="id")
+        assert await_end(runner, first).status == "failed"
+        second = create_run(runner, "slow", request_id="id")
         replies.end("slow", "now")
-        assert (ended(runner, second).text, second.id != first.id) == ("now", True)
+        assert (await_end(runner, second).text, second.id != first.id) == ("now", True)
         assert runner.cancel(first.id).status == "failed"
 
 
@@ -223,35 +223,35 @@ class TestHistory:
     def test_a_question_is_not_in_the_history_until_its_run_completes(
         self, runner: Runner, replies: ScriptedReplies, store: MemoryStore
     ) -> None:
-        run = begun(runner, "slow")
+        run = create_run(runner, "slow")
         replies.say("slow", "half")
-        next(reading(runner, run))
+        next(read_events(runner, run))
         assert contents(store) == []
         replies.end("slow")
-        assert ended(runner, run).text == "half"
+        assert await_end(runner, run).text == "half"
         assert contents(store) == ["slow", "half"]
 
     def test_a_failed_question_is_neither_shown_nor_replayed(
         self, runner: Runner, replies: ScriptedReplies, store: MemoryStore, upstream: SteeredUpstream
     ) -> None:
-        run = begun(runner, "slow")
+        run = create_run(runner, "slow")
         replies.say("slow", "half")
         replies.fail("slow", errors.UpstreamCut())
-        failed = ended(runner, run)
+        failed = await_end(runner, run)
         assert (failed.status, failed.text, failed.question) == ("failed", "half", "slow")
-        assert asked(runner, "next").status == "completed"
+        assert ask(runner, "next").status == "completed"
         assert contents(store) == ["next", "re: next"]
         assert b"slow" not in upstream.requests[-1].messages
 
-    def test_order_is_by_place_not_by_time(
+    def test_order_is_by_index_not_by_time(
         self, runner: Runner, replies: ScriptedReplies, store: MemoryStore, clock: Clock
     ) -> None:
-        first = begun(runner, "slow")
-        queued = begun(runner, "quick")
+        first = create_run(runner, "slow")
+        queued = create_run(runner, "quick")
         clock.now += 60
         replies.end("slow", "at last")
-        ended(runner, first)
-        ended(runner, queued)
+        await_end(runner, first)
+        await_end(runner, queued)
         question, reply, late_question, _ = store.list_messages("ada", 0, 4)
         assert late_question.timestamp < reply.timestamp
         assert question.timestamp == late_question.timestamp
@@ -260,7 +260,7 @@ class TestHistory:
         self, store: MemoryStore, replies: ScriptedReplies
     ) -> None:
         runner = Runner(store, SteeredUpstream(replies), RunConfig(max_context_messages=4))
-        runs = [asked(runner, f"q{n}") for n in range(5)]
+        runs = [ask(runner, f"q{n}") for n in range(5)]
         assert [(run.replayed, run.omitted) for run in runs] == [(0, 0), (2, 0), (4, 0), (4, 2), (4, 4)]
         runner.shut_down(0)
 
@@ -274,7 +274,7 @@ class TestHistory:
             yield "ok"
 
         runner = Runner(store, SteeredUpstream(answer), RunConfig())
-        runs = [asked(runner, f"q{n}") for n in range(5)]
+        runs = [ask(runner, f"q{n}") for n in range(5)]
         assert {run.status for run in runs} == {"completed"}
         assert lengths == [1, 3, 5, 7, 3, 5]
         assert len(contents(store)) == 10
@@ -288,8 +288,8 @@ class TestHistory:
             yield "ok"
 
         runner = Runner(store, SteeredUpstream(answer), RunConfig())
-        asked(runner, "short")
-        failed = asked(runner, "long")
+        ask(runner, "short")
+        failed = ask(runner, "long")
         assert failed.error is not None
         assert (failed.status, failed.error.code) == ("failed", "context_length_exceeded")
         assert contents(store) == ["short", "ok"]
@@ -302,25 +302,25 @@ class TestReading:
     def test_a_run_is_read_from_any_character_while_it_is_written_and_after(
         self, runner: Runner, replies: ScriptedReplies
     ) -> None:
-        run = begun(runner, "slow")
+        run = create_run(runner, "slow")
         replies.say("slow", "안녕", "👩‍👩‍👧!")
-        here = reading(runner, run, 1)
+        here = read_events(runner, run, 1)
         assert next(here) in (TextDelta("녕", 2), TextDelta("녕👩‍👩‍👧!", 8))
         replies.end("slow", " end")
         whole = "안녕👩‍👩‍👧! end"
-        assert ended(runner, run).text == whole
+        assert await_end(runner, run).text == whole
         for position in range(len(whole) + 1):
-            *pieces, last = reading(runner, run, position)
+            *pieces, last = read_events(runner, run, position)
             assert "".join(piece.text for piece in pieces if isinstance(piece, TextDelta)) == whole[position:]
             assert isinstance(last, Run)
 
     def test_readers_see_the_same_text_each_character_once(
         self, runner: Runner, replies: ScriptedReplies, at_once: AtOnce
     ) -> None:
-        run = begun(runner, "slow")
+        run = create_run(runner, "slow")
 
         def read() -> str:
-            return "".join(piece.text for piece in reading(runner, run) if isinstance(piece, TextDelta))
+            return "".join(piece.text for piece in read_events(runner, run) if isinstance(piece, TextDelta))
 
         readers = [at_once(read) for _ in range(8)]
         for n in range(200):
@@ -331,25 +331,25 @@ class TestReading:
     def test_a_position_beyond_what_an_open_run_has_waits(
         self, runner: Runner, replies: ScriptedReplies, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        run = begun(runner, "slow")
+        run = create_run(runner, "slow")
         replies.say("slow", "abc")
-        next(reading(runner, run))
+        next(read_events(runner, run))
         monkeypatch.setattr(live, "KEEPALIVE_SECONDS", 0.0)
-        beyond = reading(runner, run, 5)
+        beyond = read_events(runner, run, 5)
         assert next(beyond) is None
         replies.end("slow", "defg")
         assert [each for each in beyond if isinstance(each, TextDelta)] == [TextDelta("fg", 7)]
 
     def test_a_position_beyond_a_completed_run_is_refused_at_once(self, runner: Runner) -> None:
-        run = asked(runner, "quick")
+        run = ask(runner, "quick")
         with pytest.raises(errors.InvalidPosition):
-            reading(runner, run, len(run.text) + 1)
+            read_events(runner, run, len(run.text) + 1)
 
     def test_a_position_that_an_open_run_never_reaches_is_refused_at_its_end(
         self, runner: Runner, replies: ScriptedReplies
     ) -> None:
-        run = begun(runner, "slow")
-        beyond = reading(runner, run, 99)
+        run = create_run(runner, "slow")
+        beyond = read_events(runner, run, 99)
         replies.end("slow", "short")
         with pytest.raises(errors.InvalidPosition):
             list(beyond)
@@ -357,11 +357,11 @@ class TestReading:
     def test_a_position_beyond_an_interrupted_run_gets_its_failure(
         self, runner: Runner, replies: ScriptedReplies
     ) -> None:
-        run = begun(runner, "slow")
+        run = create_run(runner, "slow")
         replies.say("slow", "half")
-        next(reading(runner, run))
+        next(read_events(runner, run))
         runner.shut_down(0)
-        (last,) = reading(runner, run, 99)
+        (last,) = read_events(runner, run, 99)
         assert isinstance(last, Run)
         assert last.error is not None
         assert last.error.code == "run_interrupted"
@@ -369,8 +369,8 @@ class TestReading:
     def test_silence_is_told_when_it_has_lasted_and_again(
         self, runner: Runner, replies: ScriptedReplies, clock: Clock, at_once: AtOnce
     ) -> None:
-        run = begun(runner, "slow")
-        reader = reading(runner, run)
+        run = create_run(runner, "slow")
+        reader = read_events(runner, run)
         first = at_once(next, reader)
         runner.ticker.tick()
         clock.now += KEEPALIVE_SECONDS - 1
@@ -393,18 +393,18 @@ class TestReading:
         self, runner: Runner, replies: ScriptedReplies, store: MemoryStore
     ) -> None:
         store.is_durable = True
-        run = begun(runner, "slow")
+        run = create_run(runner, "slow")
         replies.say("slow", "abc")
-        next(reading(runner, run))
+        next(read_events(runner, run))
         runner.ticker.tick()
         assert store.get_run(run.id).text == "abc"
         replies.say("slow", "def")
-        next(reading(runner, run, 3))
+        next(read_events(runner, run, 3))
         runner.ticker.tick()
         runner.ticker.tick()
         assert store.get_run(run.id).text == "abcdef"
         replies.end("slow")
-        assert ended(runner, run).text == store.get_run(run.id).text == "abcdef"
+        assert await_end(runner, run).text == store.get_run(run.id).text == "abcdef"
 
 
 class TestNothingIsPaidTwice:
@@ -413,19 +413,19 @@ class TestNothingIsPaidTwice:
     def test_an_identical_open_question_is_joined_and_paid_once(
         self, runner: Runner, replies: ScriptedReplies, store: MemoryStore, at_once: AtOnce
     ) -> None:
-        runs = [caller.result() for caller in [at_once(begun, runner, "slow") for _ in range(20)]]
+        runs = [caller.result() for caller in [at_once(create_run, runner, "slow") for _ in range(20)]]
         assert len({run.id for run in runs}) == 1
-        callers = [at_once(ended, runner, run) for run in runs]
+        callers = [at_once(await_end, runner, run) for run in runs]
         replies.end("slow", "once")
         assert {caller.result().text for caller in callers} == {"once"}
         assert contents(store) == ["slow", "once"]
         assert replies.calls == ["slow"]
 
     @pytest.mark.parametrize("is_connected", [True, False])
-    def test_only_a_caller_who_is_still_there_has_collected_the_reply(
+    def test_only_a_caller_who_is_still_there_was_delivered_the_reply(
         self, runner: Runner, replies: ScriptedReplies, at_once: AtOnce, is_connected: bool
     ) -> None:
-        run = begun(runner, "slow")
+        run = create_run(runner, "slow")
         looked = threading.Event()
 
         def connection_probe() -> bool:
@@ -439,25 +439,25 @@ class TestNothingIsPaidTwice:
                 live.has_waiters()
         replies.end("slow", "ok")
         assert caller.result().delivered is is_connected
-        assert (begun(runner, "slow").id == run.id) is not is_connected
+        assert (create_run(runner, "slow").id == run.id) is not is_connected
 
-    def test_a_caller_who_gave_up_has_not_collected_the_reply(self, runner: Runner, replies: ScriptedReplies) -> None:
-        run = begun(runner, "slow")
+    def test_a_caller_who_gave_up_was_not_delivered_the_reply(self, runner: Runner, replies: ScriptedReplies) -> None:
+        run = create_run(runner, "slow")
         assert runner.wait(run.id, 0, lambda: True).is_open
-        reader = reading(runner, run)
+        reader = read_events(runner, run)
         replies.say("slow", "la")
         next(reader)
         reader.close()
         replies.end("slow", "te")
         assert runner.wait(run.id, PATIENCE_SECONDS, lambda: False).text == "late"
-        assert begun(runner, "slow").text == "late"
+        assert create_run(runner, "slow").text == "late"
         assert replies.calls == ["slow"]
 
-    def test_a_reader_who_read_to_the_end_has_collected_the_reply(
+    def test_a_reader_who_read_to_the_end_was_delivered_the_reply(
         self, runner: Runner, replies: ScriptedReplies, store: MemoryStore
     ) -> None:
-        run = begun(runner, "slow")
-        reader = reading(runner, run)
+        run = create_run(runner, "slow")
+        reader = read_events(runner, run)
         replies.say("slow", "half")
         next(reader)
         replies.end("slow", " whole")
@@ -471,60 +471,60 @@ class TestCancelling:
     def test_cancelling_closes_the_upstream_and_keeps_what_was_written(
         self, runner: Runner, replies: ScriptedReplies, store: MemoryStore, upstream: SteeredUpstream
     ) -> None:
-        run = begun(runner, "slow")
+        run = create_run(runner, "slow")
         replies.say("slow", "half")
-        next(reading(runner, run))
+        next(read_events(runner, run))
         assert runner.cancel(run.id).status == "cancelled"
         assert contents(store) == ["slow", "half"]
         replies.say("slow", "never heard")
-        assert asked(runner, "next").status == "completed"
+        assert ask(runner, "next").status == "completed"
         assert contents(store)[:2] == ["slow", "half"]
-        assert ended(runner, run).text == "half"
+        assert await_end(runner, run).text == "half"
 
     def test_cancelling_before_a_word_was_written_leaves_nothing(
         self, runner: Runner, replies: ScriptedReplies, store: MemoryStore
     ) -> None:
-        run = begun(runner, "slow")
+        run = create_run(runner, "slow")
         replies.await_call("slow")
         runner.cancel(run.id)
         assert contents(store) == []
 
     def test_a_queued_run_that_is_cancelled_is_never_paid(self, runner: Runner, replies: ScriptedReplies) -> None:
-        first, queued = begun(runner, "slow"), begun(runner, "slower")
+        first, queued = create_run(runner, "slow"), create_run(runner, "slower")
         runner.cancel(queued.id)
         replies.end("slow", "ok")
-        ended(runner, first)
-        assert asked(runner, "next").status == "completed"
+        await_end(runner, first)
+        assert ask(runner, "next").status == "completed"
         assert "slower" not in replies.calls
 
     def test_who_waits_for_a_cancelled_run_is_told_at_once(
         self, runner: Runner, replies: ScriptedReplies, at_once: AtOnce
     ) -> None:
-        run = begun(runner, "slow")
+        run = create_run(runner, "slow")
         replies.await_call("slow")
-        caller = at_once(ended, runner, run)
+        caller = at_once(await_end, runner, run)
         runner.cancel(run.id)
         assert caller.result(5).status == "cancelled"
 
     def test_a_reader_who_leaves_cancels_nothing(
         self, runner: Runner, replies: ScriptedReplies, store: MemoryStore
     ) -> None:
-        run = begun(runner, "slow")
+        run = create_run(runner, "slow")
         replies.say("slow", "half")
-        reader = reading(runner, run)
+        reader = read_events(runner, run)
         next(reader)
         reader.close()
         replies.end("slow", " whole")
-        assert ended(runner, run).text == "half whole"
+        assert await_end(runner, run).text == "half whole"
         assert contents(store) == ["slow", "half whole"]
 
     def test_clearing_cancels_open_runs_queued_ones_too_and_keeps_nothing(
         self, runner: Runner, replies: ScriptedReplies, store: MemoryStore
     ) -> None:
-        asked(runner, "before")
-        run, queued = begun(runner, "slow"), begun(runner, "slower")
+        ask(runner, "before")
+        run, queued = create_run(runner, "slow"), create_run(runner, "slower")
         replies.say("slow", "half")
-        here = reading(runner, run)
+        here = read_events(runner, run)
         next(here)
         runner.clear("ada")
         (last,) = here
@@ -532,9 +532,9 @@ class TestCancelling:
         assert last.status == "cancelled"
         for each in (run, queued):
             with pytest.raises(errors.NotFound):
-                ended(runner, each)
+                await_end(runner, each)
         replies.end("slow", " more")
-        assert asked(runner, "after").text == "re: after"
+        assert ask(runner, "after").text == "re: after"
         assert contents(store) == ["after", "re: after"]
         assert "slower" not in replies.calls
 
@@ -549,24 +549,24 @@ class TestShutdown:
     def test_no_new_runs_begin_and_open_ones_may_end(
         self, runner: Runner, replies: ScriptedReplies, at_once: AtOnce
     ) -> None:
-        run = begun(runner, "slow")
+        run = create_run(runner, "slow")
         replies.await_call("slow")
         stopping = at_once(runner.shut_down, PATIENCE_SECONDS)
         while not runner.is_closing:
             pass
         with pytest.raises(errors.ShuttingDown):
-            begun(runner, "too late")
+            create_run(runner, "too late")
         replies.end("slow", "in time")
         stopping.result(5)
-        assert ended(runner, run).text == "in time"
+        assert await_end(runner, run).text == "in time"
 
     def test_what_does_not_end_in_time_is_interrupted_with_its_text(
         self, runner: Runner, replies: ScriptedReplies, store: MemoryStore, at_once: AtOnce
     ) -> None:
-        run, queued = begun(runner, "slow"), begun(runner, "slower")
+        run, queued = create_run(runner, "slow"), create_run(runner, "slower")
         replies.say("slow", "half")
-        next(reading(runner, run))
-        caller = at_once(ended, runner, run)
+        next(read_events(runner, run))
+        caller = at_once(await_end, runner, run)
         runner.shut_down(0)
         assert (caller.result(5).status, caller.result(5).text) == ("interrupted", "half")
         assert (store.get_run(queued.id).status, store.get_run(queued.id).text) == ("interrupted", "")
@@ -584,8 +584,8 @@ class TestLimits:
     def test_so_many_write_at_once_and_more_stay_queued(
         self, runner: Runner, replies: ScriptedReplies, store: MemoryStore, upstream: SteeredUpstream
     ) -> None:
-        first, second = begun(runner, "slow", "a"), begun(runner, "slower", "b")
-        third, fourth = begun(runner, "quick", "c"), begun(runner, "quick", "d")
+        first, second = create_run(runner, "slow", "a"), create_run(runner, "slower", "b")
+        third, fourth = create_run(runner, "quick", "c"), create_run(runner, "quick", "d")
         replies.await_call("slow")
         replies.await_call("slower")
         assert [store.get_run(run.id).status for run in (first, second, third, fourth)] == [
@@ -596,45 +596,45 @@ class TestLimits:
         ]
         assert upstream.open_now == 2
         replies.end("slow", "ok")
-        assert {ended(runner, run).status for run in (first, third, fourth)} == {"completed"}
+        assert {await_end(runner, run).status for run in (first, third, fourth)} == {"completed"}
         replies.end("slower", "ok")
-        assert ended(runner, second).status == "completed"
+        assert await_end(runner, second).status == "completed"
 
     def test_a_run_that_takes_too_long_fails_and_the_next_has_its_turn(
         self, runner: Runner, replies: ScriptedReplies, clock: Clock
     ) -> None:
-        run = begun(runner, "slow")
+        run = create_run(runner, "slow")
         replies.say("slow", "half")
-        next(reading(runner, run))
+        next(read_events(runner, run))
         clock.now += 600
         runner.ticker.tick()
         assert runner.wait(run.id, 0, lambda: True).is_open
         clock.now += 1
         runner.ticker.tick()
-        failed = ended(runner, run)
+        failed = await_end(runner, run)
         assert failed.error is not None
         assert (failed.status, failed.text, failed.error.code) == ("failed", "half", "run_timed_out")
-        assert asked(runner, "next").text == "re: next"
+        assert ask(runner, "next").text == "re: next"
 
     def test_a_queued_run_that_waits_too_long_fails_and_is_never_paid(
         self, runner: Runner, replies: ScriptedReplies, clock: Clock
     ) -> None:
-        begun(runner, "slow")
-        queued = begun(runner, "slower")
+        create_run(runner, "slow")
+        queued = create_run(runner, "slower")
         clock.now += 601
         runner.ticker.tick()
-        assert ended(runner, queued).status == "failed"
+        assert await_end(runner, queued).status == "failed"
         assert "slower" not in replies.calls
 
     def test_a_call_may_take_what_is_left_of_the_runs_time(
         self, runner: Runner, replies: ScriptedReplies, clock: Clock, upstream: SteeredUpstream
     ) -> None:
-        first, queued = begun(runner, "slow"), begun(runner, "quick")
+        first, queued = create_run(runner, "slow"), create_run(runner, "quick")
         replies.await_call("slow")
         clock.now += 100
         replies.end("slow", "ok")
-        ended(runner, first)
-        ended(runner, queued)
+        await_end(runner, first)
+        await_end(runner, queued)
         assert [call.seconds for call in upstream.requests] == [600, 500]
 
 
@@ -665,18 +665,18 @@ def test_outputs_that_come_before_the_pause_is_heard_of_are_answered(clock: Cloc
     options = RunOptions(parameters={"tools": [{}]})
     run = runner.create(Run("slow", conversation="ada", options=options))
     assert told_of(runner, run).text == "re: seen"
-    assert asked(runner, "next").text == "re: next"
+    assert ask(runner, "next").text == "re: next"
     runner.shut_down(0)
 
 
 def told_of(runner: Runner, run: Run) -> Run:
     """The run once it has ended, though it may have required action meanwhile."""
-    while (found := ended(runner, run)).is_open:
+    while (found := await_end(runner, run)).is_open:
         pass
     return found
 
 
-def test_a_reply_that_was_collected_after_its_end_is_not_given_to_the_next_question(
+def test_a_reply_that_was_delivered_after_its_end_is_not_given_to_the_next_question(
     runner: Runner, replies: ScriptedReplies
 ) -> None:
     first = runner.ask(Run("slow", conversation="ada"), 0, lambda: True)
@@ -708,7 +708,7 @@ def test_what_a_small_model_could_not_read_is_still_replayed_to_a_big_one(store:
     sent = []
     for number, model in enumerate(["big"] * 4 + ["small", "big", "small"]):
         run = runner.create(Run(f"q{number}", conversation="ada", options=RunOptions(model=model)))
-        assert ended(runner, run).status == "completed"
+        assert await_end(runner, run).status == "completed"
         sent.append(len(orjson.loads(upstream.requests[-1].messages)))
     assert sent == [1, 3, 5, 7, 5, 11, 5]
     assert store.get_conversation("ada").context_starts.keys() == {"small"}  # type: ignore[union-attr]
@@ -718,9 +718,9 @@ def test_what_a_small_model_could_not_read_is_still_replayed_to_a_big_one(store:
 def test_a_failure_without_a_name_ends_the_run_and_is_logged(
     runner: Runner, replies: ScriptedReplies, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = begun(runner, "slow")
+    run = create_run(runner, "slow")
     replies.fail("slow", ZeroDivisionError("secret"))
-    failed = ended(runner, run)
+    failed = await_end(runner, run)
     assert failed.error is not None
     assert failed.error.code == "internal_error"
     assert "secret" not in failed.error.sentence
@@ -739,17 +739,17 @@ def test_a_run_that_gets_no_thread_fails_and_the_next_is_written(
 
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", refuse)
-        failed = asked(runner, "unlucky")
+        failed = ask(runner, "unlucky")
     assert failed.error is not None
     assert failed.error.code == "internal_error"
-    assert asked(runner, "next").text == "re: next"
+    assert ask(runner, "next").text == "re: next"
 
 
 def test_settings_go_with_every_call(store: MemoryStore, replies: ScriptedReplies) -> None:
     upstream = SteeredUpstream(replies)
     runner = Runner(store, upstream, RunConfig(system_prompt="be brief", parameters={"temperature": 0.5}))
     store.set_model("ada", "m1")
-    run = asked(runner, "quick")
+    run = ask(runner, "quick")
     (call,) = upstream.requests
     assert (call.model, dict(call.parameters), run.model) == ("m1", {"temperature": 0.5}, "m1")
     assert orjson.loads(call.messages)[0] == {"role": "system", "content": "be brief"}
@@ -761,18 +761,18 @@ def test_two_hundred_questions_over_ten_clients_make_strict_histories(
 ) -> None:
     barrier = threading.Barrier(50)
 
-    def ask(n: int) -> Run:
+    def ask_client(n: int) -> Run:
         if n < 50:
             barrier.wait()
-        return asked(runner, f"q{n}", f"client {n % 10}")
+        return ask(runner, f"q{n}", f"client {n % 10}")
 
-    assert {each.result().status for each in [at_once(ask, n) for n in range(200)]} == {"completed"}
-    heard = {orjson.loads(call.messages)[-1]["content"]: call for call in upstream.requests}
-    assert len(heard) == len(upstream.requests) == 200
+    assert {each.result().status for each in [at_once(ask_client, n) for n in range(200)]} == {"completed"}
+    requests = {orjson.loads(call.messages)[-1]["content"]: call for call in upstream.requests}
+    assert len(requests) == len(upstream.requests) == 200
     for c in range(10):
         history = contents(store, f"client {c}")
         assert sorted(history[::2]) == sorted(f"q{n}" for n in range(c, 200, 10))
         assert history[1::2] == [f"re: {question}" for question in history[::2]]
         for index in range(0, len(history), 2):
-            sent = [each["content"] for each in orjson.loads(heard[history[index]].messages)]
+            sent = [each["content"] for each in orjson.loads(requests[history[index]].messages)]
             assert sent == history[: index + 1]

@@ -46,7 +46,7 @@ def stream(client: FlaskClient, question: str, **more: Any) -> Any:
     return client.post("/query", json=body, headers=STREAM, buffered=False)
 
 
-def resume(client: FlaskClient, stream_id: str, position: Any = None) -> Any:
+def resume_stream(client: FlaskClient, stream_id: str, position: Any = None) -> Any:
     headers = {} if position is None else {"Last-Event-ID": str(position)}
     return client.get(f"/chat/stream/{stream_id}", headers=headers, buffered=False)
 
@@ -90,7 +90,7 @@ def test_a_reader_who_leaves_midway_loses_nothing_and_it_is_paid_once(
     assert next(here) == (4, {"type": "CHUNK", "content": "half"})
     answer.close()
     replies.end("slow", " whole")
-    assert list(events(resume(client, answer.headers["X-Stream-ID"], 4)))[-1][1]["full_content"] == "half whole"
+    assert list(events(resume_stream(client, answer.headers["X-Stream-ID"], 4)))[-1][1]["full_content"] == "half whole"
     assert contents(client) == ["slow", "half whole"]
     assert replies.calls == ["slow"]
 
@@ -100,13 +100,15 @@ def test_a_stream_is_resumed_at_any_character_during_and_after_the_run(
 ) -> None:
     stream_id = stream(client, "slow").headers["X-Stream-ID"]
     replies.say("slow", "안녕👩‍👩‍👧")
-    here = events(resume(client, stream_id, 1))
+    here = events(resume_stream(client, stream_id, 1))
     assert next(here) == (1, {"type": "START", "stream_id": stream_id})
     assert next(here) == (7, {"type": "CHUNK", "content": "녕👩‍👩‍👧"})
     replies.end("slow", "!")
     assert [data["type"] for _, data in here] == ["CHUNK", "END"]
     for position in range(9):
-        pieces = [data["content"] for _, data in events(resume(client, stream_id, position)) if "content" in data]
+        pieces = [
+            data["content"] for _, data in events(resume_stream(client, stream_id, position)) if "content" in data
+        ]
         assert "".join(pieces) == "안녕👩‍👩‍👧!"[position:]
 
 
@@ -121,7 +123,7 @@ def test_a_position_that_is_no_number_is_refused(client: FlaskClient, position: 
 def test_a_position_beyond_a_completed_reply_is_refused(client: FlaskClient) -> None:
     answer = stream(client, "hi")
     list(events(answer))
-    beyond = resume(client, answer.headers["X-Stream-ID"], 7)
+    beyond = resume_stream(client, answer.headers["X-Stream-ID"], 7)
     assert (beyond.status_code, beyond.json["code"]) == (400, "invalid_position")
 
 
@@ -140,7 +142,7 @@ def test_a_failure_after_the_first_byte_is_the_last_event(client: FlaskClient, r
     replies.fail("slow", errors.UpstreamCut())
     *_, (position, last) = events(answer)
     assert (position, last["type"], last["code"]) == (4, "ERROR", "upstream_cut")
-    *_, (_, again) = events(resume(client, answer.headers["X-Stream-ID"], 99))
+    *_, (_, again) = events(resume_stream(client, answer.headers["X-Stream-ID"], 99))
     assert again["code"] == "upstream_cut"
 
 
@@ -161,7 +163,7 @@ def test_a_stopped_stream_keeps_its_text_and_answers_later_readers(
     next(here)
     app.extensions["runner"].cancel(answer.headers["X-Stream-ID"])
     assert list(here) == [(4, {"type": "STOPPED", "full_content": "half"})]
-    assert [data["type"] for _, data in events(resume(client, answer.headers["X-Stream-ID"]))] == [
+    assert [data["type"] for _, data in events(resume_stream(client, answer.headers["X-Stream-ID"]))] == [
         "START",
         "CHUNK",
         "STOPPED",
@@ -288,7 +290,7 @@ def test_a_stream_that_is_written_here_can_be_read_while_the_store_fails(
 
     stream_id = stream(client, "slow").headers["X-Stream-ID"]
     monkeypatch.setattr(store, "get_run", fail)
-    here = events(resume(client, stream_id))
+    here = events(resume_stream(client, stream_id))
     replies.end("slow", "ok")
     assert [data["type"] for _, data in here] == ["START", "CHUNK", "END"]
 
@@ -303,12 +305,12 @@ def by_query(client: FlaskClient) -> Any:
 
 def by_chat(client: FlaskClient) -> Any:
     stream_id = client.post("/chat/stream", json={"message": "slow"}).headers["X-Stream-ID"]
-    return resume(client, stream_id)
+    return resume_stream(client, stream_id)
 
 
 def by_clients_chat(client: FlaskClient) -> Any:
     body = {"message": "slow", "client_name": "ada"}
-    return resume(client, client.post("/chat/stream", json=body).json["stream_id"])
+    return resume_stream(client, client.post("/chat/stream", json=body).json["stream_id"])
 
 
 def by_session(client: FlaskClient) -> Any:
@@ -322,10 +324,10 @@ def by_thread(client: FlaskClient) -> Any:
     body = {"assistant_id": "asst_default", "stream": True}
     answer = client.post(f"/api/v1/threads/{thread}/runs", json=body, buffered=False)
     answer.close()
-    return resume(client, answer.headers["X-Stream-ID"])
+    return resume_stream(client, answer.headers["X-Stream-ID"])
 
 
-DOORS = {
+DIALECTS = {
     "query": by_query,
     "chat": by_chat,
     "a client's chat": by_clients_chat,
@@ -345,31 +347,31 @@ def pieces(response: Any) -> Iterator[tuple[int, str]]:
             yield int(fields["id"]), json.loads(fields["data"]).get("content", "")
 
 
-@pytest.fixture(params=DOORS.values(), ids=DOORS)
-def begin(request: pytest.FixtureRequest) -> Callable[[FlaskClient], Any]:
-    began: Callable[[FlaskClient], Any] = request.param
-    return began
+@pytest.fixture(params=DIALECTS.values(), ids=DIALECTS)
+def start_stream(request: pytest.FixtureRequest) -> Callable[[FlaskClient], Any]:
+    start: Callable[[FlaskClient], Any] = request.param
+    return start
 
 
-class TestEveryDoor:
+class TestEveryDialect:
     """What holds for a stream, whichever door began it."""
 
-    def test_it_tells_its_name(self, client: FlaskClient, replies: ScriptedReplies, begin: Any) -> None:
-        answer = begin(client)
+    def test_it_tells_its_name(self, client: FlaskClient, replies: ScriptedReplies, start_stream: Any) -> None:
+        answer = start_stream(client)
         first = next(answer.iter_encoded()).decode()
         stream_id = answer.headers["X-Stream-ID"]
         assert re.fullmatch(r"run_[0-9a-f]{32}", stream_id)
         assert f'"stream_id":"{stream_id}"' in first
-        assert resume(client, stream_id).headers["X-Stream-ID"] == stream_id
+        assert resume_stream(client, stream_id).headers["X-Stream-ID"] == stream_id
         replies.end("slow", "ok")
 
     @pytest.mark.parametrize("seed", range(5))
     def test_a_reader_who_drops_again_and_again_gets_each_character_once_and_in_order(
-        self, client: FlaskClient, replies: ScriptedReplies, begin: Any, seed: int
+        self, client: FlaskClient, replies: ScriptedReplies, start_stream: Any, seed: int
     ) -> None:
         """It drops before it has read what is there, or after, and may have lost the last events on the line."""
         luck = random.Random(seed)
-        answer = begin(client)
+        answer = start_stream(client)
         stream_id = answer.headers["X-Stream-ID"]
         said, got = "", ""
         for piece in [luck.choice(PIECES) for _ in range(40)]:
@@ -383,7 +385,7 @@ class TestEveryDoor:
                 got += text
                 assert position == len(got)
             answer.close()
-            answer = resume(client, stream_id, len(got))
+            answer = resume_stream(client, stream_id, len(got))
         replies.end("slow")
         for position, text in pieces(answer):
             got += text
@@ -392,9 +394,9 @@ class TestEveryDoor:
         assert replies.calls == ["slow"]
 
     def test_three_readers_see_the_same_text_each_at_its_own_pace(
-        self, client: FlaskClient, replies: ScriptedReplies, begin: Any, at_once: AtOnce
+        self, client: FlaskClient, replies: ScriptedReplies, start_stream: Any, at_once: AtOnce
     ) -> None:
-        first = begin(client)
+        first = start_stream(client)
         stream_id = first.headers["X-Stream-ID"]
 
         def read_whole(response: Any) -> str:
@@ -403,54 +405,58 @@ class TestEveryDoor:
         def read_in_parts() -> str:
             text = ""
             while not text.endswith("END"):
-                response = resume(client, stream_id, len(text))
+                response = resume_stream(client, stream_id, len(text))
                 text += next(text for _, text in pieces(response) if text)
                 response.close()
             return text
 
-        readers = [at_once(read_whole, first), at_once(read_whole, resume(client, stream_id)), at_once(read_in_parts)]
+        readers = [
+            at_once(read_whole, first),
+            at_once(read_whole, resume_stream(client, stream_id)),
+            at_once(read_in_parts),
+        ]
         for piece in PIECES * 5:
             replies.say("slow", piece)
         replies.end("slow", "END")
         assert {reader.result() for reader in readers} == {"".join(PIECES * 5) + "END"}
 
     def test_one_that_is_stopped_keeps_its_text_and_answers_later_readers(
-        self, client: FlaskClient, replies: ScriptedReplies, begin: Any
+        self, client: FlaskClient, replies: ScriptedReplies, start_stream: Any
     ) -> None:
-        answer = begin(client)
+        answer = start_stream(client)
         stream_id = answer.headers["X-Stream-ID"]
         replies.say("slow", "반쪽")
         assert next(text for _, text in pieces(answer) if text) == "반쪽"
         assert client.delete(f"/chat/stream/{stream_id}").json == {"stream_id": stream_id, "status": "stopped"}
         replies.end("slow", " more")
         for position in (0, 1, 2):
-            *_, (last, data) = events(resume(client, stream_id, position))
+            *_, (last, data) = events(resume_stream(client, stream_id, position))
             assert (last, data) == (2, {"type": "STOPPED", "full_content": "반쪽"})
-        assert "".join(text for _, text in pieces(resume(client, stream_id, 1))) == "쪽"
+        assert "".join(text for _, text in pieces(resume_stream(client, stream_id, 1))) == "쪽"
 
     def test_a_bad_position_is_refused_and_one_ahead_of_an_open_reply_waits(
-        self, client: FlaskClient, replies: ScriptedReplies, begin: Any, at_once: AtOnce
+        self, client: FlaskClient, replies: ScriptedReplies, start_stream: Any, at_once: AtOnce
     ) -> None:
-        stream_id = begin(client).headers["X-Stream-ID"]
+        stream_id = start_stream(client).headers["X-Stream-ID"]
         for position in ("-1", "x", "1.5", "", "1e3", "9" * 20):
-            assert resume(client, stream_id, position).status_code == 400
+            assert resume_stream(client, stream_id, position).status_code == 400
         replies.say("slow", "ab")
-        ahead = resume(client, stream_id, 3)
+        ahead = resume_stream(client, stream_id, 3)
         assert ahead.status_code == 200
         replies.end("slow", "cd")
         assert [text for _, text in pieces(ahead) if text] == ["d"]
-        assert resume(client, stream_id, 4).status_code == 200
-        beyond = resume(client, stream_id, 5)
+        assert resume_stream(client, stream_id, 4).status_code == 200
+        beyond = resume_stream(client, stream_id, 5)
         assert (beyond.status_code, beyond.json["code"]) == (400, "invalid_position")
 
     def test_a_position_beyond_a_reply_that_failed_gets_its_failure(
-        self, client: FlaskClient, replies: ScriptedReplies, begin: Any
+        self, client: FlaskClient, replies: ScriptedReplies, start_stream: Any
     ) -> None:
-        stream_id = begin(client).headers["X-Stream-ID"]
+        stream_id = start_stream(client).headers["X-Stream-ID"]
         replies.say("slow", "ab")
         replies.fail("slow", errors.UpstreamCut())
         for position in (0, 2, 99):
-            *_, (_, last) = events(resume(client, stream_id, position))
+            *_, (_, last) = events(resume_stream(client, stream_id, position))
             assert (last["type"], last["code"]) == ("ERROR", "upstream_cut")
 
 
@@ -459,7 +465,7 @@ def test_who_has_read_a_reply_to_its_end_asks_anew_with_the_same_question(
 ) -> None:
     for _ in range(2):
         stream_id = client.post("/chat/stream", json={"message": "hi", "client_name": "ada"}).json["stream_id"]
-        list(events(resume(client, stream_id)))
+        list(events(resume_stream(client, stream_id)))
     assert contents(client) == ["hi", "re: hi"] * 2
 
 
@@ -469,7 +475,7 @@ def test_who_has_not_read_a_reply_to_its_end_joins_it(
     body = {"message": "hi", "client_name": "ada"}
     stream_id = client.post("/chat/stream", json=body).json["stream_id"]
     app.extensions["runner"].wait(stream_id, PATIENCE_SECONDS, lambda: False)
-    reading = events(resume(client, stream_id))
+    reading = events(resume_stream(client, stream_id))
     next(reading)
     assert client.post("/chat/stream", json=body).json["stream_id"] == stream_id
     assert replies.calls == ["hi"]
@@ -482,12 +488,12 @@ class TestUnderGunicorn:
         self, replies: ScriptedReplies
     ) -> None:
         with serve_replies(replies) as url, serve(OPENAI_BASE_URL=url) as served:
-            for door in ("query", "chat", "session"):
-                self.read_in_parts(served, replies, door)
+            for dialect in ("query", "chat", "session"):
+                self.read_in_parts(served, replies, dialect)
         assert replies.calls == ["slow"] * 3
 
-    def read_in_parts(self, served: ServerProcess, replies: ScriptedReplies, door: str) -> None:
-        line = self.begun(served, door)
+    def read_in_parts(self, served: ServerProcess, replies: ScriptedReplies, dialect: str) -> None:
+        line = self.open_stream(served, dialect)
         stream_id = line.answer.getheader("X-Stream-ID")
         got = ""
         for piece in PIECES:
@@ -495,19 +501,19 @@ class TestUnderGunicorn:
             position, text = line.next_text()
             got += text
             assert position == len(got)
-            line.cut()
+            line.disconnect()
             line = Line(served, "GET", f"/chat/stream/{stream_id}", **{"Last-Event-ID": str(position)})
         replies.end("slow")
         assert b'"full_content"' in line.answer.read()
-        assert got == "".join(PIECES), door
+        assert got == "".join(PIECES), dialect
 
     @staticmethod
-    def begun(served: ServerProcess, door: str) -> "Line":
-        if door == "query":
+    def open_stream(served: ServerProcess, dialect: str) -> "Line":
+        if dialect == "query":
             return Line(served, "POST", "/query", {"client_name": "ada", "input": "slow"}, **STREAM)
-        if door == "chat":
-            _, begun = served.ask("POST", "/chat/stream", {"message": "slow"})
-            return Line(served, "GET", f"/chat/stream/{begun['stream_id']}")
+        if dialect == "chat":
+            _, started = served.ask("POST", "/chat/stream", {"message": "slow"})
+            return Line(served, "GET", f"/chat/stream/{started['stream_id']}")
         _, session = served.ask("POST", "/api/sessions", {})
         return Line(served, "POST", "/api/chat/stream", {"session_id": session["session_id"], "message": "slow"})
 
@@ -533,6 +539,6 @@ class Line:
             if name == "data" and "content" in json.loads(value):
                 return position, json.loads(value)["content"]
 
-    def cut(self) -> None:
+    def disconnect(self) -> None:
         self.answer.close()
         self._connection.close()

@@ -39,7 +39,7 @@ def folder(folder_path: Path) -> Path:
 
 
 @contextmanager
-def begun(folder_path: Path, command: list[str], **env: str) -> Iterator[subprocess.Popen[bytes]]:
+def start(folder_path: Path, command: list[str], **env: str) -> Iterator[subprocess.Popen[bytes]]:
     """`command` in `place`, with this Python as `python`; it and all that it started is gone after the block."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     process = start_process(["env", "-C", str(folder_path), *command], folder_path / "log", PATH=path, **env)
@@ -53,7 +53,7 @@ def begun(folder_path: Path, command: list[str], **env: str) -> Iterator[subproc
 
 @contextmanager
 def served(folder_path: Path, command: list[str], port: int, **env: str) -> Iterator[ServerProcess]:
-    with begun(folder_path, command, **env) as process:
+    with start(folder_path, command, **env) as process:
         server = ServerProcess(port, process, folder_path / "log")
         await_answer(server)
         yield server
@@ -61,7 +61,7 @@ def served(folder_path: Path, command: list[str], port: int, **env: str) -> Iter
 
 def refusal(folder_path: Path, command: list[str], **env: str) -> str:
     """What is told where the server refuses to start."""
-    with begun(folder_path, command, PORT=str(free_port()), **env) as process:
+    with start(folder_path, command, PORT=str(free_port()), **env) as process:
         assert process.wait(20) != 0
     return (folder_path / "log").read_text()
 

@@ -34,12 +34,12 @@ CALLED = "What is my cat called?"
 PROGRAMS = {"py": "python", "sh": "sh", "mjs": "node"}
 
 
-def program(name: str) -> str:
+def find_program(name: str) -> str:
     return PROGRAMS[name.rpartition(".")[2]]
 
 
-def ran(name: str, url: str) -> subprocess.CompletedProcess[str]:
-    path = {"python": sys.executable, "sh": "sh"}.get(program(name)) or find_command("node", "nodejs")
+def run_example(name: str, url: str) -> subprocess.CompletedProcess[str]:
+    path = {"python": sys.executable, "sh": "sh"}.get(find_program(name)) or find_command("node", "nodejs")
     env = {**os.environ, "BASE_URL": url}
     command = [path, f"examples/{name}"]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
@@ -47,22 +47,22 @@ def ran(name: str, url: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def printed(name: str, url: str) -> str:
+def read_output(name: str, url: str) -> str:
     """What an example prints, which is not a word of complaint."""
-    done = ran(name, url)
+    done = run_example(name, url)
     assert done.stderr == ""
     return done.stdout
 
 
-def answers(name: str, url: str) -> list[Any]:
+def read_answers(name: str, url: str) -> list[Any]:
     """Each line of JSON that an example prints, in order; of event streams, each event's data."""
-    lines = [line.removeprefix("data: ") for line in printed(name, url).splitlines()]
+    lines = [line.removeprefix("data: ") for line in read_output(name, url).splitlines()]
     return [json.loads(line) for line in lines if re.match(r'[{\[]["{]', line)]
 
 
 class TestCurl:
     def test_published(self, demo: ServerProcess) -> None:
-        models, model, first, second, *frames, history, cleared = answers("published.sh", demo.url)
+        models, model, first, second, *frames, history, cleared = read_answers("published.sh", demo.url)
         assert models["data"][0]["id"] == model["model"] == "scripted-demo"
         assert first == {"response": ALONE.format(CAT)}
         assert second == {"response": LATER.format("고양이 이름이 뭐였지?", 2, CAT)}
@@ -72,7 +72,7 @@ class TestCurl:
         assert "cleared" in cleared["message"]
 
     def test_chat(self, demo: ServerProcess) -> None:
-        answer, started, *frames, stopped = answers("chat.sh", demo.url)
+        answer, started, *frames, stopped = read_answers("chat.sh", demo.url)
         assert answer["response"] == LATER.format(CALLED, 2, CAT)
         assert stopped == {**started, "status": "stopped"}
         texts: list[str] = []
@@ -83,7 +83,7 @@ class TestCurl:
         assert texts == [ALONE.format(STORY), ALONE.format(STORY)[4:]]
 
     def test_sessions(self, demo: ServerProcess) -> None:
-        made, said, *events, messages, session, deleted = answers("sessions.sh", demo.url)
+        made, said, *events, messages, session, deleted = read_answers("sessions.sh", demo.url)
         assert said["content"] == ALONE.format(CAT)
         assert "".join(each.get("content", "") for each in events) == LATER.format(CALLED, 2, CAT)
         assert events[-1]["done"] is True
@@ -92,7 +92,7 @@ class TestCurl:
         assert {each["session_id"] for each in (made, said, messages, session, deleted)} == {made["session_id"]}
 
     def test_assistants(self, demo: ServerProcess) -> None:
-        said, message, *events, listed, deleted = answers("assistants.sh", demo.url)
+        said, message, *events, listed, deleted = read_answers("assistants.sh", demo.url)
         assert said["message"] == ALONE.format(CAT)
         assert message["content"][0]["text"]["value"] == CALLED
         assert events[-1]["status"] == "completed"
@@ -101,7 +101,7 @@ class TestCurl:
         assert deleted["deleted"] is True
 
     def test_operators(self, demo: ServerProcess) -> None:
-        alive, ready, health, service = answers("operators.sh", demo.url)
+        alive, ready, health, service = read_answers("operators.sh", demo.url)
         assert [each["status"] for each in (alive, ready, health)] == ["alive", "ready", "healthy"]
         assert service["docs"] == "/docs"
 
@@ -109,7 +109,7 @@ class TestCurl:
 def test_the_official_package_with_another_base_url(demo: ServerProcess) -> None:
     whole, streamed = ALONE.format(CAT), LATER.format(CALLED, 2, CAT)
     said = [f"user: {CAT}", f"assistant: {whole}", f"user: {CALLED}", f"assistant: {streamed}"]
-    assert printed("assistants.py", demo.url).splitlines() == [whole, streamed, *said]
+    assert read_output("assistants.py", demo.url).splitlines() == [whole, streamed, *said]
 
 
 @contextmanager
@@ -195,7 +195,7 @@ def steered(replies: ScriptedReplies, origin: str) -> Iterator[ServerProcess]:
 @pytest.mark.parametrize("name", ["streaming.py", "streaming.mjs"])
 class TestStreaming:
     def test_it_prints_the_reply(self, demo: ServerProcess, name: str) -> None:
-        assert printed(name, demo.url) == f"{ALONE.format(STORY)}\n"
+        assert read_output(name, demo.url) == f"{ALONE.format(STORY)}\n"
 
     def test_it_goes_on_where_it_was_each_time_that_the_line_breaks(
         self, replies: ScriptedReplies, steered: ServerProcess, name: str
@@ -209,7 +209,7 @@ class TestStreaming:
 
         go_on()
         with listening(partial(Line, steered.port, positions, go_on)) as url:
-            done = ran(name, url)
+            done = run_example(name, url)
         assert done.stdout == "안녕, 😀 once\u2028upon a time.\n"
         assert positions == ["0", "4", "11", "18", "23"]
         assert done.stderr.count("characters]") == 4
@@ -233,7 +233,7 @@ def test_the_one_in_javascript_runs_in_a_page_of_another_origin(origin: str, ste
 @pytest.mark.parametrize("name", NAMES)
 def test_each_says_at_its_top_how_it_is_run(name: str) -> None:
     top = [line.lstrip("#/ ") for line in (EXAMPLES / name).read_text(encoding="utf-8").splitlines()[:12]]
-    run = f"{program(name)} examples/{name}"
+    run = f"{find_program(name)} examples/{name}"
     assert [line for line in top if line.startswith(run)]
     assert f"BASE_URL=https://chat.example.com {run}" in top
 

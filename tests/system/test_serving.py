@@ -116,7 +116,7 @@ class TestSmoke:
         assert_strict_histories(served, questions=200, clients=10)
         assert sorted(replies.calls) == sorted(f"q{n}" for n in range(200))
 
-    def test_identical_questions_at_once_are_paid_once_and_collected_past_the_deadline(
+    def test_identical_questions_at_once_are_paid_once_and_delivered_past_the_deadline(
         self, served: ServerProcess, replies: ScriptedReplies, at_once: AtOnce
     ) -> None:
         asked = [at_once(served.query, "ada", "slow", Prefer="wait=0") for _ in range(20)]
@@ -274,7 +274,7 @@ class TestHangingUp:
         assert served.query("ada", "slow") == (200, {"response": "kept"})
         assert replies.calls == ["slow"]
 
-    def test_a_caller_who_stays_has_collected_the_reply(
+    def test_a_caller_who_stays_was_delivered_the_reply(
         self, served: ServerProcess, replies: ScriptedReplies, at_once: AtOnce
     ) -> None:
         asked = at_once(served.query, "ada", "slow")

@@ -158,7 +158,7 @@ def test_a_request_id_holds_in_every_process(
     assert replies.calls == ["why?"]
 
 
-def test_a_reply_that_is_written_in_one_process_is_collected_in_the_other(
+def test_a_reply_that_is_written_in_one_process_is_delivered_in_the_other(
     pair: tuple[ServerProcess, ServerProcess], replies: ScriptedReplies, at_once: AtOnce
 ) -> None:
     here, there = pair
@@ -213,7 +213,7 @@ def test_what_a_killed_process_wrote_is_interrupted_and_the_conversation_goes_on
     assert there.history("ada") == ["next", "re: next"]
 
 
-def test_who_waits_in_another_process_is_told_that_the_writer_died(
+def test_who_waits_in_another_process_is_told_that_the_worker_died(
     mortal_pair: tuple[ServerProcess, ServerProcess], replies: ScriptedReplies
 ) -> None:
     here, there = mortal_pair

@@ -61,7 +61,7 @@ def post(client: FlaskClient, path: str, **body: Any) -> Any:
     return client.post(f"/api/v1{path}", json=body)
 
 
-def made(client: FlaskClient, path: str, **body: Any) -> Any:
+def create(client: FlaskClient, path: str, **body: Any) -> Any:
     answer = post(client, path, **body)
     assert answer.status_code == 200, answer.json
     return answer.json
@@ -75,17 +75,17 @@ def get(client: FlaskClient, path: str, **query: Any) -> Any:
 
 def thread(client: FlaskClient, *said: str) -> str:
     messages = [{"role": "user", "content": each} for each in said]
-    return str(made(client, "/threads", messages=messages)["id"])
+    return str(create(client, "/threads", messages=messages)["id"])
 
 
-def ended(client: FlaskClient, run: Any) -> Any:
+def await_end(client: FlaskClient, run: Any) -> Any:
     """The run, once nobody writes it any more."""
     client.application.extensions["runner"].wait(run["id"], 20, lambda: True)
     return get(client, f"/threads/{run['thread_id']}/runs/{run['id']}")
 
 
-def ran(client: FlaskClient, thread_id: str, **body: Any) -> Any:
-    return ended(client, made(client, f"/threads/{thread_id}/runs", **body))
+def run_thread(client: FlaskClient, thread_id: str, **body: Any) -> Any:
+    return await_end(client, create(client, f"/threads/{thread_id}/runs", **body))
 
 
 def texts(client: FlaskClient, thread_id: str) -> list[str]:
@@ -100,7 +100,7 @@ def refusal(answer: Any) -> str:
     return str(answer.json["error"]["message"])
 
 
-def sent(upstream: SteeredUpstream) -> list[tuple[str, str]]:
+def sent_messages(upstream: SteeredUpstream) -> list[tuple[str, str]]:
     """Role and content of each message of the newest call."""
     return [(each["role"], each["content"]) for each in json.loads(upstream.requests[-1].messages)]
 
@@ -127,7 +127,7 @@ def names(happened: Any) -> list[str]:
 class TestWhatARunIsAskedWith:
     def test_it_has_its_assistants_words(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
         format_ = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"type": "object"}}}
-        assistant = made(
+        assistant = create(
             client,
             "/assistants",
             model="m1",
@@ -138,11 +138,11 @@ class TestWhatARunIsAskedWith:
             response_format=format_,
             reasoning_effort="low",
         )
-        run = ran(client, thread(client, "Hi"), assistant_id=assistant["id"])
+        run = run_thread(client, thread(client, "Hi"), assistant_id=assistant["id"])
         assert (run["model"], run["instructions"], run["tools"]) == ("m1", "Explain.", [TOOL])
         assert (run["temperature"], run["top_p"], run["response_format"]) == (0.5, 0.9, format_)
         call = upstream.requests[-1]
-        assert (call.model, sent(upstream)) == ("m1", [("system", "Explain."), ("user", "Hi")])
+        assert (call.model, sent_messages(upstream)) == ("m1", [("system", "Explain."), ("user", "Hi")])
         assert call.parameters == {
             "temperature": 0.5,
             "top_p": 0.9,
@@ -152,7 +152,7 @@ class TestWhatARunIsAskedWith:
         }
 
     def test_its_own_words_come_before_its_assistants(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
-        assistant = made(client, "/assistants", model="m1", instructions="Explain.", tools=[TOOL], temperature=0.5)
+        assistant = create(client, "/assistants", model="m1", instructions="Explain.", tools=[TOOL], temperature=0.5)
         asked: Any = {
             "model": "m2",
             "instructions": "Shout.",
@@ -165,11 +165,11 @@ class TestWhatARunIsAskedWith:
             "reasoning_effort": "high",
             "truncation_strategy": {"type": "auto"},
         }
-        run = ran(client, thread(client, "Hi"), assistant_id=assistant["id"], **asked)
+        run = run_thread(client, thread(client, "Hi"), assistant_id=assistant["id"], **asked)
         assert (run["model"], run["instructions"], run["tools"]) == ("m2", "Shout.\nIn verse.", [])
         assert (run["max_completion_tokens"], run["truncation_strategy"]) == (99, {"type": "auto"})
         assert upstream.requests[-1].model == "m2"
-        assert sent(upstream)[0] == ("system", "Shout.\nIn verse.")
+        assert sent_messages(upstream)[0] == ("system", "Shout.\nIn verse.")
         assert upstream.requests[-1].parameters == {
             "temperature": 0,
             "top_p": 1,
@@ -179,14 +179,14 @@ class TestWhatARunIsAskedWith:
         }
 
     def test_auto_and_what_is_said_of_no_tool_is_not_sent(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
-        ran(client, thread(client, "Hi"), response_format="auto", tool_choice="auto", parallel_tool_calls=False)
+        run_thread(client, thread(client, "Hi"), response_format="auto", tool_choice="auto", parallel_tool_calls=False)
         assert upstream.requests[-1].parameters == {}
 
     @pytest.mark.parametrize("choice", ["required", "none", {"type": "function", "function": {"name": "look"}}])
     def test_a_choice_of_tools_is_sent_with_them(
         self, client: FlaskClient, upstream: SteeredUpstream, choice: Any
     ) -> None:
-        run = ran(client, thread(client, "Hi"), tools=[TOOL], tool_choice=choice, parallel_tool_calls=False)
+        run = run_thread(client, thread(client, "Hi"), tools=[TOOL], tool_choice=choice, parallel_tool_calls=False)
         assert (run["tool_choice"], run["parallel_tool_calls"]) == (choice, False)
         expected = {"tools": [TOOL], "tool_choice": choice, "parallel_tool_calls": False}
         assert upstream.requests[-1].parameters == expected
@@ -203,35 +203,37 @@ class TestWhatARunIsAskedWith:
         upstream.list_models = lambda: [{"id": "m9"}]
         client.post("/query", json={"client_name": "ada", "input": "Hi"})
         client.post("/model", json={"client_name": "ada", "model": "m9"})
-        made(client, "/threads/ada/messages", role="user", content="Ho")
-        run = ran(client, "ada")
+        create(client, "/threads/ada/messages", role="user", content="Ho")
+        run = run_thread(client, "ada")
         assert (run["assistant_id"], run["model"], run["instructions"]) == ("asst_default", "m9", "Be brief.")
-        assert (upstream.requests[-1].model, sent(upstream)[0]) == ("m9", ("system", "Be brief."))
+        assert (upstream.requests[-1].model, sent_messages(upstream)[0]) == ("m9", ("system", "Be brief."))
 
     def test_an_assistant_without_instructions_has_the_servers_prompt(
         self, store: MemoryStore, upstream: SteeredUpstream
     ) -> None:
         app = create_app(Settings(system_prompt="Be kind."), store=store, upstream=upstream)
-        ran(app.test_client(), thread(app.test_client(), "Hi"))
-        assert sent(upstream) == [("system", "Be kind."), ("user", "Hi")]
+        run_thread(app.test_client(), thread(app.test_client(), "Hi"))
+        assert sent_messages(upstream) == [("system", "Be kind."), ("user", "Hi")]
         app.extensions["runner"].shut_down(0)
 
-    @pytest.mark.parametrize("most", range(1, 6))
-    def test_last_messages_are_exactly_so_many(self, client: FlaskClient, upstream: SteeredUpstream, most: int) -> None:
+    @pytest.mark.parametrize("limit", range(1, 6))
+    def test_last_messages_are_exactly_so_many(
+        self, client: FlaskClient, upstream: SteeredUpstream, limit: int
+    ) -> None:
         said = ["one", "two", "three", "four"]
-        strategy = {"type": "last_messages", "last_messages": most}
-        run = ran(client, thread(client, *said), truncation_strategy=strategy)
+        strategy = {"type": "last_messages", "last_messages": limit}
+        run = run_thread(client, thread(client, *said), truncation_strategy=strategy)
         assert run["truncation_strategy"] == strategy
         # Consecutive ones of a role are sent as one.
-        assert [content for role, content in sent(upstream) if role == "user"] == ["\n\n".join(said[-most:])]
+        assert [content for role, content in sent_messages(upstream) if role == "user"] == ["\n\n".join(said[-limit:])]
 
     def test_the_last_message_is_sent_also_where_it_is_a_reply(
         self, client: FlaskClient, upstream: SteeredUpstream
     ) -> None:
         thread_id = thread(client, "Hi")
-        made(client, f"/threads/{thread_id}/messages", role="assistant", content="Ho")
-        ran(client, thread_id, truncation_strategy={"type": "last_messages", "last_messages": 1})
-        assert sent(upstream)[1:] == [("assistant", "Ho")]
+        create(client, f"/threads/{thread_id}/messages", role="assistant", content="Ho")
+        run_thread(client, thread_id, truncation_strategy={"type": "last_messages", "last_messages": 1})
+        assert sent_messages(upstream)[1:] == [("assistant", "Ho")]
 
     def test_a_thread_that_the_model_cannot_read_is_not_answered_without_its_messages(
         self, client: FlaskClient, upstream: Any
@@ -241,14 +243,14 @@ class TestWhatARunIsAskedWith:
             yield ""
 
         upstream.answer = too_long
-        run = ran(client, thread(client, "long"))
+        run = run_thread(client, thread(client, "long"))
         assert (run["status"], run["last_error"]["message"]) == ("failed", errors.ContextTooLong.sentence)
         assert len(upstream.requests) == 1
 
     def test_additional_messages_are_in_the_thread_before_the_reply(self, client: FlaskClient) -> None:
         thread_id = thread(client, "Hi")
         more = [{"role": "assistant", "content": "Ho"}, {"role": "user", "content": [{"type": "text", "text": "Hm"}]}]
-        ran(client, thread_id, additional_messages=more)
+        run_thread(client, thread_id, additional_messages=more)
         assert texts(client, thread_id) == ["Hi", "Ho", "Hm", "re: Hm"]
 
     def test_the_same_idempotency_key_gets_the_same_run(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
@@ -256,7 +258,7 @@ class TestWhatARunIsAskedWith:
         body = {"additional_messages": [{"role": "user", "content": "Ho"}]}
         headers = {"Idempotency-Key": "1"}
         first, second = (
-            ended(client, client.post(f"/api/v1/threads/{thread_id}/runs", json=body, headers=headers).json)
+            await_end(client, client.post(f"/api/v1/threads/{thread_id}/runs", json=body, headers=headers).json)
             for _ in range(2)
         )
         assert first == second
@@ -267,21 +269,21 @@ class TestWhatARunIsAskedWith:
         self, client: FlaskClient, upstream: SteeredUpstream, replies: ScriptedReplies
     ) -> None:
         replies.say("look", LOOK)  # type: ignore[arg-type]
-        run = ran(client, thread(client, "look"), tools=[TOOL])
+        run = run_thread(client, thread(client, "look"), tools=[TOOL])
         replies.end("found", "so it is")
         path = f"/threads/{run['thread_id']}/runs/{run['id']}/submit_tool_outputs"
-        ended(client, made(client, path, tool_outputs=[{"tool_call_id": "call_1", "output": "found"}]))
+        await_end(client, create(client, path, tool_outputs=[{"tool_call_id": "call_1", "output": "found"}]))
         assert [call.streamed for call in upstream.requests] == [True, True]
 
     def test_what_was_written_of_a_run_is_kept_when_it_is_cancelled(
         self, client: FlaskClient, replies: ScriptedReplies
     ) -> None:
-        run = made(client, f"/threads/{thread(client, 'slow')}/runs")
+        run = create(client, f"/threads/{thread(client, 'slow')}/runs")
         replies.say("slow", "So far")
         path = f"/threads/{run['thread_id']}/runs/{run['id']}"
         reader = client.get(f"/chat/stream/{run['id']}", buffered=False)
         assert any(b"So far" in frame for frame in reader.response)
-        assert made(client, f"{path}/cancel")["status"] in ("cancelling", "cancelled")
+        assert create(client, f"{path}/cancel")["status"] in ("cancelling", "cancelled")
         assert texts(client, run["thread_id"]) == ["slow", "So far"]
 
     def test_a_failed_run_leaves_no_two_questions_in_a_row(
@@ -289,10 +291,10 @@ class TestWhatARunIsAskedWith:
     ) -> None:
         thread_id = thread(client, "slow")
         replies.fail("slow", errors.UpstreamFailed())
-        assert ran(client, thread_id)["status"] == "failed"
-        made(client, f"/threads/{thread_id}/messages", role="user", content="And?")
-        ran(client, thread_id)
-        assert sent(upstream)[1:] == [("user", "slow\n\nAnd?")]
+        assert run_thread(client, thread_id)["status"] == "failed"
+        create(client, f"/threads/{thread_id}/messages", role="user", content="And?")
+        run_thread(client, thread_id)
+        assert sent_messages(upstream)[1:] == [("user", "slow\n\nAnd?")]
 
 
 class TestNotOffered:
@@ -325,19 +327,19 @@ class TestNotOffered:
 
     def test_what_is_empty_is_accepted(self, client: FlaskClient) -> None:
         message = {"role": "user", "content": "Hi", "attachments": []}
-        made(client, "/threads", tool_resources={}, messages=[message])
-        made(client, "/assistants", model="m", tool_resources=None, tools=[])
-        made(client, "/threads/runs", max_prompt_tokens=None, tool_choice=None, tools=None)
+        create(client, "/threads", tool_resources={}, messages=[message])
+        create(client, "/assistants", model="m", tool_resources=None, tools=[])
+        create(client, "/threads/runs", max_prompt_tokens=None, tool_choice=None, tools=None)
 
 
 class TestMetadata:
     FULL = {f"{number:02}" + "k" * 62: "v" * 512 for number in range(16)}  # noqa: RUF012
 
     def test_sixteen_pairs_of_64_and_512_characters_are_kept(self, client: FlaskClient) -> None:
-        thread_id = made(client, "/threads", metadata=self.FULL)["id"]
+        thread_id = create(client, "/threads", metadata=self.FULL)["id"]
         assert get(client, f"/threads/{thread_id}")["metadata"] == self.FULL
-        made(client, f"/threads/{thread_id}/messages", role="user", content="Hi", metadata=self.FULL)
-        run = ran(client, thread_id, metadata=self.FULL)
+        create(client, f"/threads/{thread_id}/messages", role="user", content="Hi", metadata=self.FULL)
+        run = run_thread(client, thread_id, metadata=self.FULL)
         assert run["metadata"] == self.FULL
 
     @pytest.mark.parametrize(
@@ -353,33 +355,33 @@ class TestMetadata:
         ],
     )
     def test_more_than_that_is_refused_and_changes_nothing(self, client: FlaskClient, metadata: Any) -> None:
-        thread_id = made(client, "/threads", metadata={"a": "b"})["id"]
+        thread_id = create(client, "/threads", metadata={"a": "b"})["id"]
         for path in ("/threads", f"/threads/{thread_id}", f"/threads/{thread_id}/runs"):
             assert "metadata" in refusal(post(client, path, metadata=metadata))
         assert get(client, f"/threads/{thread_id}")["metadata"] == {"a": "b"}
 
     def test_an_update_replaces_what_it_says_and_null_takes_it_away(self, client: FlaskClient) -> None:
-        thread_id = made(client, "/threads", metadata={"a": "b"})["id"]
-        assert made(client, f"/threads/{thread_id}")["metadata"] == {"a": "b"}
-        assert made(client, f"/threads/{thread_id}", metadata={"c": "d"})["metadata"] == {"c": "d"}
-        assert made(client, f"/threads/{thread_id}", metadata=None)["metadata"] == {}
+        thread_id = create(client, "/threads", metadata={"a": "b"})["id"]
+        assert create(client, f"/threads/{thread_id}")["metadata"] == {"a": "b"}
+        assert create(client, f"/threads/{thread_id}", metadata={"c": "d"})["metadata"] == {"c": "d"}
+        assert create(client, f"/threads/{thread_id}", metadata=None)["metadata"] == {}
 
     def test_a_runs_is_kept_also_when_it_is_changed_while_the_run_is_written(
         self, client: FlaskClient, replies: ScriptedReplies
     ) -> None:
-        run = made(client, f"/threads/{thread(client, 'slow')}/runs", metadata={"a": "b"})
+        run = create(client, f"/threads/{thread(client, 'slow')}/runs", metadata={"a": "b"})
         path = f"/threads/{run['thread_id']}/runs/{run['id']}"
-        assert made(client, path, metadata={"c": "d"})["metadata"] == {"c": "d"}
+        assert create(client, path, metadata={"c": "d"})["metadata"] == {"c": "d"}
         replies.end("slow", "ok")
-        assert (ended(client, run)["status"], get(client, path)["metadata"]) == ("completed", {"c": "d"})
+        assert (await_end(client, run)["status"], get(client, path)["metadata"]) == ("completed", {"c": "d"})
 
 
 class TestHowRunsEnd:
     def test_one_that_reached_its_longest_is_incomplete(self, client: FlaskClient, replies: ScriptedReplies) -> None:
-        run = made(client, f"/threads/{thread(client, 'slow')}/runs", max_completion_tokens=3)
+        run = create(client, f"/threads/{thread(client, 'slow')}/runs", max_completion_tokens=3)
         assert (run["status"], run["started_at"], run["usage"]) == ("queued", None, None)
         replies.say("slow", "one two", Completion("m", Usage(1, 3, 4), "length"))  # type: ignore[arg-type]
-        run = ended(client, run)
+        run = await_end(client, run)
         assert (run["status"], run["incomplete_details"]) == ("incomplete", {"reason": "max_completion_tokens"})
         assert run["usage"] == {"prompt_tokens": 1, "completion_tokens": 3, "total_tokens": 4}
         (reply,) = get(client, f"/threads/{run['thread_id']}/messages", run_id=run["id"])["data"]
@@ -388,7 +390,7 @@ class TestHowRunsEnd:
         assert (step["status"], step["usage"]) == ("completed", run["usage"])
 
     @pytest.mark.parametrize(
-        ("problem", "code"),
+        ("error", "code"),
         [
             (errors.UpstreamRateLimited(), "rate_limit_exceeded"),
             (errors.UpstreamQuotaExhausted(), "rate_limit_exceeded"),
@@ -397,12 +399,12 @@ class TestHowRunsEnd:
         ],
     )
     def test_one_that_failed_tells_why_and_leaves_no_message(
-        self, client: FlaskClient, replies: ScriptedReplies, problem: Exception, code: str
+        self, client: FlaskClient, replies: ScriptedReplies, error: Exception, code: str
     ) -> None:
-        run = made(client, f"/threads/{thread(client, 'slow')}/runs")
+        run = create(client, f"/threads/{thread(client, 'slow')}/runs")
         replies.say("slow", "half")
-        replies.fail("slow", problem)
-        run = ended(client, run)
+        replies.fail("slow", error)
+        run = await_end(client, run)
         assert (run["status"], run["last_error"]["code"]) == ("failed", code)
         assert "boom" not in run["last_error"]["message"]
         assert run["failed_at"] >= run["created_at"]
@@ -415,7 +417,7 @@ class TestHowRunsEnd:
         self, client: FlaskClient, replies: ScriptedReplies, late: LateClock
     ) -> None:
         replies.say("look", LOOK)  # type: ignore[arg-type]
-        run = ran(client, thread(client, "look"), tools=[TOOL])
+        run = run_thread(client, thread(client, "look"), tools=[TOOL])
         path = f"/threads/{run['thread_id']}/runs/{run['id']}"
         assert (run["status"], run["expires_at"] - run["created_at"]) == ("requires_action", int(ACTION_SECONDS))
         late.ahead = ACTION_SECONDS + 1
@@ -426,23 +428,23 @@ class TestHowRunsEnd:
         outputs = [{"tool_call_id": "call_1", "output": "?"}]
         assert "does not wait" in refusal(post(client, f"{path}/submit_tool_outputs", tool_outputs=outputs))
         assert "expired cannot be cancelled" in refusal(client.post(f"/api/v1{path}/cancel"))
-        made(client, f"/threads/{run['thread_id']}/messages", role="user", content="Hi")
-        assert ran(client, run["thread_id"])["status"] == "completed"
+        create(client, f"/threads/{run['thread_id']}/messages", role="user", content="Hi")
+        assert run_thread(client, run["thread_id"])["status"] == "completed"
 
     def test_one_that_was_cut_off_by_the_servers_end_has_failed(self) -> None:
         run = Run("", conversation="ada", options=RunOptions(details={"assistant_id": "asst_1"}))
-        shape = objects.dump_run(run.ended_as("interrupted", 5.0, error=RunError("run_interrupted", "It stopped.")))
-        assert (shape["status"], shape["last_error"]) == ("failed", {"code": "server_error", "message": "It stopped."})
+        body = objects.dump_run(run.ended_as("interrupted", 5.0, error=RunError("run_interrupted", "It stopped.")))
+        assert (body["status"], body["last_error"]) == ("failed", {"code": "server_error", "message": "It stopped."})
 
     def test_one_cancelled_before_a_word_leaves_no_message(self, client: FlaskClient, replies: ScriptedReplies) -> None:
-        run = made(client, f"/threads/{thread(client, 'slow')}/runs")
+        run = create(client, f"/threads/{thread(client, 'slow')}/runs")
         path = f"/threads/{run['thread_id']}/runs/{run['id']}"
-        assert made(client, f"{path}/cancel")["status"] == "cancelled"
+        assert create(client, f"{path}/cancel")["status"] == "cancelled"
         assert get(client, f"{path}/steps")["data"] == []
         assert texts(client, run["thread_id"]) == ["slow"]
 
     def test_a_deleted_threads_run_is_gone(self, client: FlaskClient, replies: ScriptedReplies) -> None:
-        run = made(client, f"/threads/{thread(client, 'slow')}/runs")
+        run = create(client, f"/threads/{thread(client, 'slow')}/runs")
         client.delete(f"/api/v1/threads/{run['thread_id']}")
         assert client.get(f"/api/v1/threads/{run['thread_id']}/runs/{run['id']}").status_code == 404
 
@@ -452,11 +454,11 @@ class TestFunctions:
         self, client: FlaskClient, replies: ScriptedReplies, upstream: SteeredUpstream
     ) -> None:
         replies.say("look", LOOK)  # type: ignore[arg-type]
-        run = ran(client, thread(client, "look"), tools=[TOOL], tool_choice="required")
+        run = run_thread(client, thread(client, "look"), tools=[TOOL], tool_choice="required")
         replies.end("found", "It is here.")
         outputs = [{"tool_call_id": "call_1", "output": "found"}]
-        made(client, f"/threads/{run['thread_id']}/runs/{run['id']}/submit_tool_outputs", tool_outputs=outputs)
-        run = ended(client, run)
+        create(client, f"/threads/{run['thread_id']}/runs/{run['id']}/submit_tool_outputs", tool_outputs=outputs)
+        run = await_end(client, run)
         assert (run["status"], run["tool_choice"]) == ("completed", "required")
         assert [call.parameters.get("tool_choice") for call in upstream.requests] == ["required", None]
 
@@ -473,22 +475,22 @@ class TestFunctions:
         self, client: FlaskClient, replies: ScriptedReplies, outputs: Any
     ) -> None:
         replies.say("look", LOOK)  # type: ignore[arg-type]
-        run = ran(client, thread(client, "look"), tools=[TOOL])
+        run = run_thread(client, thread(client, "look"), tools=[TOOL])
         path = f"/threads/{run['thread_id']}/runs/{run['id']}"
         assert refusal(post(client, f"{path}/submit_tool_outputs", tool_outputs=outputs))
         assert get(client, path)["status"] == "requires_action"
 
     def test_several_rounds_are_steps_of_one_run(self, client: FlaskClient, replies: ScriptedReplies) -> None:
         replies.say("look", LOOK)  # type: ignore[arg-type]
-        run = ran(client, thread(client, "look"), tools=[TOOL])
+        run = run_thread(client, thread(client, "look"), tools=[TOOL])
         path = f"/threads/{run['thread_id']}/runs/{run['id']}"
         replies.say("found", "Hm. ", LOOK)  # type: ignore[arg-type]
         outputs = [{"tool_call_id": "call_1", "output": "found"}]
-        made(client, f"{path}/submit_tool_outputs", tool_outputs=outputs)
-        assert ended(client, run)["status"] == "requires_action"
+        create(client, f"{path}/submit_tool_outputs", tool_outputs=outputs)
+        assert await_end(client, run)["status"] == "requires_action"
         replies.end("found", "Here.")
-        made(client, f"{path}/submit_tool_outputs", tool_outputs=outputs)
-        assert ended(client, run)["usage"]["total_tokens"] > 20
+        create(client, f"{path}/submit_tool_outputs", tool_outputs=outputs)
+        assert await_end(client, run)["usage"]["total_tokens"] > 20
         steps = get(client, f"{path}/steps", order="asc")["data"]
         # The message was begun before the second call.
         assert [step["type"] for step in steps] == ["tool_calls", "message_creation", "tool_calls"]
@@ -510,7 +512,7 @@ class TestStreams:
         answer = stream(client, f"/threads/{thread(client, '안녕')}/runs")
         assert "re: 안녕".encode() in b"".join(answer.iter_encoded())
 
-    def test_the_stream_is_read_again_through_the_chats_door(
+    def test_the_stream_is_read_again_through_the_chat_dialect(
         self, client: FlaskClient, replies: ScriptedReplies
     ) -> None:
         answer = stream(client, f"/threads/{thread(client, 'slow')}/runs")
@@ -530,7 +532,7 @@ class TestStreams:
         assert next(event for event, _ in here if event == "thread.message.delta")
         answer.close()
         replies.end("slow", " whole")
-        assert ended(client, run)["status"] == "completed"
+        assert await_end(client, run)["status"] == "completed"
         assert texts(client, thread_id) == ["slow", "half whole"]
 
     def test_one_that_fails_tells_so_at_its_end(self, client: FlaskClient, replies: ScriptedReplies) -> None:
@@ -569,7 +571,7 @@ class TestStreams:
     ) -> None:
         app = create_app(Settings(max_concurrent_runs=1), store=store, upstream=upstream)
         client = app.test_client()
-        made(client, f"/threads/{thread(client, 'slow')}/runs")
+        create(client, f"/threads/{thread(client, 'slow')}/runs")
         here = events(stream(client, f"/threads/{thread(client, 'Hi')}/runs"))
         assert [next(here)[0], next(here)[0]] == ["thread.run.created", "thread.run.queued"]
         replies.end("slow", "ok")
@@ -584,10 +586,10 @@ class TestStreams:
         path = f"/api/v1/threads/{thread(client, 'slow')}/runs"
         first = client.post(path, json={"stream": True}, headers={"Idempotency-Key": "1"}, buffered=False)
         replies.end("slow", "once")
-        heard = list(events(first))
+        first_events = list(events(first))
         second = client.post(path, json={"stream": True}, headers={"Idempotency-Key": "1"}, buffered=False)
         again = list(events(second))
-        assert names(again) == names(heard)
+        assert names(again) == names(first_events)
         assert dict(again)["thread.message.delta"]["delta"]["content"][0]["text"]["value"] == "once"
         assert dict(again)["thread.message.created"]["content"] == []
         assert replies.calls == ["slow"]
@@ -617,15 +619,15 @@ class TestOtherDoors:
 
     def test_what_is_said_in_a_thread_is_in_the_history(self, client: FlaskClient) -> None:
         thread_id = thread(client, "Hi")
-        ran(client, thread_id)
+        run_thread(client, thread_id)
         listed = client.get("/history", query_string={"client_name": thread_id}).json
         assert [(each["role"], each["content"]) for each in listed] == [("user", "Hi"), ("assistant", "re: Hi")]
 
-    def test_a_question_of_another_door_waits_for_the_threads_run(
+    def test_a_question_of_another_dialect_waits_for_the_threads_run(
         self, client: FlaskClient, replies: ScriptedReplies, at_once: AtOnce
     ) -> None:
         thread_id = thread(client, "slow")
-        made(client, f"/threads/{thread_id}/runs")
+        create(client, f"/threads/{thread_id}/runs")
         waiting = at_once(client.post, "/query", json={"client_name": thread_id, "input": "Hi"})
         replies.end("slow", "ok")
         assert waiting.result().json == {"response": "re: Hi"}
@@ -642,7 +644,7 @@ class TestOtherDoors:
         assert store.get_conversation("eve") is None
 
     def test_a_run_belongs_to_its_thread(self, client: FlaskClient) -> None:
-        run = ran(client, thread(client, "Hi"))
+        run = run_thread(client, thread(client, "Hi"))
         other = thread(client, "Ho")
         for path in ("", "/steps"):
             assert client.get(f"/api/v1/threads/{other}/runs/{run['id']}{path}").status_code == 404
@@ -661,13 +663,14 @@ class TestSimpleDoor:
         self, client: FlaskClient, upstream: SteeredUpstream
     ) -> None:
         before = int(time.time())
-        first = made(client, "/chat", message="Hi")
+        first = create(client, "/chat", message="Hi")
         assert first["thread_id"].startswith("thread_")
         assert (first["message"], first["role"]) == ("re: Hi", "assistant")
         assert before <= first["created_at"] <= time.time()
-        second = made(client, "/chat", message="Ho", thread_id=first["thread_id"])
+        second = create(client, "/chat", message="Ho", thread_id=first["thread_id"])
         assert (second["message"], second["thread_id"]) == ("re: Ho", first["thread_id"])
-        assert sent(upstream) == [("system", "Be brief."), ("user", "Hi"), ("assistant", "re: Hi"), ("user", "Ho")]
+        context = [("system", "Be brief."), ("user", "Hi"), ("assistant", "re: Hi")]
+        assert sent_messages(upstream) == [*context, ("user", "Ho")]
         assert texts(client, first["thread_id"]) == ["Hi", "re: Hi", "Ho", "re: Ho"]
         assert get(client, f"/threads/{first['thread_id']}/runs")["data"][0]["assistant_id"] == "asst_default"
 
@@ -681,7 +684,7 @@ class TestSimpleDoor:
         self, client: FlaskClient, replies: ScriptedReplies
     ) -> None:
         replies.say("look", LOOK)  # type: ignore[arg-type]
-        run = ran(client, thread(client, "look"), tools=[TOOL])
+        run = run_thread(client, thread(client, "look"), tools=[TOOL])
         answer = post(client, "/chat", message="Hi", thread_id=run["thread_id"])
         assert (answer.status_code, answer.json["error"]["code"]) == (409, "requires_action")
 
@@ -712,7 +715,7 @@ class TestSimpleDoor:
     ) -> None:
         headers, body = {"Idempotency-Key": "k" * 16}, {"thread": {"messages": [{"role": "user", "content": "Hi"}]}}
         first, second = (
-            ended(client, client.post("/api/v1/threads/runs", json=body, headers=headers).json) for _ in range(2)
+            await_end(client, client.post("/api/v1/threads/runs", json=body, headers=headers).json) for _ in range(2)
         )
         assert first == second
         assert texts(client, first["thread_id"]) == ["Hi", "re: Hi"]
@@ -747,17 +750,17 @@ class TestAssistants:
         client = app.test_client()
         assert get(client, "/assistants/asst_ours")["instructions"] is None
         assert client.get("/api/v1/assistants/asst_default").status_code == 404
-        assert ran(client, thread(client, "Hi"))["assistant_id"] == "asst_ours"
+        assert run_thread(client, thread(client, "Hi"))["assistant_id"] == "asst_ours"
         app.extensions["runner"].shut_down(0)
 
     def test_a_run_stays_as_it_was_asked_when_its_assistant_changes(
         self, client: FlaskClient, replies: ScriptedReplies
     ) -> None:
-        assistant = made(client, "/assistants", model="m1", instructions="Explain.")
-        run = made(client, f"/threads/{thread(client, 'slow')}/runs", assistant_id=assistant["id"])
+        assistant = create(client, "/assistants", model="m1", instructions="Explain.")
+        run = create(client, f"/threads/{thread(client, 'slow')}/runs", assistant_id=assistant["id"])
         client.delete(f"/api/v1/assistants/{assistant['id']}")
         replies.end("slow", "ok")
-        run = ended(client, run)
+        run = await_end(client, run)
         assert (run["instructions"], run["assistant_id"]) == ("Explain.", assistant["id"])
 
 
@@ -816,7 +819,7 @@ class TestMessages:
         thread_id = thread(client)
         part = {"type": "text", "text": "x" * 50_000}
         longest = [part, {"type": "text", "text": "x" * 49_999}]
-        made(client, f"/threads/{thread_id}/messages", role="user", content=longest)
+        create(client, f"/threads/{thread_id}/messages", role="user", content=longest)
         for content in ([part, part], "x" * 100_001):
             answer = post(client, f"/threads/{thread_id}/messages", role="user", content=content)
             assert refusal(answer) == "content must have at most 100000 characters."
@@ -831,8 +834,8 @@ class TestMessages:
         thread_id = thread(client, "one", "two")
         oldest = get(client, f"/threads/{thread_id}/messages", order="asc")["first_id"]
         assert client.delete(f"/api/v1/threads/{thread_id}/messages/{oldest}").status_code == 200
-        ran(client, thread_id)
-        assert sent(upstream)[1:] == [("user", "two")]
+        run_thread(client, thread_id)
+        assert sent_messages(upstream)[1:] == [("user", "two")]
         assert texts(client, thread_id) == ["two", "re: two"]
 
     def test_a_message_of_another_thread_is_not_found(self, client: FlaskClient) -> None:

@@ -39,7 +39,7 @@ def test_the_npm_package_does_threads_messages_runs_polls_and_streams() -> None:
         missing = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
         missing("OpenAI's npm package is missing: npm ci --prefix tests/node")
     with serve_replies(Looking()) as url, serve(OPENAI_BASE_URL=url) as served:
-        ran = subprocess.run(
+        run_script = subprocess.run(
             [node, "--test", "assistants.test.mjs"],
             cwd=FOLDER,
             env={**os.environ, "SERVER_URL": served.url},
@@ -47,6 +47,6 @@ def test_the_npm_package_does_threads_messages_runs_polls_and_streams() -> None:
             text=True,
             timeout=120,
         )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "fail 0" in ran.stdout
-    assert "pass 10" in ran.stdout
+    assert run_script.returncode == 0, run_script.stdout + run_script.stderr
+    assert "fail 0" in run_script.stdout
+    assert "pass 10" in run_script.stdout

@@ -52,13 +52,13 @@ def thread_id(sdk: OpenAI) -> str:
     return str(sdk.beta.threads.create().id)
 
 
-def whole(thing: Any) -> Any:
+def dump(thing: Any) -> Any:
     """`thing` again, after the package's own types have judged each field of it, which they do not do by themselves."""
     return type(thing).model_validate(json.loads(thing.to_json()))
 
 
 def say(sdk: OpenAI, thread_id: str, text: str, **more: Any) -> Any:
-    return whole(sdk.beta.threads.messages.create(thread_id, role="user", content=text, **more))
+    return dump(sdk.beta.threads.messages.create(thread_id, role="user", content=text, **more))
 
 
 def texts(sdk: OpenAI, thread_id: str, **more: Any) -> list[str]:
@@ -67,7 +67,7 @@ def texts(sdk: OpenAI, thread_id: str, **more: Any) -> list[str]:
 
 
 def text_of(message: Any) -> str:
-    return "".join(part.text.value for part in whole(message).content)
+    return "".join(part.text.value for part in dump(message).content)
 
 
 def wants(*calls: tuple[str, str]) -> Completion:
@@ -78,7 +78,7 @@ def wants(*calls: tuple[str, str]) -> Completion:
 
 class TestAssistants:
     def test_they_are_made_read_changed_listed_and_deleted(self, sdk: OpenAI) -> None:
-        made = whole(
+        assistant = dump(
             sdk.beta.assistants.create(
                 model="told",
                 name="Tutor",
@@ -88,28 +88,29 @@ class TestAssistants:
                 temperature=0.5,
             )
         )
-        assert (made.object, made.name, made.model, made.metadata) == ("assistant", "Tutor", "told", {"a": "b"})
-        assert made.tools[0].function.name == "get_weather"
-        assert whole(sdk.beta.assistants.retrieve(made.id)) == made
-        changed = whole(sdk.beta.assistants.update(made.id, name="Coach", instructions=None, metadata={}))
+        assert (assistant.object, assistant.name) == ("assistant", "Tutor")
+        assert (assistant.model, assistant.metadata) == ("told", {"a": "b"})
+        assert assistant.tools[0].function.name == "get_weather"
+        assert dump(sdk.beta.assistants.retrieve(assistant.id)) == assistant
+        changed = dump(sdk.beta.assistants.update(assistant.id, name="Coach", instructions=None, metadata={}))
         assert (changed.name, changed.instructions, changed.metadata) == ("Coach", None, {})
-        assert (changed.model, changed.temperature, changed.tools) == ("told", 0.5, made.tools)
+        assert (changed.model, changed.temperature, changed.tools) == ("told", 0.5, assistant.tools)
         assert changed in list(sdk.beta.assistants.list(limit=1))
-        deleted = whole(sdk.beta.assistants.delete(made.id))
-        assert (deleted.id, deleted.deleted) == (made.id, True)
+        deleted = dump(sdk.beta.assistants.delete(assistant.id))
+        assert (deleted.id, deleted.deleted) == (assistant.id, True)
         with pytest.raises(openai.NotFoundError, match="No assistant"):
-            sdk.beta.assistants.retrieve(made.id)
-        assert made.id not in [each.id for each in sdk.beta.assistants.list()]
+            sdk.beta.assistants.retrieve(assistant.id)
+        assert assistant.id not in [each.id for each in sdk.beta.assistants.list()]
 
     def test_the_default_one_is_there_without_being_made(self, sdk: OpenAI) -> None:
-        default = whole(sdk.beta.assistants.retrieve(DEFAULT))
+        default = dump(sdk.beta.assistants.retrieve(DEFAULT))
         assert (default.instructions, default.model) == ("Be brief.", "told")
         assert default in list(sdk.beta.assistants.list())
 
 
 class TestThreads:
     def test_they_are_made_with_messages_read_changed_and_deleted(self, sdk: OpenAI) -> None:
-        thread = whole(
+        thread = dump(
             sdk.beta.threads.create(
                 messages=[
                     {"role": "user", "content": "Hi"},
@@ -120,40 +121,40 @@ class TestThreads:
         )
         assert thread.id.startswith("thread_")
         assert (thread.object, thread.metadata) == ("thread", {"about": "cats"})
-        assert whole(sdk.beta.threads.retrieve(thread.id)) == thread
+        assert dump(sdk.beta.threads.retrieve(thread.id)) == thread
         newest, oldest = sdk.beta.threads.messages.list(thread.id)
         assert [(each.role, text_of(each), each.metadata) for each in (oldest, newest)] == [
             ("user", "Hi", {}),
             ("assistant", "Ho", {"n": "2"}),
         ]
-        assert whole(sdk.beta.threads.update(thread.id, metadata={"about": "dogs"})).metadata == {"about": "dogs"}
+        assert dump(sdk.beta.threads.update(thread.id, metadata={"about": "dogs"})).metadata == {"about": "dogs"}
         assert sdk.beta.threads.retrieve(thread.id).metadata == {"about": "dogs"}
-        assert whole(sdk.beta.threads.delete(thread.id)).deleted
+        assert dump(sdk.beta.threads.delete(thread.id)).deleted
         with pytest.raises(openai.NotFoundError, match="No thread"):
             sdk.beta.threads.retrieve(thread.id)
 
 
 class TestMessages:
     def test_a_message_is_made_read_changed_and_deleted(self, sdk: OpenAI, thread_id: str) -> None:
-        made = say(sdk, thread_id, "안녕", metadata={"a": "1"})
-        assert (made.object, made.role, made.thread_id, made.status) == (
+        assistant = say(sdk, thread_id, "안녕", metadata={"a": "1"})
+        assert (assistant.object, assistant.role, assistant.thread_id, assistant.status) == (
             "thread.message",
             "user",
             thread_id,
             "completed",
         )
-        assert whole(sdk.beta.threads.messages.retrieve(made.id, thread_id=thread_id)) == made
-        changed = whole(sdk.beta.threads.messages.update(made.id, thread_id=thread_id, metadata={"b": "2"}))
+        assert dump(sdk.beta.threads.messages.retrieve(assistant.id, thread_id=thread_id)) == assistant
+        changed = dump(sdk.beta.threads.messages.update(assistant.id, thread_id=thread_id, metadata={"b": "2"}))
         assert (changed.metadata, text_of(changed)) == ({"b": "2"}, "안녕")
-        assert whole(sdk.beta.threads.messages.delete(made.id, thread_id=thread_id)).deleted
+        assert dump(sdk.beta.threads.messages.delete(assistant.id, thread_id=thread_id)).deleted
         with pytest.raises(openai.NotFoundError, match="No message"):
-            sdk.beta.threads.messages.retrieve(made.id, thread_id=thread_id)
+            sdk.beta.threads.messages.retrieve(assistant.id, thread_id=thread_id)
         assert texts(sdk, thread_id) == []
 
     def test_several_parts_of_text_are_one_text_with_line_breaks(self, sdk: OpenAI, thread_id: str) -> None:
         parts: Any = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
-        made = sdk.beta.threads.messages.create(thread_id, role="user", content=parts)
-        assert text_of(made) == "one\ntwo"
+        assistant = sdk.beta.threads.messages.create(thread_id, role="user", content=parts)
+        assert text_of(assistant) == "one\ntwo"
 
     def test_they_are_listed_through_several_pages_in_both_orders(self, sdk: OpenAI, thread_id: str) -> None:
         said = [say(sdk, thread_id, f"m{number}") for number in range(11)]
@@ -171,7 +172,7 @@ class TestMessages:
 class TestRuns:
     def test_one_is_made_and_polled_to_its_end(self, sdk: OpenAI, thread_id: str) -> None:
         say(sdk, thread_id, "Hi")
-        run = whole(
+        run = dump(
             sdk.beta.threads.runs.create_and_poll(thread_id=thread_id, assistant_id=DEFAULT, metadata={"a": "b"})
         )
         assert (run.object, run.status, run.assistant_id) == ("thread.run", "completed", DEFAULT)
@@ -190,7 +191,7 @@ class TestRuns:
         say(sdk, thread_id, "Hi")
         run = sdk.beta.threads.runs.create_and_poll(thread_id=thread_id, assistant_id=DEFAULT)
         (step,) = sdk.beta.threads.runs.steps.list(run.id, thread_id=thread_id)
-        assert (whole(step).type, step.status, step.run_id) == ("message_creation", "completed", run.id)
+        assert (dump(step).type, step.status, step.run_id) == ("message_creation", "completed", run.id)
         (reply,) = sdk.beta.threads.messages.list(thread_id, run_id=run.id)
         assert step.step_details.message_creation.message_id == reply.id
         assert sdk.beta.threads.runs.steps.retrieve(step.id, run_id=run.id, thread_id=thread_id) == step
@@ -198,15 +199,15 @@ class TestRuns:
             sdk.beta.threads.runs.steps.retrieve("step_none", run_id=run.id, thread_id=thread_id)
 
     def test_they_are_listed_read_and_changed(self, sdk: OpenAI, thread_id: str) -> None:
-        made = []
+        assistant = []
         for number in range(3):
             say(sdk, thread_id, f"q{number}")
-            made.append(sdk.beta.threads.runs.create_and_poll(thread_id=thread_id, assistant_id=DEFAULT).id)
-        assert [each.id for each in sdk.beta.threads.runs.list(thread_id)] == made[::-1]
-        assert [each.id for each in sdk.beta.threads.runs.list(thread_id, limit=1, order="asc")] == made
-        assert [each.id for each in sdk.beta.threads.runs.list(thread_id, limit=1)] == made[::-1]
-        changed = whole(sdk.beta.threads.runs.update(made[0], thread_id=thread_id, metadata={"n": "0"}))
-        assert whole(sdk.beta.threads.runs.retrieve(made[0], thread_id=thread_id)) == changed
+            assistant.append(sdk.beta.threads.runs.create_and_poll(thread_id=thread_id, assistant_id=DEFAULT).id)
+        assert [each.id for each in sdk.beta.threads.runs.list(thread_id)] == assistant[::-1]
+        assert [each.id for each in sdk.beta.threads.runs.list(thread_id, limit=1, order="asc")] == assistant
+        assert [each.id for each in sdk.beta.threads.runs.list(thread_id, limit=1)] == assistant[::-1]
+        changed = dump(sdk.beta.threads.runs.update(assistant[0], thread_id=thread_id, metadata={"n": "0"}))
+        assert dump(sdk.beta.threads.runs.retrieve(assistant[0], thread_id=thread_id)) == changed
         assert changed.metadata == {"n": "0"}
 
     def test_one_is_cancelled_while_it_is_written_and_its_text_is_kept(
@@ -219,7 +220,7 @@ class TestRuns:
         run = next(events).data
         assert next(event for event in events if event.event == "thread.message.delta")
         assert sdk.beta.threads.runs.retrieve(run.id, thread_id=thread_id).status == "in_progress"
-        cancelled = whole(sdk.beta.threads.runs.cancel(run.id, thread_id=thread_id))
+        cancelled = dump(sdk.beta.threads.runs.cancel(run.id, thread_id=thread_id))
         assert cancelled.status == "cancelled"
         assert [event.event for event in events] == [
             "thread.message.incomplete",
@@ -237,9 +238,9 @@ class TestRuns:
 
     def test_a_thread_is_made_with_its_run(self, sdk: OpenAI) -> None:
         messages: Any = [{"role": "user", "content": "Hi"}]
-        made = whole(sdk.beta.threads.create_and_run(assistant_id=DEFAULT, thread={"messages": messages}))
-        assert whole(sdk.beta.threads.runs.poll(made.id, thread_id=made.thread_id)).status == "completed"
-        run = whole(
+        assistant = dump(sdk.beta.threads.create_and_run(assistant_id=DEFAULT, thread={"messages": messages}))
+        assert dump(sdk.beta.threads.runs.poll(assistant.id, thread_id=assistant.thread_id)).status == "completed"
+        run = dump(
             sdk.beta.threads.create_and_run_poll(
                 assistant_id=DEFAULT, thread={"messages": messages, "metadata": {"a": "b"}}, instructions="Shout."
             )
@@ -253,7 +254,7 @@ class TestRuns:
         assert (run.status, texts(sdk, run.thread_id)) == ("completed", ["re: Be brief."])
 
 
-class Heard(AssistantEventHandler):
+class EventLog(AssistantEventHandler):
     """What an event handler is told, in order."""
 
     def __init__(self) -> None:
@@ -306,7 +307,7 @@ class TestStreams:
         self, sdk: OpenAI, thread_id: str, replies: ScriptedReplies
     ) -> None:
         say(sdk, thread_id, SLOW[1])
-        handler = Heard()
+        handler = EventLog()
         replies.end(SLOW[1], "안녕 ", "👩‍👩‍👧\u2028", "!")
         with sdk.beta.threads.runs.create_and_stream(
             thread_id=thread_id, assistant_id=DEFAULT, event_handler=handler
@@ -323,11 +324,11 @@ class TestStreams:
             ("step done", "message_creation"),
             ("end", None),
         ]
-        assert whole(handler.get_final_run()).status == "completed"
+        assert dump(handler.get_final_run()).status == "completed"
         (message,) = handler.get_final_messages()
         assert text_of(message) == text_of(next(iter(sdk.beta.threads.messages.list(thread_id))))
         (step,) = handler.get_final_run_steps()
-        assert whole(step).step_details.message_creation.message_id == message.id
+        assert dump(step).step_details.message_creation.message_id == message.id
 
     def test_text_arrives_as_it_is_written(self, sdk: OpenAI, thread_id: str, replies: ScriptedReplies) -> None:
         say(sdk, thread_id, SLOW[2])
@@ -344,7 +345,7 @@ class TestStreams:
         stream = sdk.beta.threads.create_and_run(
             assistant_id=DEFAULT, thread={"messages": [{"role": "user", "content": "Hi"}]}, stream=True
         )
-        events = [whole(event) for event in stream]
+        events = [dump(event) for event in stream]
         assert [event.event.removeprefix("thread.") for event in events] == [
             "created",
             "run.created",
@@ -396,7 +397,7 @@ class TestFunctions:
     ) -> None:
         say(sdk, thread_id, "weather 0")
         replies.say("weather 0", wants(("call_1", "Seoul"), ("call_2", "Oslo")))
-        run = whole(sdk.beta.threads.runs.create_and_poll(thread_id=thread_id, assistant_id=DEFAULT, tools=[WEATHER]))
+        run = dump(sdk.beta.threads.runs.create_and_poll(thread_id=thread_id, assistant_id=DEFAULT, tools=[WEATHER]))
         assert (run.status, run.required_action.type) == ("requires_action", "submit_tool_outputs")
         calls = run.required_action.submit_tool_outputs.tool_calls
         assert [(call.id, json.loads(call.function.arguments)["city"]) for call in calls] == [
@@ -404,20 +405,20 @@ class TestFunctions:
             ("call_2", "Oslo"),
         ]
         (step,) = sdk.beta.threads.runs.steps.list(run.id, thread_id=thread_id)
-        assert (whole(step).type, step.status) == ("tool_calls", "in_progress")
+        assert (dump(step).type, step.status) == ("tool_calls", "in_progress")
         replies.say("0 degrees", "Cold.", Completion("told", Usage(20, 2, 22), "stop"))
         outputs: Any = [
             {"tool_call_id": "call_1", "output": "20 degrees"},
             {"tool_call_id": "call_2", "output": "0 degrees"},
         ]
-        run = whole(
+        run = dump(
             sdk.beta.threads.runs.submit_tool_outputs_and_poll(run_id=run.id, thread_id=thread_id, tool_outputs=outputs)
         )
         assert (run.status, run.required_action) == ("completed", None)
         assert (run.usage.prompt_tokens, run.usage.completion_tokens, run.usage.total_tokens) == (30, 7, 37)
         assert texts(sdk, thread_id) == ["Cold.", "weather 0"]
         called, wrote = sdk.beta.threads.runs.steps.list(run.id, thread_id=thread_id, order="asc")
-        assert (whole(called).type, called.status, whole(wrote).type) == ("tool_calls", "completed", "message_creation")
+        assert (dump(called).type, called.status, dump(wrote).type) == ("tool_calls", "completed", "message_creation")
         assert [call.function.output for call in called.step_details.tool_calls] == ["20 degrees", "0 degrees"]
 
     def test_their_outputs_are_submitted_and_waited_for_by_hand(
@@ -431,7 +432,7 @@ class TestFunctions:
                 run.id, thread_id=thread_id, tool_outputs=[{"tool_call_id": "call_9", "output": "?"}]
             )
         replies.end("1 degrees", "Cool.")
-        run = whole(
+        run = dump(
             sdk.beta.threads.runs.submit_tool_outputs(
                 run.id, thread_id=thread_id, tool_outputs=[{"tool_call_id": "call_1", "output": "1 degrees"}]
             )
@@ -448,12 +449,12 @@ class TestFunctions:
     ) -> None:
         say(sdk, thread_id, "weather 2")
         replies.say("weather 2", "Let me see. ", wants(("call_1", "Seoul"), ("call_2", "Oslo")))
-        first = Heard()
+        first = EventLog()
         with sdk.beta.threads.runs.stream(
             thread_id=thread_id, assistant_id=DEFAULT, tools=[WEATHER], event_handler=first
         ) as stream:
             stream.until_done()
-        run = whole(first.get_final_run())
+        run = dump(first.get_final_run())
         assert run.status == "requires_action"
         seoul, oslo = '{"city": "Seoul"}', '{"city": "Oslo"}'
         assert [each for each in first.replies if each[0] in ("delta", "call created", "call done")] == [
@@ -466,7 +467,7 @@ class TestFunctions:
         calls = first.get_final_run_steps()[-1].step_details.tool_calls
         assert [(call.id, call.function.arguments) for call in calls] == [("call_1", seoul), ("call_2", oslo)]
         replies.end("2 degrees", "It is", " cold.")
-        second = Heard()
+        second = EventLog()
         with sdk.beta.threads.runs.submit_tool_outputs_stream(
             run_id=run.id,
             thread_id=thread_id,
@@ -490,7 +491,7 @@ class TestFunctions:
             say(sdk, thread_id, "Hello?")
         assert sdk.beta.threads.runs.cancel(run.id, thread_id=thread_id).status == "cancelled"
         (step,) = sdk.beta.threads.runs.steps.list(run.id, thread_id=thread_id)
-        assert whole(step).status == "cancelled"
+        assert dump(step).status == "cancelled"
         say(sdk, thread_id, "Hello?")
 
 
