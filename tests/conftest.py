@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from flask import Flask, Response, request
 from flask.testing import FlaskClient
@@ -26,6 +27,10 @@ from tests.support.openai_server import OpenAIServer
 from tests.support.openapi import validate_response
 from tests.support.process import ServerProcess, serve
 from tests.support.replies import ScriptedReplies, SteeredUpstream
+
+# By default hypothesis fails an example that takes 200 ms, and a busy machine may pause any process for as long.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 LONGEST = (
     "test_schemathesis",
