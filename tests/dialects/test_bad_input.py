@@ -18,10 +18,10 @@ from tests.support.process import ServerProcess
 from tests.support.replies import ScriptedReplies
 
 MARK = "Xylophon"
-"""Stands in every bad input, and in no answer."""
+"""A part of every bad input. No answer may contain it."""
 
 MANY = 1_048_576
-"""MAX_BODY_BYTES, as it is by default."""
+"""The default of MAX_BODY_BYTES."""
 
 CONTROLS = [*map(chr, range(0x20)), "\x7f", *map(chr, range(0x80, 0xA0))]
 
@@ -32,7 +32,7 @@ NAMES = {
     "line break at the end": f"{MARK}\n",
     "NUL": f"{MARK}\0",
 }
-"""Each is no client_name and no model."""
+"""Values that are neither a client_name nor a model."""
 
 WRONG_TYPES = {
     "null": None,
@@ -51,7 +51,7 @@ NO_TEXT = {
     "beyond Unicode": b"\xf5\x80\x80\x80",
     "Latin-1": "é".encode("latin-1"),
 }
-"""Bytes that are no UTF-8."""
+"""Bytes that are not UTF-8."""
 
 NO_JSON = {
     "nothing but blanks": "  ",
@@ -76,7 +76,7 @@ NO_JSON = {
 
 
 class WatchedStore(MemoryStore):
-    """Remembers which of its writing calls were made."""
+    """Records the calls that would change it."""
 
     def __init__(self) -> None:
         super().__init__(max_conversations=1000)
@@ -102,7 +102,7 @@ def store() -> WatchedStore:
 
 @pytest.fixture
 def unchanged(client: FlaskClient, store: WatchedStore, replies: ScriptedReplies) -> Iterator[FlaskClient]:
-    """A client of a server where something was said already, all of which must stand when the test is over."""
+    """A client of a server with a conversation, which must be unchanged when the test ends."""
     client.post("/query", json={"client_name": "ada", "input": "hi"})
     client.post("/model", json={"client_name": "ada", "model": "scripted-demo"})
     before = client.get("/history?client_name=ada").get_json()
@@ -115,7 +115,7 @@ def unchanged(client: FlaskClient, store: WatchedStore, replies: ScriptedReplies
 
 
 def sentence_of(answer: TestResponse, status: int, code: str = "invalid_request") -> str:
-    """What a refusal tells a person, after it was held to what every refusal is."""
+    """The sentence of a refusal, after checks that hold for every refusal."""
     assert (answer.status_code, answer.mimetype) == (status, "application/json")
     body = answer.get_json()
     assert set(body) == {"error", "code"}
@@ -149,7 +149,7 @@ WAYS: dict[str, Callable[[FlaskClient, str], TestResponse]] = {
     "getHistory": lambda client, name: client.get("/history", query_string={"client_name": name}),
     "clearHistory": lambda client, name: client.delete("/history", query_string={"client_name": name}),
 }
-"""Every way to send a client_name."""
+"""The operations and parameters that take a client_name."""
 
 
 class TestClientName:
@@ -420,7 +420,7 @@ class TestStreams:
 
 
 def exchanged(port: int, sent: bytes, *, leaves: bool = False) -> tuple[int, dict[str, Any]]:
-    """Status and body of the answer to bytes as they are; `leaves` says whether the caller hangs up after them."""
+    """Send raw bytes. Returns status and body; with `leaves` the caller disconnects after sending."""
     with socket.create_connection(("127.0.0.1", port), 30) as connection:
         connection.sendall(sent)
         if leaves:
@@ -442,12 +442,12 @@ def chunked(body: bytes, size: int = 65_536) -> bytes:
 
 
 def body_of(length: int, name: str) -> bytes:
-    """A question by `name`, filled up with blanks, which JSON allows."""
+    """A question by `name`, padded with spaces, which JSON allows."""
     return json.dumps({"client_name": name, "input": MARK}).encode().ljust(length)
 
 
 class TestOnTheWire:
-    """Through the HTTP server, which has a say in how bodies arrive."""
+    """Requests through the HTTP server, which parses bodies before the app."""
 
     def assert_refused(
         self, demo: ServerProcess, answer: tuple[int, dict[str, Any]], status: int, code: str, name: str

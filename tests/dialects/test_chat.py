@@ -1,4 +1,4 @@
-"""The chat dialect, as a caller sees it. What its streams share with those of other doors is in test_streams."""
+"""The chat dialect, as a caller sees it. What its streams share with those of other dialects is in test_streams."""
 
 import json
 import re
@@ -59,13 +59,13 @@ def contents(client: FlaskClient, name: str = "ada") -> list[str]:
 
 
 def sent_messages(upstream: SteeredUpstream) -> list[tuple[str, str]]:
-    """The messages of the newest call, as role and content."""
+    """Role and content of each message of the newest upstream request."""
     return [(each["role"], each["content"]) for each in orjson.loads(upstream.requests[-1].messages)]
 
 
 @pytest.fixture(params=["/chat", "/chat/stream"])
 def ask(request: pytest.FixtureRequest, client: FlaskClient) -> Callable[..., Any]:
-    """Asks at each of the two doors."""
+    """Asks through each of the two operations."""
 
     def ask(message: str = "hi", headers: Any = None, **more: Any) -> Any:
         return client.post(request.param, json={"message": message, **more}, headers=headers)
@@ -577,7 +577,7 @@ class TestStop:
 
 
 class TestARunThatWaitsForTools:
-    """Such a run is begun through another door, and may be read here."""
+    """A run that requires action is created through another dialect, and can be read here."""
 
     @pytest.fixture
     def run(self, app: Flask, replies: ScriptedReplies, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:

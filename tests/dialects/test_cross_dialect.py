@@ -1,4 +1,4 @@
-"""One conversation, whichever door opens it: what is said through one is seen, and sent along, through the others."""
+"""One conversation in all dialects: what is said through one is seen, and sent upstream, through the others."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,7 +31,7 @@ def by_thread(client: FlaskClient) -> str:
 
 
 MAKERS = {"a client's name": by_client_name, "a session": by_session, "a thread": by_thread}
-"""Each makes a conversation, or names one that comes to be with the first question."""
+"""Each creates a conversation, or names one that the first question creates."""
 
 
 def read_to_its_end(client: FlaskClient, stream_id: str) -> None:

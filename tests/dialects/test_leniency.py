@@ -1,4 +1,4 @@
-"""What callers write in more than one way means the same at every door."""
+"""What callers write in more than one way means the same in every dialect."""
 
 from codecs import BOM_UTF8
 from typing import Any
@@ -12,7 +12,7 @@ QUESTION = "My cat is called Grace."
 
 @pytest.fixture
 def bodies(client: FlaskClient) -> dict[str, dict[str, Any]]:
-    """For each address that takes a question, a body that fits."""
+    """A valid body for each address that takes a question."""
     session_id = client.post("/api/sessions", json={}).json["session_id"]
     thread_id = client.post("/api/v1/threads", json={}).json["id"]
     return {

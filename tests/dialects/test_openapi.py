@@ -1,4 +1,4 @@
-"""The OpenAPI documents: what was published stays, importers take it, and all of it is served."""
+"""The OpenAPI documents: what was published stays, importers accept them, and every operation is served."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from tests.support.replies import SteeredUpstream
 METHODS = {"get", "post", "put", "patch", "delete"}
 
 PUBLISHED = json.loads((Path(__file__).parent / "published.json").read_text())
-"""The contract as it was published. Never to be changed."""
+"""The contract as it was published. It must never change."""
 
 OURS = json.loads(DOCUMENTS["published"].read_text())
 
@@ -40,12 +40,12 @@ SURROGATES = range(0xD800, 0xE000)
 
 @cache
 def characters() -> str:
-    """Every one that is no control character."""
+    """All characters but control characters."""
     return "".join(chr(each) for each in range(0x110000) if each not in CONTROL and each not in SURROGATES)
 
 
 def resolved(document: dict[str, Any], node: Any) -> Any:
-    """`node` with each reference replaced by what it refers to."""
+    """`node` with each reference replaced by its target."""
     if isinstance(node, list):
         return [resolved(document, each) for each in node]
     if not isinstance(node, dict):
@@ -59,7 +59,7 @@ def resolved(document: dict[str, Any], node: Any) -> Any:
 
 
 def everywhere(node: Any) -> Iterator[dict[str, Any]]:
-    """Each object in `node`, itself among them."""
+    """Each object in `node`, including itself."""
     if isinstance(node, dict):
         yield node
     for each in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
@@ -81,7 +81,7 @@ def json_schema(location: dict[str, Any]) -> dict[str, Any]:
 
 
 def assert_offers(ours: dict[str, Any], published: dict[str, Any]) -> None:
-    """Whoever reads the published schema finds all of it in ours, of the same shape."""
+    """Assert that our schema has everything that the published one has, with the same types."""
     for word in ("type", "enum", "format", "nullable", "default", "example"):
         assert ours.get(word) == published.get(word), word
     for name, each in published.get("properties", {}).items():
@@ -91,7 +91,7 @@ def assert_offers(ours: dict[str, Any], published: dict[str, Any]) -> None:
 
 
 def as_published(schema: dict[str, Any], name: str) -> bool:
-    """Whether a schema of a request's field is a string with no other bounds than those allowed for it."""
+    """Whether the schema of a field is a string with no other bounds than the allowed ones."""
     said = {word: value for word, value in schema.items() if word not in ("description", "type")}
     return bool(schema["type"] == "string" and said == ALLOWED[name])
 
@@ -172,7 +172,7 @@ class TestPublished:
 
 @pytest.fixture(params=["checked in", "served"])
 def imported(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """The published document, as an importer finds it."""
+    """The published document, as an importer gets it."""
     if request.param == "checked in":
         return dict(OURS)
     app = create_app(Settings(public_url="https://chat.example.org/"))
@@ -181,7 +181,7 @@ def imported(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 class TestImporters:
-    """What the importer of ChatGPT's Actions asks for."""
+    """The requirements of the importer of ChatGPT's Actions."""
 
     def test_there_is_one_absolute_https_server_in_lower_case_without_a_port(self, imported: dict[str, Any]) -> None:
         (server,) = imported["servers"]
@@ -259,7 +259,7 @@ class TestAll:
 
 
 def given_examples(document: dict[str, Any]) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Each example in a document, with the schema that it is an example of."""
+    """Each example in a document, with its schema."""
     for each in everywhere(document):
         schema = each["schema"] if isinstance(each.get("schema"), dict) else each
         schema = {**schema, "components": document["components"]}
@@ -271,7 +271,7 @@ def given_examples(document: dict[str, Any]) -> Iterator[tuple[Any, dict[str, An
 
 
 class DemoUpstream(SteeredUpstream):
-    """The demonstration, with the models that the documents speak of."""
+    """The demonstration upstream, with the models of the documents' examples."""
 
     def list_models(self) -> list[dict[str, Any]]:
         return [
@@ -285,9 +285,9 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z|\b1[6-9]\d{8}\b")
 
 
 class ExampleRun:
-    """A document's examples, asked one after the other of one server: what makes, what reads, what deletes.
+    """Sends a document's examples to one server, one after another: creating, then reading, then deleting ones.
 
-    The names that the server gives to things stand for those in the examples from then on.
+    Ids that the server returns replace those in the later examples.
     """
 
     def __init__(self, document: dict[str, Any]) -> None:
@@ -296,13 +296,13 @@ class ExampleRun:
         self.client = create_app(Settings(), store=MemoryStore(100), upstream=DemoUpstream()).test_client()
 
     def run(self) -> int:
-        """How many operations answered."""
+        """Run all operations. Returns how many had an example that could be sent."""
         methods = ("post", "put", "patch", "get", "delete")
         ordered = sorted(operations(self.document), key=lambda each: methods.index(each[1]))
         return sum(self.run_operation(path, method) for path, method, _ in ordered)
 
     def run_operation(self, path: str, method: str) -> bool:
-        """Whether an operation can be asked by its examples; fails where it does not answer what they say."""
+        """Run an operation with its examples. Returns whether it has any; fails if the answer differs from them."""
         each = self.document["paths"][path][method]
         query = {}
         for one in each.get("parameters", []):
@@ -316,7 +316,7 @@ class ExampleRun:
             return False
         given = None if body["example"] is None else json.loads(self.replace_ids(json.dumps(body["example"])))
         answer = self.client.open(path, method=method.upper(), query_string=query, json=given)
-        text = answer.text  # Read to its end, where it is a stream: what it tells of is done then.
+        text = answer.text  # A stream is read to its end, so that its run has ended.
         assert answer.status_code < 300, (method, path, text)
         promised = each["responses"][str(answer.status_code)]["content"][answer.mimetype]
         if "example" in promised:

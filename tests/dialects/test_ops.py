@@ -1,4 +1,4 @@
-"""What operators see: is it alive, is it ready, what does it offer, who may call it, and what stands in its log."""
+"""The operations for operators: health, readiness, documents, CORS and the log."""
 
 import json
 import logging
@@ -26,7 +26,7 @@ LOCAL_HEALTH_SECONDS = 2.0
 
 
 def served_with(**env: str) -> FlaskClient:
-    """A client of a server with these settings, over the upstream that they choose."""
+    """A client of a server with these settings and the upstream that they select."""
     return create_app(Settings.from_env(env)).test_client()
 
 
@@ -246,7 +246,7 @@ class TestLog:
 
     @pytest.fixture
     def client(self, client: FlaskClient) -> FlaskClient:
-        """Takes each answer whole and is done with it, as a server is: its line is written then."""
+        """Reads each answer and closes it, as a server does: the line is logged then."""
         client.open = partial(client.open, buffered=True)
         return client
 

@@ -1,4 +1,4 @@
-"""The sessions dialect, as a caller sees it. What its streams share with those of other doors is in test_streams."""
+"""The sessions dialect, as a caller sees it. What its streams share with those of other dialects is in test_streams."""
 
 import json
 import re
@@ -58,7 +58,7 @@ def stream(client: FlaskClient, session_id: str, message: str = "hi", headers: A
 
 
 def frames(response: Any) -> Iterator[dict[str, Any]]:
-    """The data of each event. Comments are passed over."""
+    """The data of each event, without comments."""
     for frame in response.iter_encoded():
         if not frame.startswith(b":"):
             number, data, *rest = frame.decode().split("\n")
@@ -128,7 +128,7 @@ class TestASession:
 
 
 def unknown(client: FlaskClient, session_id: str) -> list[Any]:
-    """What each operation answers."""
+    """The answer of each operation."""
     return [
         client.get(f"/api/sessions/{session_id}"),
         list_messages(client, session_id),
@@ -165,7 +165,7 @@ USES: dict[str, Callable[[FlaskClient, str, str], Any]] = {
     "a chat": lambda client, name, _: client.post("/chat", json={"client_name": name, "message": "again"}),
     "one of its streams": lambda client, _, stream_id: client.get(f"/chat/stream/{stream_id}"),
 }
-"""By which a conversation's time begins anew."""
+"""The operations that start a conversation's time until expiry again."""
 
 
 class TestExpiry:

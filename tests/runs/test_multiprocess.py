@@ -1,4 +1,4 @@
-"""Two processes over one store keep every rule together. Each is a Runner with a store object of its own."""
+"""Two processes over one store keep every rule of runs. Each is a Runner with its own store object."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +29,7 @@ def replies() -> ScriptedReplies:
 
 
 class Process:
-    """What one worker process has; all of them ask the same upstream."""
+    """The parts of one worker process. All processes share the upstream."""
 
     def __init__(self, store: Store, upstream: SteeredUpstream, clock: Clock) -> None:
         self.store = store
@@ -46,14 +46,14 @@ class Process:
         return [each.content for each in self.store.list_messages("ada", 0, 1_000_000)]
 
     def fall_asleep(self) -> None:
-        """As a whole machine does: leases are renewed no more, and nobody is told."""
+        """Stop renewing leases, as a suspended machine does."""
         ticker = self.runner.ticker
         ticker.stop()
         assert ticker._thread is not None
         ticker._thread.join(PATIENCE_SECONDS)
 
     def die(self, clock: Clock) -> None:
-        """As after `kill -9`: nothing is said to anybody, the locks are gone, and leases are renewed no more."""
+        """Act as after `kill -9`: nothing is saved, the locks are gone, and leases are not renewed."""
         self.runner.ticker.stop()
         self.runner._local._dispatcher.stop()
         self.store.close()

@@ -112,7 +112,7 @@ class TestOneAtATime:
 
 
 class Staged(MemoryStore):
-    """Lets a test step in before and after a run is written down, and before one starts."""
+    """Calls a test's functions before and after a run is created, and before one starts."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(1000, clock)
@@ -134,7 +134,7 @@ class Staged(MemoryStore):
 
 
 class TestWhatComesInBetween:
-    """Instants that threads seldom hit, and once are enough."""
+    """Races that threads seldom hit, made to happen."""
 
     @pytest.fixture
     def store(self, clock: Clock) -> Staged:
@@ -639,7 +639,7 @@ class TestLimits:
 
 
 class Interrupting(MemoryStore):
-    """Does something of a test's at the instant when a run has been paused and its process has not heard of it."""
+    """Calls a test's function after the store has paused a run and before its process knows it."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(1000, clock)
@@ -670,7 +670,7 @@ def test_outputs_that_come_before_the_pause_is_heard_of_are_answered(clock: Cloc
 
 
 def told_of(runner: Runner, run: Run) -> Run:
-    """The run once it has ended, though it may have required action meanwhile."""
+    """The run once it has ended, even if it required action before."""
     while (found := await_end(runner, run)).is_open:
         pass
     return found

@@ -1,4 +1,4 @@
-"""Replies as they are written, whichever door began them: read, resumed at `GET /chat/stream/{stream_id}`, stopped."""
+"""Streams of every dialect: read, resumed at `GET /chat/stream/{stream_id}`, stopped."""
 
 import http.client
 import json
@@ -32,7 +32,7 @@ def replies() -> ScriptedReplies:
 
 
 def events(response: Any) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each event's id and data, in order. Comments are passed over."""
+    """The id and data of each event in order, without comments."""
     for frame in response.iter_encoded():
         if not frame.startswith(b":"):
             number, kind, data, *rest = frame.decode().split("\n")
@@ -228,7 +228,7 @@ def test_a_post_that_resumes_is_refused_and_changes_nothing(client: FlaskClient)
 
 
 class Source:
-    """A reading that tells whether it was closed. Held by the test, so that only an explicit close can end it."""
+    """Events that record whether they were closed. The test holds them, so that only an explicit close can end them."""
 
     def __init__(self) -> None:
         self.closed = False
@@ -319,7 +319,7 @@ def by_session(client: FlaskClient) -> Any:
 
 
 def by_thread(client: FlaskClient) -> Any:
-    """Its own events have no positions; they tell the stream's name, under which it is read."""
+    """Events of the assistants dialect have no positions. They have the id under which the stream is read."""
     thread = client.post("/api/v1/threads", json={"messages": [{"role": "user", "content": "slow"}]}).json["id"]
     body = {"assistant_id": "asst_default", "stream": True}
     answer = client.post(f"/api/v1/threads/{thread}/runs", json=body, buffered=False)
@@ -334,13 +334,13 @@ DIALECTS = {
     "session": by_session,
     "thread": by_thread,
 }
-"""Each begins the reply to `slow` and reads it."""
+"""Each asks `slow` and reads the stream of its reply."""
 
 PIECES = ["안", "녕, ", "👩‍", "👩‍👧", " a\n\ndata: b", "é", "e\u0301", "\u2028\r\n", ": x", "끝" * 500, "{}", "."]
 
 
 def pieces(response: Any) -> Iterator[tuple[int, str]]:
-    """Each piece of text with its event's id, in whatever words the door has; empty for the other events."""
+    """The id and the text of each event in any dialect's format; the text is empty for other events."""
     for frame in response.iter_encoded():
         if not frame.startswith(b":"):
             fields = dict(line.split(": ", 1) for line in frame.decode().strip("\n").split("\n"))
@@ -354,7 +354,7 @@ def start_stream(request: pytest.FixtureRequest) -> Callable[[FlaskClient], Any]
 
 
 class TestEveryDialect:
-    """What holds for a stream, whichever door began it."""
+    """What holds for a stream of every dialect."""
 
     def test_it_tells_its_name(self, client: FlaskClient, replies: ScriptedReplies, start_stream: Any) -> None:
         answer = start_stream(client)
@@ -369,7 +369,7 @@ class TestEveryDialect:
     def test_a_reader_who_drops_again_and_again_gets_each_character_once_and_in_order(
         self, client: FlaskClient, replies: ScriptedReplies, start_stream: Any, seed: int
     ) -> None:
-        """It drops before it has read what is there, or after, and may have lost the last events on the line."""
+        """It disconnects before or after it has read what is there, and may have lost the last events."""
         luck = random.Random(seed)
         answer = start_stream(client)
         stream_id = answer.headers["X-Stream-ID"]
@@ -482,7 +482,7 @@ def test_who_has_not_read_a_reply_to_its_end_joins_it(
 
 
 class TestUnderGunicorn:
-    """Lines that truly break."""
+    """Connections that break."""
 
     def test_a_reader_whose_line_breaks_after_every_piece_gets_each_character_once(
         self, replies: ScriptedReplies
@@ -519,7 +519,7 @@ class TestUnderGunicorn:
 
 
 class Line:
-    """A connection of its own, on which one stream is read."""
+    """A connection on which one stream is read."""
 
     def __init__(self, served: ServerProcess, method: str, path: str, body: Any = None, **headers: str) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=PATIENCE_SECONDS)
@@ -530,7 +530,7 @@ class Line:
         assert self.answer.status == 200
 
     def next_text(self) -> tuple[int, str]:
-        """The next event with text: its id and the text."""
+        """The id and the text of the next event that has text."""
         position = 0
         while True:
             name, _, value = self.answer.readline().decode().rstrip("\n").partition(": ")

@@ -52,7 +52,7 @@ def start(folder_path: Path, command: list[str], **env: str) -> Iterator[subproc
 
 
 @contextmanager
-def served(folder_path: Path, command: list[str], port: int, **env: str) -> Iterator[ServerProcess]:
+def serve_folder(folder_path: Path, command: list[str], port: int, **env: str) -> Iterator[ServerProcess]:
     with start(folder_path, command, **env) as process:
         server = ServerProcess(port, process, folder_path / "log")
         await_answer(server)
@@ -98,7 +98,7 @@ class TestGunicorn:
             servers = []
             for name, command in {"python": PYTHON, "gunicorn": GUNICORN}.items():
                 port = free_port()
-                running = served(folder(tmp_path / name), command, port, UPSTREAM="scripted", PORT=str(port))
+                running = serve_folder(folder(tmp_path / name), command, port, UPSTREAM="scripted", PORT=str(port))
                 servers.append(stack.enter_context(running))
             for server in servers:
                 assert_converses(server)
@@ -157,7 +157,9 @@ class TestSettings:
     def test_a_dotenv_file_is_read_and_the_environment_wins_over_it(self, folder_path: Path) -> None:
         port = free_port()
         (folder_path / ".env").write_text(f"UPSTREAM=scripted\nPORT={port}\nMAX_INPUT_CHARS=5\nHOST=127.0.0.2\n")
-        with served(folder_path, PYTHON, port, MAX_INPUT_CHARS="7", HOST="127.0.0.1", WEB_CONCURRENCY="") as server:
+        with serve_folder(
+            folder_path, PYTHON, port, MAX_INPUT_CHARS="7", HOST="127.0.0.1", WEB_CONCURRENCY=""
+        ) as server:
             assert server.query("ada", "1234567")[0] == 200
             assert server.query("ada", "12345678")[0] == 400
 
@@ -165,7 +167,7 @@ class TestSettings:
 class TestRender:
     def test_it_serves_under_the_arguments_that_render_gives_to_gunicorn(self, folder_path: Path) -> None:
         port = free_port()
-        with served(folder_path, GUNICORN, port, UPSTREAM="scripted", **render(port)) as server:
+        with serve_folder(folder_path, GUNICORN, port, UPSTREAM="scripted", **render(port)) as server:
             assert_converses(server)
             assert '"POST /query HTTP/1.1" 200' in server.log()
             assert "Traceback" not in server.log()
@@ -174,7 +176,7 @@ class TestRender:
         port = free_port()
         given = {name: value for name, value in VARIABLES.items() if value is not None}
         command = ["bash", "-c", SERVICE["startCommand"]]
-        with served(folder_path, command, port, UPSTREAM="scripted", **(render(port) | given)) as server:
+        with serve_folder(folder_path, command, port, UPSTREAM="scripted", **(render(port) | given)) as server:
             assert_converses(server)
             assert server.ask("GET", SERVICE["healthCheckPath"])[0] == 200
             _, document = server.ask("GET", "/openapi.json")
@@ -207,7 +209,7 @@ class TestHeroku:
         assert chosen.graceful_seconds + 10 < 30
         port = free_port()
         shell = ["bash", "-c", command]
-        with served(folder_path, shell, port, UPSTREAM="scripted", PORT=str(port), WEB_CONCURRENCY="2") as server:
+        with serve_folder(folder_path, shell, port, UPSTREAM="scripted", PORT=str(port), WEB_CONCURRENCY="2") as server:
             assert_converses(server)
             assert f"Listening at: http://0.0.0.0:{port} " in server.log()
 
@@ -218,7 +220,7 @@ class TestMake:
     ) -> None:
         port = free_port()
         (folder_path / ".env").write_text((ROOT / ".env.example").read_text(encoding="utf-8"))
-        with served(folder_path, ["make", "-o", ".venv/run", "run", f"PORT={port}"], port) as server:
+        with serve_folder(folder_path, ["make", "-o", ".venv/run", "run", f"PORT={port}"], port) as server:
             assert_converses(server)
             os.killpg(server.process.pid, signal.SIGINT)
             assert server.process.wait(20) != 0
@@ -235,7 +237,7 @@ class TestMake:
     def test_run_does_not_pretend_where_somebody_chose_who_is_to_write(self, folder_path: Path) -> None:
         port = free_port()
         (folder_path / ".env").write_text(f"export UPSTREAM='openai'\nPORT={port}\n")
-        with served(folder_path, ["make", "-o", ".venv/run", "run"], port) as server:
+        with serve_folder(folder_path, ["make", "-o", ".venv/run", "run"], port) as server:
             assert "DEMONSTRATION" not in server.log()
             assert "No model is set" in server.log()
             assert server.ask("GET", "/health")[1]["openai_api"] == "not_configured"

@@ -1,4 +1,4 @@
-"""Every file in `examples/` runs as it says, against a server that runs."""
+"""Every file in `examples/` runs as it says, against a server process."""
 
 import http.client
 import http.server
@@ -48,14 +48,14 @@ def run_example(name: str, url: str) -> subprocess.CompletedProcess[str]:
 
 
 def read_output(name: str, url: str) -> str:
-    """What an example prints, which is not a word of complaint."""
+    """The output of an example. Fails if it writes to stderr."""
     done = run_example(name, url)
     assert done.stderr == ""
     return done.stdout
 
 
 def read_answers(name: str, url: str) -> list[Any]:
-    """Each line of JSON that an example prints, in order; of event streams, each event's data."""
+    """Each line of JSON in the output of an example; of event streams, the data of each event."""
     lines = [line.removeprefix("data: ") for line in read_output(name, url).splitlines()]
     return [json.loads(line) for line in lines if re.match(r'[{\[]["{]', line)]
 
@@ -107,14 +107,14 @@ class TestCurl:
 
 
 def test_the_official_package_with_another_base_url(demo: ServerProcess) -> None:
-    whole, streamed = ALONE.format(CAT), LATER.format(CALLED, 2, CAT)
+    plain, streamed = ALONE.format(CAT), LATER.format(CALLED, 2, CAT)
     said = [f"user: {CAT}", f"assistant: {whole}", f"user: {CALLED}", f"assistant: {streamed}"]
-    assert read_output("assistants.py", demo.url).splitlines() == [whole, streamed, *said]
+    assert read_output("assistants.py", demo.url).splitlines() == [plain, streamed, *said]
 
 
 @contextmanager
-def listening(handler: Callable[..., http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
-    """The address of a small HTTP server."""
+def serve_http(handler: Callable[..., http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The address of an HTTP server for `handler`."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
@@ -125,7 +125,7 @@ def listening(handler: Callable[..., http.server.BaseHTTPRequestHandler]) -> Ite
 
 
 class Line(http.server.BaseHTTPRequestHandler):
-    """A line to a server that breaks, without an end, after each piece of a reply."""
+    """A proxy that breaks the connection after each piece of a reply."""
 
     protocol_version = "HTTP/1.1"
 
@@ -161,17 +161,17 @@ class Line(http.server.BaseHTTPRequestHandler):
         self.wfile.write(b"0\r\n\r\n")
 
     def log_message(self, *_: Any) -> None:
-        """Quiet."""
+        """Log nothing."""
 
 
 class Page(http.server.SimpleHTTPRequestHandler):
-    """An address with nothing on it but the examples."""
+    """An origin that serves only the examples."""
 
     def __init__(self, *connection: Any) -> None:
         super().__init__(*connection, directory=str(EXAMPLES))
 
     def log_message(self, *_: Any) -> None:
-        """Quiet."""
+        """Log nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -181,13 +181,13 @@ def replies() -> ScriptedReplies:
 
 @pytest.fixture(scope="module")
 def origin() -> Iterator[str]:
-    with listening(Page) as url:
+    with serve_http(Page) as url:
         yield url
 
 
 @pytest.fixture(scope="module")
 def steered(replies: ScriptedReplies, origin: str) -> Iterator[ServerProcess]:
-    """A server whose upstream says what the test tells it, and which the pages of `origin` may call."""
+    """A server whose replies the test controls, and which the pages of `origin` may call."""
     with serve_replies(replies) as url, serve(OPENAI_BASE_URL=url, CORS_ORIGINS=origin) as served:
         yield served
 
@@ -208,7 +208,7 @@ class TestStreaming:
             replies.end(STORY) if piece is None else replies.say(STORY, piece)
 
         go_on()
-        with listening(partial(Line, steered.port, positions, go_on)) as url:
+        with serve_http(partial(Line, steered.port, positions, go_on)) as url:
             done = run_example(name, url)
         assert done.stdout == "안녕, 😀 once\u2028upon a time.\n"
         assert positions == ["0", "4", "11", "18", "23"]

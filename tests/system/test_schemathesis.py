@@ -1,4 +1,4 @@
-"""Schemathesis' command line against a running server: what the documents promise, tried with thousands of requests."""
+"""Schemathesis' command line against server processes: thousands of requests check what the documents promise."""
 
 import http.client
 import json
@@ -19,7 +19,7 @@ from tests.support.process import ROOT, ServerProcess, serve
 COMMAND = str(Path(sys.executable).parent / "schemathesis")
 
 EXAMPLES = 100
-"""Tried per operation, besides what covers each rule of its schemas."""
+"""Random requests per operation, besides those that cover each rule of its schemas."""
 
 OPTIONS = [
     *("--phases", "examples,coverage,fuzzing,stateful", "--max-examples", str(EXAMPLES)),
@@ -29,7 +29,7 @@ OPTIONS = [
 PATIENCE_SECONDS = 300.0
 
 LONGEST = "assistants"
-"""The document that takes as long as all the others together."""
+"""The document that takes as long as all others together."""
 
 MOST_CHARACTERS = "1000"
 """The servers' bound on questions. With the default, two thirds of the time go into the compiling of patterns."""
@@ -37,13 +37,13 @@ MOST_CHARACTERS = "1000"
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, "Run"]]:
-    """A run for each document, all at once, each with a server of its own: what one clears, another might miss."""
+    """A run for each document, concurrently. Each has its own server, since one run may clear what another needs."""
     runs: dict[str, Run] = {}
     with ExitStack() as stack:
         for name in sorted(DOCUMENTS, key=LONGEST.__ne__):
-            served, found = prepared(name, stack)
+            served, faults = prepared(name, stack)
             config = (ROOT / "schemathesis.toml").read_text()
-            for word, values in found.items():
+            for word, values in faults.items():
                 assert f'["{word}"]' in config
                 config = config.replace(f'["{word}"]', json.dumps(values))
             folder = tmp_path_factory.mktemp(name)
@@ -54,19 +54,19 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, "Run"]]
 
 
 def prepared(name: str, stack: ExitStack) -> tuple[ServerProcess, dict[str, list[str]]]:
-    """A server for the document of that name, and what can be had of it, by the words of `schemathesis.toml`."""
+    """A server for the document of that name, and the ids for the variables of `schemathesis.toml`."""
     bound = {"MAX_INPUT_CHARS": MOST_CHARACTERS}
     if name == "assistants":
         return stack.enter_context(serve_open_runs(**bound))
     served = stack.enter_context(serve(UPSTREAM="scripted", **bound))
-    found = {"STREAM_ID": [begun_stream(served)]}
+    faults = {"STREAM_ID": [create_stream(served)]}
     if name == "sessions":
-        found["DOOMED"] = doomed_conversations(served)
-    return served, found
+        faults["DOOMED"] = doomed_conversations(served)
+    return served, faults
 
 
 class Run:
-    """One `schemathesis run`, of a document as its server tells it. It goes on beside the test."""
+    """Start `schemathesis run` with the document that the server serves."""
 
     def __init__(self, folder: Path, name: str, served: ServerProcess) -> None:
         document = folder / "openapi.json"
@@ -76,7 +76,7 @@ class Run:
         self._process = subprocess.Popen(
             [COMMAND, "run", str(document), "--url", served.url, *OPTIONS],
             cwd=folder,
-            # What Hypothesis knows of Unicode takes it more than a second, and is kept there.
+            # Hypothesis builds its Unicode tables in more than a second, and caches them there.
             env={**os.environ, "HYPOTHESIS_STORAGE_DIRECTORY": str(ROOT / ".hypothesis")},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -87,14 +87,14 @@ class Run:
         self._process.kill()
 
     def report(self) -> dict[str, Any]:
-        """Schemathesis' own report of a run that found nothing."""
+        """The report of a run. Fails if it found a fault."""
         output, _ = self._process.communicate(timeout=PATIENCE_SECONDS)
         assert self._process.returncode == 0, output
         report: dict[str, Any] = json.loads((self._folder / "report.json").read_text())
         return report
 
 
-def begun_stream(served: ServerProcess) -> str:
+def create_stream(served: ServerProcess) -> str:
     """The id of a stream that can be read."""
     connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
     body = json.dumps({"client_name": "schemathesis", "input": "hi"})
@@ -130,7 +130,7 @@ def test_every_operation_does_what_its_document_promises(runs: dict[str, Run], n
     phases = {phase: outcome["status"] for phase, outcome in report["phases"].items()}
     assert (phases["coverage"], phases["fuzzing"]) == ("success", "success")
     assert report["test_cases"]["generated"] > EXAMPLES
-    # Each was not only tried, but answered with what its caller wants.
+    # Each operation was not only tried, but also succeeded.
     answered = {
         each: sum(phase["accepted"] for phase in rates.values()) for each, rates in report["valid_rates"].items()
     }

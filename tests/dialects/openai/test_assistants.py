@@ -1,4 +1,4 @@
-"""The assistants dialect at its edges, without a server process; what OpenAI's packages see is in the files beside."""
+"""Edge cases of the assistants dialect, without a server process. OpenAI's packages are in the files beside this."""
 
 import json
 import time
@@ -28,7 +28,7 @@ LOOK = Completion("m", Usage(5, 5, 10), "tool_calls", (ToolCall("call_1", "look"
 
 
 class LateClock:
-    """The time, which a test can put forward."""
+    """The time, which a test can advance."""
 
     def __init__(self) -> None:
         self.ahead = 0.0
@@ -79,7 +79,7 @@ def thread(client: FlaskClient, *said: str) -> str:
 
 
 def await_end(client: FlaskClient, run: Any) -> Any:
-    """The run, once nobody writes it any more."""
+    """The run, once it has ended or requires action."""
     client.application.extensions["runner"].wait(run["id"], 20, lambda: True)
     return get(client, f"/threads/{run['thread_id']}/runs/{run['id']}")
 
@@ -101,12 +101,12 @@ def refusal(answer: Any) -> str:
 
 
 def sent_messages(upstream: SteeredUpstream) -> list[tuple[str, str]]:
-    """Role and content of each message of the newest call."""
+    """Role and content of each message of the newest upstream request."""
     return [(each["role"], each["content"]) for each in json.loads(upstream.requests[-1].messages)]
 
 
 def events(answer: Any) -> Iterator[tuple[str, Any]]:
-    """Each event's name and data, as they come; comments are passed over."""
+    """The name and data of each event as it arrives, without comments."""
     assert answer.mimetype == "text/event-stream"
     for frame in answer.iter_encoded():
         if not frame.startswith(b":"):
@@ -224,7 +224,7 @@ class TestWhatARunIsAskedWith:
         strategy = {"type": "last_messages", "last_messages": limit}
         run = run_thread(client, thread(client, *said), truncation_strategy=strategy)
         assert run["truncation_strategy"] == strategy
-        # Consecutive ones of a role are sent as one.
+        # Consecutive messages of one role are sent as one.
         assert [content for role, content in sent_messages(upstream) if role == "user"] == ["\n\n".join(said[-limit:])]
 
     def test_the_last_message_is_sent_also_where_it_is_a_reply(
@@ -492,7 +492,7 @@ class TestFunctions:
         create(client, f"{path}/submit_tool_outputs", tool_outputs=outputs)
         assert await_end(client, run)["usage"]["total_tokens"] > 20
         steps = get(client, f"{path}/steps", order="asc")["data"]
-        # The message was begun before the second call.
+        # The message had text before the second upstream call.
         assert [step["type"] for step in steps] == ["tool_calls", "message_creation", "tool_calls"]
         assert len({step["id"] for step in steps}) == 3
         assert texts(client, run["thread_id"]) == ["look", "Hm. Here."]
@@ -720,7 +720,7 @@ class TestSimpleDoor:
         assert first == second
         assert texts(client, first["thread_id"]) == ["Hi", "re: Hi"]
         assert len(upstream.requests) == 1
-        # A key is one door's own.
+        # A key holds within one operation.
         assert client.post("/api/v1/chat", json={"message": "Hi"}, headers=headers).status_code == 200
 
     @pytest.mark.parametrize("path", ["/api/v1/chat", "/api/v1/threads/runs"])

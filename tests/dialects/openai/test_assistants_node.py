@@ -1,4 +1,4 @@
-"""OpenAI's own npm package against a server under gunicorn; tests/node/ has what it is asked to do."""
+"""OpenAI's npm package against a server under gunicorn. Its scripts are in tests/node/."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ FOLDER = ROOT / "tests" / "node"
 
 
 class Looking:
-    """Says a question again, in two pieces; at `look` it wants a function called, and then tells what that gave."""
+    """Repeats a question in two pieces; at `look` it requires a tool call, and then repeats its output."""
 
     def __call__(self, call: CompletionRequest) -> Iterator[str | Completion]:
         last = orjson.loads(call.messages)[-1]
@@ -30,7 +30,7 @@ class Looking:
             yield last["content"]
 
     def release(self) -> None:
-        """It waits for nobody."""
+        """Does nothing, since no reply blocks."""
 
 
 def test_the_npm_package_does_threads_messages_runs_polls_and_streams() -> None:

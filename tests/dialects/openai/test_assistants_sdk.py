@@ -1,4 +1,4 @@
-"""OpenAI's own package against a server under gunicorn, with nothing but `base_url` changed."""
+"""OpenAI's Python package against a server under gunicorn, with only `base_url` changed."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 AtOnce = Callable[..., Any]
 DEFAULT = "asst_default"
 SLOW = [f"slow {number}" for number in range(20)]
-"""Questions that are answered as a test says; each is asked by one test."""
+"""Questions whose replies a test controls. Each is asked by one test."""
 WEATHER: Any = {
     "type": "function",
     "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
@@ -53,7 +53,7 @@ def thread_id(sdk: OpenAI) -> str:
 
 
 def dump(thing: Any) -> Any:
-    """`thing` again, after the package's own types have judged each field of it, which they do not do by themselves."""
+    """`thing`, validated strictly by the package's types, which by themselves do not validate."""
     return type(thing).model_validate(json.loads(thing.to_json()))
 
 
@@ -62,7 +62,7 @@ def say(sdk: OpenAI, thread_id: str, text: str, **more: Any) -> Any:
 
 
 def texts(sdk: OpenAI, thread_id: str, **more: Any) -> list[str]:
-    """The texts of all messages, page by page."""
+    """The texts of all messages, read in pages."""
     return [text_of(each) for each in sdk.beta.threads.messages.list(thread_id, **more)]
 
 
@@ -71,7 +71,7 @@ def text_of(message: Any) -> str:
 
 
 def wants(*calls: tuple[str, str]) -> Completion:
-    """The end of an answer that wants `get_weather` called, once for each id and city."""
+    """A Completion with a call of `get_weather` for each id and city."""
     wanted = tuple(ToolCall(call_id, "get_weather", json.dumps({"city": city})) for call_id, city in calls)
     return Completion("told", Usage(10, 5, 15), "tool_calls", wanted)
 
@@ -255,7 +255,7 @@ class TestRuns:
 
 
 class EventLog(AssistantEventHandler):
-    """What an event handler is told, in order."""
+    """The calls of an event handler, in order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -496,7 +496,7 @@ class TestFunctions:
 
 
 class TestFaults:
-    """Each as the exception that OpenAI's package has for it."""
+    """Each error raises its own exception in OpenAI's package."""
 
     def test_what_is_not_there_is_not_found(self, sdk: OpenAI, thread_id: str) -> None:
         threads = sdk.beta.threads
