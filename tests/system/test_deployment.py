@@ -25,24 +25,24 @@ VARIABLES = {each["key"]: each.get("value") for each in SERVICE["envVars"]}
 
 
 @pytest.fixture
-def folder_path(tmp_path: Path) -> Path:
-    return folder(tmp_path)
+def base(tmp_path: Path) -> Path:
+    return link_project(tmp_path)
 
 
-def folder(folder_path: Path) -> Path:
-    """`place`, with the project in it and no `.env`."""
-    folder_path.mkdir(exist_ok=True)
+def link_project(base: Path) -> Path:
+    """`base`, with links to the project and no `.env`."""
+    base.mkdir(exist_ok=True)
     for name in ("server", "run.py", "gunicorn.conf.py", "openapi.json", "requirements.txt", "Makefile"):
-        (folder_path / name).symlink_to(ROOT / name)
-    (folder_path / ".venv").symlink_to(sys.prefix)
-    return folder_path
+        (base / name).symlink_to(ROOT / name)
+    (base / ".venv").symlink_to(sys.prefix)
+    return base
 
 
 @contextmanager
-def start(folder_path: Path, command: list[str], **env: str) -> Iterator[subprocess.Popen[bytes]]:
-    """`command` in `place`, with this Python as `python`; it and all that it started is gone after the block."""
+def start(base: Path, command: list[str], **env: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `command` in `base`, with this Python as `python`. All its processes are killed at the end of the block."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    process = start_process(["env", "-C", str(folder_path), *command], folder_path / "log", PATH=path, **env)
+    process = start_process(["env", "-C", str(base), *command], base / "log", PATH=path, **env)
     try:
         yield process
     finally:
@@ -52,18 +52,18 @@ def start(folder_path: Path, command: list[str], **env: str) -> Iterator[subproc
 
 
 @contextmanager
-def serve_folder(folder_path: Path, command: list[str], port: int, **env: str) -> Iterator[ServerProcess]:
-    with start(folder_path, command, **env) as process:
-        server = ServerProcess(port, process, folder_path / "log")
+def serve_folder(base: Path, command: list[str], port: int, **env: str) -> Iterator[ServerProcess]:
+    with start(base, command, **env) as process:
+        server = ServerProcess(port, process, base / "log")
         await_answer(server)
         yield server
 
 
-def refusal(folder_path: Path, command: list[str], **env: str) -> str:
+def refusal(base: Path, command: list[str], **env: str) -> str:
     """What is told where the server refuses to start."""
-    with start(folder_path, command, PORT=str(free_port()), **env) as process:
+    with start(base, command, PORT=str(free_port()), **env) as process:
         assert process.wait(20) != 0
-    return (folder_path / "log").read_text()
+    return (base / "log").read_text()
 
 
 def assert_converses(server: ServerProcess) -> None:
@@ -98,7 +98,9 @@ class TestGunicorn:
             servers = []
             for name, command in {"python": PYTHON, "gunicorn": GUNICORN}.items():
                 port = free_port()
-                running = serve_folder(folder(tmp_path / name), command, port, UPSTREAM="scripted", PORT=str(port))
+                running = serve_folder(
+                    link_project(tmp_path / name), command, port, UPSTREAM="scripted", PORT=str(port)
+                )
                 servers.append(stack.enter_context(running))
             for server in servers:
                 assert_converses(server)
@@ -124,9 +126,9 @@ class TestGunicorn:
         ids=["python", "gunicorn", "without a colon", "as an argument", "in gunicorn's variable", "as on Render"],
     )
     def test_several_workers_on_the_memory_store_are_refused(
-        self, folder_path: Path, command: list[str], env: dict[str, str]
+        self, base: Path, command: list[str], env: dict[str, str]
     ) -> None:
-        log = refusal(folder_path, command, UPSTREAM="scripted", **env)
+        log = refusal(base, command, UPSTREAM="scripted", **env)
         assert "The server cannot start" in log
         assert "Set WEB_CONCURRENCY=1" in log
         assert "STORE_URL" in log
@@ -140,43 +142,41 @@ class TestSettings:
         [(PYTHON, "MAX_BODY_BYTES"), (GUNICORN, "LOG_LEVEL"), (PYTHON, "WEB_CONCURRENCY")],
     )
     def test_a_setting_that_does_not_fit_stops_the_start_and_is_named(
-        self, folder_path: Path, command: list[str], name: str
+        self, base: Path, command: list[str], name: str
     ) -> None:
-        log = refusal(folder_path, command, **{name: "secret-word"})
+        log = refusal(base, command, **{name: "secret-word"})
         assert log.startswith(f"The server cannot start. {name}: ")
         assert "Traceback" not in log
         assert "secret-word" not in log
 
-    def test_a_store_that_does_not_exist_stops_the_start_and_is_named(self, folder_path: Path) -> None:
-        log = refusal(folder_path, GUNICORN, STORE_URL="postgres://secret-word")
+    def test_a_store_that_does_not_exist_stops_the_start_and_is_named(self, base: Path) -> None:
+        log = refusal(base, GUNICORN, STORE_URL="postgres://secret-word")
         assert "The server cannot start. STORE_URL: " in log
         assert log.count("Booting worker") == 1
         assert "Traceback" not in log
         assert "secret-word" not in log
 
-    def test_a_dotenv_file_is_read_and_the_environment_wins_over_it(self, folder_path: Path) -> None:
+    def test_a_dotenv_file_is_read_and_the_environment_wins_over_it(self, base: Path) -> None:
         port = free_port()
-        (folder_path / ".env").write_text(f"UPSTREAM=scripted\nPORT={port}\nMAX_INPUT_CHARS=5\nHOST=127.0.0.2\n")
-        with serve_folder(
-            folder_path, PYTHON, port, MAX_INPUT_CHARS="7", HOST="127.0.0.1", WEB_CONCURRENCY=""
-        ) as server:
+        (base / ".env").write_text(f"UPSTREAM=scripted\nPORT={port}\nMAX_INPUT_CHARS=5\nHOST=127.0.0.2\n")
+        with serve_folder(base, PYTHON, port, MAX_INPUT_CHARS="7", HOST="127.0.0.1", WEB_CONCURRENCY="") as server:
             assert server.query("ada", "1234567")[0] == 200
             assert server.query("ada", "12345678")[0] == 400
 
 
 class TestRender:
-    def test_it_serves_under_the_arguments_that_render_gives_to_gunicorn(self, folder_path: Path) -> None:
+    def test_it_serves_under_the_arguments_that_render_gives_to_gunicorn(self, base: Path) -> None:
         port = free_port()
-        with serve_folder(folder_path, GUNICORN, port, UPSTREAM="scripted", **render(port)) as server:
+        with serve_folder(base, GUNICORN, port, UPSTREAM="scripted", **render(port)) as server:
             assert_converses(server)
             assert '"POST /query HTTP/1.1" 200' in server.log()
             assert "Traceback" not in server.log()
 
-    def test_its_start_command_and_its_variables_serve_with_our_own_configuration(self, folder_path: Path) -> None:
+    def test_its_start_command_and_its_variables_serve_with_our_own_configuration(self, base: Path) -> None:
         port = free_port()
         given = {name: value for name, value in VARIABLES.items() if value is not None}
         command = ["bash", "-c", SERVICE["startCommand"]]
-        with serve_folder(folder_path, command, port, UPSTREAM="scripted", **(render(port) | given)) as server:
+        with serve_folder(base, command, port, UPSTREAM="scripted", **(render(port) | given)) as server:
             assert_converses(server)
             assert server.ask("GET", SERVICE["healthCheckPath"])[0] == 200
             _, document = server.ask("GET", "/openapi.json")
@@ -201,7 +201,7 @@ class TestRender:
 
 
 class TestHeroku:
-    def test_its_command_serves_one_worker_and_keeps_to_thirty_seconds(self, folder_path: Path) -> None:
+    def test_its_command_serves_one_worker_and_keeps_to_thirty_seconds(self, base: Path) -> None:
         kind, _, command = (ROOT / "Procfile").read_text(encoding="utf-8").strip().partition(": ")
         assert kind == "web"
         chosen = Settings.from_env(dict(each.split("=", 1) for each in shlex.split(command) if "=" in each))
@@ -209,18 +209,16 @@ class TestHeroku:
         assert chosen.graceful_seconds + 10 < 30
         port = free_port()
         shell = ["bash", "-c", command]
-        with serve_folder(folder_path, shell, port, UPSTREAM="scripted", PORT=str(port), WEB_CONCURRENCY="2") as server:
+        with serve_folder(base, shell, port, UPSTREAM="scripted", PORT=str(port), WEB_CONCURRENCY="2") as server:
             assert_converses(server)
             assert f"Listening at: http://0.0.0.0:{port} " in server.log()
 
 
 class TestMake:
-    def test_run_without_a_key_says_loudly_that_it_is_the_demonstration_and_stops_at_ctrl_c(
-        self, folder_path: Path
-    ) -> None:
+    def test_run_without_a_key_says_loudly_that_it_is_the_demonstration_and_stops_at_ctrl_c(self, base: Path) -> None:
         port = free_port()
-        (folder_path / ".env").write_text((ROOT / ".env.example").read_text(encoding="utf-8"))
-        with serve_folder(folder_path, ["make", "-o", ".venv/run", "run", f"PORT={port}"], port) as server:
+        (base / ".env").write_text((ROOT / ".env.example").read_text(encoding="utf-8"))
+        with serve_folder(base, ["make", "-o", ".venv/run", "run", f"PORT={port}"], port) as server:
             assert_converses(server)
             os.killpg(server.process.pid, signal.SIGINT)
             assert server.process.wait(20) != 0
@@ -234,10 +232,10 @@ class TestMake:
         assert "OPENAI_API_KEY" in notice
         assert "Traceback" not in log
 
-    def test_run_does_not_pretend_where_somebody_chose_who_is_to_write(self, folder_path: Path) -> None:
+    def test_run_does_not_pretend_where_somebody_chose_who_is_to_write(self, base: Path) -> None:
         port = free_port()
-        (folder_path / ".env").write_text(f"export UPSTREAM='openai'\nPORT={port}\n")
-        with serve_folder(folder_path, ["make", "-o", ".venv/run", "run"], port) as server:
+        (base / ".env").write_text(f"export UPSTREAM='openai'\nPORT={port}\n")
+        with serve_folder(base, ["make", "-o", ".venv/run", "run"], port) as server:
             assert "DEMONSTRATION" not in server.log()
             assert "No model is set" in server.log()
             assert server.ask("GET", "/health")[1]["openai_api"] == "not_configured"
@@ -259,9 +257,9 @@ class TestMake:
         os.utime(tmp_path / changed, (1_000_000, 1_000_000))
         assert "pip install" in self.planned(tmp_path, target)
 
-    def planned(self, folder_path: Path, target: str) -> str:
+    def planned(self, base: Path, target: str) -> str:
         """What make would do."""
-        return subprocess.check_output(["make", "-n", "-C", str(folder_path), target], text=True)
+        return subprocess.check_output(["make", "-n", "-C", str(base), target], text=True)
 
 
 class TestCi:

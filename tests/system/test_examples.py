@@ -108,7 +108,7 @@ class TestCurl:
 
 def test_the_official_package_with_another_base_url(demo: ServerProcess) -> None:
     plain, streamed = ALONE.format(CAT), LATER.format(CALLED, 2, CAT)
-    said = [f"user: {CAT}", f"assistant: {whole}", f"user: {CALLED}", f"assistant: {streamed}"]
+    said = [f"user: {CAT}", f"assistant: {plain}", f"user: {CALLED}", f"assistant: {streamed}"]
     assert read_output("assistants.py", demo.url).splitlines() == [plain, streamed, *said]
 
 

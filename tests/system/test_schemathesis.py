@@ -41,11 +41,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, "Run"]]
     runs: dict[str, Run] = {}
     with ExitStack() as stack:
         for name in sorted(DOCUMENTS, key=LONGEST.__ne__):
-            served, faults = prepared(name, stack)
+            served, ids = prepared(name, stack)
             config = (ROOT / "schemathesis.toml").read_text()
-            for word, values in faults.items():
-                assert f'["{word}"]' in config
-                config = config.replace(f'["{word}"]', json.dumps(values))
+            for variable, values in ids.items():
+                assert f'["{variable}"]' in config
+                config = config.replace(f'["{variable}"]', json.dumps(values))
             folder = tmp_path_factory.mktemp(name)
             (folder / "schemathesis.toml").write_text(config)
             runs[name] = Run(folder, name, served)
@@ -59,10 +59,10 @@ def prepared(name: str, stack: ExitStack) -> tuple[ServerProcess, dict[str, list
     if name == "assistants":
         return stack.enter_context(serve_open_runs(**bound))
     served = stack.enter_context(serve(UPSTREAM="scripted", **bound))
-    faults = {"STREAM_ID": [create_stream(served)]}
+    ids = {"STREAM_ID": [create_stream(served)]}
     if name == "sessions":
-        faults["DOOMED"] = doomed_conversations(served)
-    return served, faults
+        ids["DOOMED"] = doomed_conversations(served)
+    return served, ids
 
 
 class Run:
