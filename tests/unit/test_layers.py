@@ -15,11 +15,17 @@ LAYERS = (
     ("core", "http"),
     ("runs",),
     ("store", "upstream"),
-    ("domain", "errors", "concurrency", "addresses", "environment", "settings", "serving"),
+    ("domain", "errors", "concurrency", "addresses", "environment", "setting_rules", "settings", "serving"),
 )
 """The units of `server/`, highest first. A module imports its own unit and lower rows."""
 
-ALSO = {("settings", "addresses"), ("settings", "environment"), ("serving", "settings")}
+ALSO = {
+    ("settings", "addresses"),
+    ("settings", "environment"),
+    ("settings", "setting_rules"),
+    ("setting_rules", "addresses"),
+    ("serving", "settings"),
+}
 """What a unit may import of its own row."""
 
 NEVER = {
