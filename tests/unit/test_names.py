@@ -1,6 +1,7 @@
 """Which names the code may not have: those that say nothing, and those that a better word has replaced."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,3 +84,47 @@ def test_a_package_file_holds_a_docstring_and_exports(path: Path) -> None:
     body = ast.parse(text).body
     if path != ROOT / "server/store/__init__.py":  # It has `open_store`, which imports one backend.
         assert {type(node) for node in body} <= {ast.Expr, ast.Import, ast.ImportFrom}
+
+
+FOLDERS = ("", "server", "server/runs", "server/store", "server/upstream", "server/dialects", "server/dialects/openai")
+EXAMPLES = (
+    "greeting",
+    "GREETING",
+    "NAME",
+    "KeyError",
+    "ResponseNotFound",
+    "fdatasync",
+    "MockTransport",
+    "_seconds",
+    "_bytes",
+)
+"""What CONTRIBUTING's examples add, and words of other programs."""
+
+PAGES = ["CONTRIBUTING.md", "docs/architecture.md", "docs/invariants.md", "docs/glossary.md"]
+PAGES += sorted(f"docs/decisions/{path.name}" for path in (ROOT / "docs/decisions").glob("*.md"))
+
+
+@pytest.fixture(scope="module")
+def words() -> set[str]:
+    """Every word of the code, of the settings in capitals too."""
+    texts = [path.read_text(encoding="utf-8") for path in FILES]
+    texts += [path.read_text(encoding="utf-8") for path in (ROOT / "server").rglob("*.lua")]
+    texts += [path.read_text(encoding="utf-8") for path in (ROOT / "server/dialects").rglob("*.json")]
+    texts += [(ROOT / name).read_text(encoding="utf-8") for name in ("gunicorn.conf.py", "Makefile", "openapi.json")]
+    found = set(re.findall(r"\w+", "\n".join(texts)))
+    return found | {word.upper() for word in found}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_developers_pages_name_only_what_there_is(page: str, words: set[str]) -> None:
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    for name in set(re.findall(r"`([A-Za-z_][\w./]*)`", text)):
+        if any(example in name for example in EXAMPLES):
+            continue
+        if "/" in name or name.endswith(".py"):
+            beside = [ROOT / folder / name for folder in FOLDERS]
+            assert any(path.exists() or path.with_suffix(".py").exists() for path in beside) or any(
+                (ROOT / "server").rglob(name)
+            ), name
+        elif len(name) > 3:
+            assert name.rpartition(".")[2] in words, name
