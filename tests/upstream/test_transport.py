@@ -50,7 +50,7 @@ UNKNOWN_FAMILY = 9999
 """Of addresses; no system has one of that number."""
 LARGE = b"".join(b"%08d" % n for n in range(2_000_000))
 """More than what the system takes at once."""
-SYN_SENT, CLOSE_WAIT = "02", "08"
+SYN_SENT, TIME_WAIT, CLOSE_WAIT = "02", "06", "08"
 BURST = 200
 
 AtOnce = Callable[..., Any]
@@ -208,9 +208,12 @@ def answers_and_closes(exchange: Exchange) -> None:
 
 
 def client_states(port: int) -> list[str]:
-    """The states of this machine's connections to `port`, in the system's numbers."""
+    """The states of this machine's connections to `port`, in the system's numbers.
+
+    TIME_WAIT is left out: a connection that another server closed may have had `port` as its client's.
+    """
     rows = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
-    return [row[3] for row in rows if int(row[2].rpartition(":")[2], 16) == port]
+    return [row[3] for row in rows if int(row[2].rpartition(":")[2], 16) == port and row[3] != TIME_WAIT]
 
 
 def open_sockets() -> int:
