@@ -168,7 +168,7 @@ class LiveRun:
                 # Still under the lock: a run that ends now must not count a caller who is told that it is open.
                 self._waiters.remove(is_connected)
 
-    def check(self, position: int) -> None:
+    def check_position(self, position: int) -> None:
         """Raises InvalidPosition if the reply is completed or cancelled and shorter than `position`."""
         if position > self._length and self.run.status in ("completed", "cancelled"):
             raise InvalidPosition
@@ -191,7 +191,7 @@ class LiveRun:
                 elif run.is_active:
                     yield None
                 else:
-                    self.check(position)
+                    self.check_position(position)
                     yield run
                     return
         finally:

@@ -15,7 +15,7 @@ from server.runs.events import run_error
 from server.runs.executor import Executor
 from server.runs.live import LiveRun
 from server.runs.registry import OpenRuns
-from server.runs.remote import refreshed
+from server.runs.remote import reload_run
 from server.store.protocol import NO_CONTEXT_STARTS, CreatedRun, CreateOptions, Store
 
 log = logging.getLogger("server.runs")
@@ -115,7 +115,7 @@ class LocalRuns:
             if live.pending_end is None or not self.store_available:
                 return
             try:
-                stored = refreshed(self._store, live.run)
+                stored = reload_run(self._store, live.run)
             except errors.StoreUnavailable:
                 self.store_available = False
                 return
@@ -126,7 +126,7 @@ class LocalRuns:
 
     def refresh(self, live: LiveRun) -> None:
         """End a run here if another process has ended it."""
-        run = refreshed(self._store, live.run)
+        run = reload_run(self._store, live.run)
         if not run.is_open:
             with live.changed:
                 if live.run.is_open:

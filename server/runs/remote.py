@@ -14,7 +14,7 @@ SHUTDOWN_POLL_SECONDS = 0.05
 """How often a process that shuts down checks whether a remote run is still followed."""
 
 
-def refreshed(store: Store, run: Run) -> Run:
+def reload_run(store: Store, run: Run) -> Run:
     """`run` as the store has it now."""
     try:
         return store.get_run(run.id)
@@ -79,6 +79,6 @@ class RemoteRuns:
                 live = self._runs.get(run_id)
             if live is not None:
                 try:
-                    live.update(refreshed(self._store, live.run))
+                    live.update(reload_run(self._store, live.run))
                 except StoreUnavailable:
                     live.update(None)

@@ -104,7 +104,7 @@ class Runner:
         self.ticker.start()
         live = self._local.open.get(run_id) or self._remote.get(run_id)
         if not live.run.is_open:
-            live.check(position)
+            live.check_position(position)
         return notify_end(live.read(position, is_connected), lambda run: self._mark_delivered(run, is_connected))
 
     def cancel(self, run_id: str) -> Run:
