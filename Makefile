@@ -19,7 +19,7 @@ run: .venv/run ## Start on port 10000; without a key, the demonstration
 	fi; \
 	exec $(BIN)/python run.py
 
-test: .venv/dev redis chromium litellm tests/node/node_modules ## Run all the tests
+test: .venv/dev redis chromium litellm tests/node/node_modules scripts/postman/node_modules ## Run all the tests
 	@$(BIN)/python -m pytest --numprocesses $(BESIDE) --dist loadfile --no-loadscope-reorder
 
 check: .venv/dev ## Format, lint and types
@@ -46,6 +46,9 @@ format: .venv/dev ## Put the code into its format
 vendor: ## Fetch the files of others that the pages use again, and check them; needs npm
 	@$(PYTHON) scripts/fetch_vendor.py
 
+postman: scripts/postman/node_modules ## Write docs/postman_collection.json anew from the OpenAPI documents; needs npm
+	@$(PYTHON) -m scripts.generate_postman
+
 redis:
 	@command -v valkey-server > /dev/null || { $(call DEBIAN,redis-server,redis-server); }
 
@@ -57,8 +60,10 @@ litellm:
 	@make --silent .venv/litellm/done || true
 
 tests/node/node_modules: $(wildcard tests/node/package-lock.json)
+scripts/postman/node_modules: $(wildcard scripts/postman/package-lock.json)
+tests/node/node_modules scripts/postman/node_modules:
 	@$(call DEBIAN,npm,nodejs npm)
-	@! command -v npm > /dev/null || npm ci --silent --no-audit --no-fund --prefix tests/node && touch -c $@ || true
+	@! command -v npm > /dev/null || npm ci --silent --no-audit --no-fund --prefix $(@D) && touch -c $@ || true
 
 .venv/run: requirements.txt
 	@$(INSTALL) requirements.txt
@@ -95,4 +100,4 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 o
 	&& $(BIN)/pip install --quiet --disable-pip-version-check --requirement
 endef
 
-.PHONY: run test check chaos bench bench-litellm format vendor redis chromium litellm
+.PHONY: run test check chaos bench bench-litellm format vendor postman redis chromium litellm

@@ -12,7 +12,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from server import addresses
 from server.core import Core
-from server.dialects import chat, ops, query, sessions
+from server.dialects import chat, conversations, ops, query, sessions
 from server.dialects.documents import DOCUMENTS
 from server.dialects.openai.assistants import blueprint as assistants
 from server.dialects.openai.errors import error_body
@@ -29,7 +29,10 @@ from server.store.protocol import Store
 from server.upstream.protocol import Upstream
 from server.web import blueprint as web
 
-EXPOSED_HEADERS = ["X-Request-ID", "X-Stream-ID", "X-Messages-Omitted", "Link", "Retry-After", "openai-poll-after-ms"]
+EXPOSED_HEADERS = [
+    *("X-Request-ID", "X-Stream-ID", "X-Messages-Omitted", "Link", "Retry-After", "openai-poll-after-ms"),
+    "Content-Disposition",
+]
 
 ERROR_BODIES: dict[str, Body] = {"/api/v1": error_body, "/api": detailed_body, "/chat": detailed_body}
 """The error body of every address under a path, also if no operation has that address."""
@@ -86,6 +89,7 @@ def _register_blueprints(app: Flask, settings: Settings, core: Core, contracts: 
     for blueprint in (
         query.blueprint(contracts["published"], core, settings.query_deadline_seconds),
         chat.blueprint(contracts["chat"], core, settings.stream_ttl_seconds),
+        conversations.blueprint(contracts["conversations"], core, settings.max_import_bytes, settings.max_input_chars),
         sessions.blueprint(contracts["sessions"], core, session_seconds),
         assistants.blueprint(contracts["assistants"], core, *default_assistant),
         ops.blueprint(contracts["operators"], core, documents, address),

@@ -13,6 +13,15 @@ import orjson
 Role = Literal["user", "assistant"]
 Status = Literal["queued", "running", "requires_action", "completed", "failed", "cancelled", "expired", "interrupted"]
 
+SETTINGS = ("title", "system_prompt", "temperature", "top_p", "max_completion_tokens", "response_format")
+"""The names of a conversation's settings besides its model."""
+
+PARAMETERS = ("temperature", "top_p", "max_completion_tokens", "response_format")
+"""The settings that are fields of the upstream's request."""
+
+EXCERPT_CHARACTERS = 120
+"""How much of a question is kept as a conversation's `excerpt`."""
+
 
 def new_id(kind: str) -> str:
     """An id that nobody can guess, such as `run_` and 32 hexadecimal digits."""
@@ -161,6 +170,8 @@ class Run:
     """Why the model stopped, as the upstream says it, such as `stop` or `length`."""
     logprobs: list[Any] | None = field(default=None, hash=False)
     """The upstream's own, if the request asked for them."""
+    replaces: str | None = None
+    """The id of the run whose question and reply this run's take the place of, if it completes."""
 
     @property
     def is_open(self) -> bool:
@@ -206,9 +217,10 @@ class Run:
     def history_messages(self) -> tuple[Message, ...]:
         """What the run's end adds to the history: the question, if there is one, and the reply; or nothing.
 
-        A run that failed or was interrupted adds neither, and a cancelled one only if it has text.
+        A run that failed or was interrupted adds neither. A cancelled one only does if it has text and replaces none.
         """
-        if self.ended is None or self.status not in ("completed", "cancelled") or not self.text:
+        ends = ("completed",) if self.replaces else ("completed", "cancelled")
+        if self.ended is None or self.status not in ends or not self.text:
             return ()
         reply = Message.of("assistant", self.text, self.id, self.ended, id=self.reply_id)
         return (Message.of("user", self.question, self.id, self.created), reply) if self.question else (reply,)
@@ -232,6 +244,39 @@ class Conversation:
     """Unix seconds: the last question, reply or `touch`."""
     metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """The client's own data; never sent upstream."""
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Those of SETTINGS that the client made."""
+    excerpt: str = field(default="", compare=False)
+    """The beginning of its first question; empty if it has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationEntry:
+    """A conversation in a list."""
+
+    conversation: Conversation
+    newest_status: Status | None
+    """Of its newest run; None if it has no run."""
+
+
+@dataclass(frozen=True, slots=True)
+class DailyUsage:
+    """The tokens of one day (UTC), client and model."""
+
+    day: str
+    """Such as `2026-11-20`."""
+    name: str
+    """The conversation's name; empty for all unlisted ones together."""
+    model: str
+    runs: int
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+def excerpt_of(text: str) -> str:
+    """The beginning of a question, on one line."""
+    return " ".join(text[: 4 * EXCERPT_CHARACTERS].split())[:EXCERPT_CHARACTERS]
 
 
 _NO_OPTIONS = RunOptions()

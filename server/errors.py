@@ -5,6 +5,7 @@ AppError
   Refused                  the caller must change something
     InvalidRequest
       InvalidPosition
+      InvalidImport
       UnknownModel
       ContextTooLong
     NotFound
@@ -14,6 +15,10 @@ AppError
       RequestIdConflict
       RunCancelled
       NotRetryable
+      NotLastTurn
+      NotEditable
+      ConversationExists
+      RunExists
       ActionRequired
       NoActionRequired
     BodyTooLarge
@@ -68,6 +73,11 @@ class InvalidPosition(InvalidRequest):
     sentence = "Last-Event-ID must be the number of characters received so far, and no more than the reply has."
 
 
+class InvalidImport(InvalidRequest):
+    code = "invalid_import"
+    sentence = "The file cannot be imported; docs/api.md says what can be."
+
+
 class UnknownModel(InvalidRequest):
     code = "unknown_model"
     sentence = "The upstream does not offer that model; GET /models lists those that it does."
@@ -112,6 +122,26 @@ class RunCancelled(RunConflict):
 class NotRetryable(RunConflict):
     code = "not_retryable"
     sentence = "Only a reply that failed or was interrupted can be asked for again."
+
+
+class NotLastTurn(RunConflict):
+    code = "not_the_last_turn"
+    sentence = "Only the last turn of a conversation can be replaced; look at its messages again."
+
+
+class NotEditable(RunConflict):
+    code = "not_editable"
+    sentence = "That reply answers messages that were added without it, so it has no question of its own to change."
+
+
+class ConversationExists(RunConflict):
+    code = "conversation_exists"
+    sentence = "There is a conversation of that name already; choose another client_name, or send on_conflict=copy."
+
+
+class RunExists(RunConflict):
+    code = "run_exists"
+    sentence = "The same runs are being imported by another request at this moment; try again when it has ended."
 
 
 class ActionRequired(RunConflict):

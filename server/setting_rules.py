@@ -32,6 +32,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "max_records": (0, _MAX_COUNT),
     "max_input_chars": (1, _MAX_COUNT),
     "max_body_bytes": (1_024, _MAX_COUNT),
+    "max_import_bytes": (1_024, 100 * _MAX_COUNT),
     "models_ttl_seconds": (0, 86_400),
 }
 

@@ -124,6 +124,9 @@ class Settings:
     max_body_bytes: int = 1_048_576
     """The largest request body."""
 
+    max_import_bytes: int = 268_435_456
+    """The largest file of conversations that is imported."""
+
     models_ttl_seconds: float = 300.0
     """How long the upstream's list of models is kept."""
 

@@ -44,6 +44,7 @@ LONGEST = (
     "test_bad_input",
     "test_chaos",
     "test_examples",
+    "test_postman",
     "test_sqlite",
     "test_openai",
     "test_deployment",

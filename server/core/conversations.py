@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from server.core.history import Page, read_newest, read_page
-from server.domain import Conversation, Message
+from server.domain import Conversation, DailyUsage, Message
 from server.errors import NotFound, StoreUnavailable
 from server.runs.runner import Runner
 from server.store.protocol import Store
@@ -36,14 +36,14 @@ class Conversations:
         seconds: float | None = None,
         metadata: Mapping[str, Any] = EMPTY,
         messages: NewMessages = (),
-        is_evictable: bool = False,
+        is_unlisted: bool = False,
     ) -> Conversation:
         """A new conversation, or the existing one of that name. It expires `seconds` after its last use, or never.
 
-        If `is_evictable`, a full store may delete it to make room for another. Raises StoreFull.
+        If `is_unlisted`, a full store may delete it to make room for another. Raises StoreFull.
         """
         return self._store.create_conversation(
-            name, seconds, dict(metadata), to_messages(messages), is_evictable=is_evictable
+            name, seconds, dict(metadata), to_messages(messages), is_unlisted=is_unlisted
         )
 
     def get(self, name: str) -> Conversation:
@@ -63,9 +63,12 @@ class Conversations:
             return self._store.get_conversation(name)
         return conversation
 
-    def set_metadata(self, name: str, metadata: Mapping[str, Any]) -> Conversation:
-        """Replace the conversation's metadata. Raises NotFound."""
-        return self._store.set_metadata(name, metadata)
+    def update(self, name: str, changes: Mapping[str, Any], *, create: bool = True) -> Conversation:
+        """Set `model`, `metadata` and settings (`domain.SETTINGS`); None takes one back. The others stay.
+
+        A missing conversation is created, or, without `create`, raises NotFound. Raises StoreFull.
+        """
+        return self._store.update_conversation(name, changes, create=create)
 
     def history(self, name: str, limit: int | None, before: int | None, max_characters: int | None) -> Page:
         """The newest messages below index `before`: at most `limit`, in at most `max_characters` of JSON.
@@ -99,6 +102,14 @@ class Conversations:
     def message_index(self, name: str, message_id: str) -> int:
         """Raises NotFound."""
         return self._store.message_index(name, message_id)
+
+    def list_usage(self, name: str | None, since: str, until: str) -> Sequence[DailyUsage]:
+        """The tokens of each day from `since` to `until`, such as `2026-11-20`, by client and model; newest day first.
+
+        Of one client if `name` is given. Usage without a name is that of chats without a client, and of conversations
+        that are gone.
+        """
+        return self._store.list_usage("", name, since, until)
 
     def add_messages(self, name: str, messages: NewMessages) -> Sequence[Message]:
         """Append messages that no run wrote. Raises NotFound, and ConversationBusy while a run is open."""

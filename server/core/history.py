@@ -43,7 +43,7 @@ def read_page(read: ReadMessages, find_next: FindNextIndex, start: int, stop: in
     messages = read(start, min(start + FIRST_READ, stop))
     if start + len(messages) >= stop or not messages:
         return Page((b"[" + b",".join(map(_dump_message, messages)) + b"]",), start)
-    return Page(_join_chunks(_read_forward(read, find_next, messages, start, stop)), start)
+    return Page(_join_chunks(_read_on(read, find_next, messages, start, stop)), start)
 
 
 def read_newest(read: ReadMessages, start: int, stop: int, max_characters: int) -> Page:
@@ -76,7 +76,12 @@ def _join_chunks(messages: Iterable[Message]) -> Iterator[bytes]:
     yield bytes(chunk + b"]")
 
 
-def _read_forward(
+def read_forward(read: ReadMessages, find_next: FindNextIndex, stop: int) -> Iterator[Message]:
+    """The messages before index `stop`, oldest first, as `read_page` reads them."""
+    return _read_on(read, find_next, read(0, min(FIRST_READ, stop)), 0, stop)
+
+
+def _read_on(
     read: ReadMessages, find_next: FindNextIndex, messages: Sequence[Message], start: int, stop: int
 ) -> Iterator[Message]:
     """`messages`, the first of which has index `start`, and those after them."""

@@ -27,16 +27,27 @@ class Models:
         model = None if conversation is None else conversation.model
         return model or self._upstream.default_model()
 
+    def find_default(self) -> str | None:
+        """The model of clients that have set none; None if the upstream cannot tell."""
+        try:
+            return self._upstream.default_model()
+        except errors.Unavailable:
+            return None
+
     def set(self, name: str, model: str) -> None:
         """Set the client's model. If the upstream's list is empty or unavailable, any name is accepted.
 
         Raises UnknownModel otherwise.
         """
+        self.require_listed(model)
+        self._store.update_conversation(name, {"model": model})
+
+    def require_listed(self, model: str) -> None:
+        """Raises UnknownModel as `set`: for a model that is kept."""
         with suppress(errors.Unavailable):
             offered = {each["id"] for each in self._upstream.list_models()}
             if offered and model not in offered:
                 raise errors.UnknownModel
-        self._store.set_model(name, model)
 
     def require_offered(self, model: str) -> None:
         """Raises UnknownModel as `set`, without waiting for a slow list: for the model of one question."""

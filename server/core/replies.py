@@ -8,10 +8,13 @@ from typing import Any
 
 from server import errors
 from server.core.conversations import Conversations, NewMessages, to_messages
-from server.domain import Run, Status
+from server.domain import Run, RunOptions, Status
 from server.runs.events import RunEvents, error_of
 from server.runs.runner import Runner
-from server.store.protocol import CreateOptions, Store
+from server.store.protocol import RETRYABLE_STATUSES, CreateOptions, Store
+
+OPEN_RUNS_WITHIN = 64
+"""An open run is looked for among so many runs: more than can wait, and those cancelled while they waited."""
 
 
 class Replies:
@@ -84,9 +87,32 @@ class Replies:
         """Raises NotFound."""
         return self._store.get_run(run_id)
 
-    def list(self, name: str, status: Status | None, limit: int) -> Sequence[Run]:
-        """The conversation's newest `limit` runs, or those with `status`; newest first."""
-        return self._store.list_runs(name, status, limit)
+    def find(self, name: str, run_id: str) -> Run:
+        """A run of the conversation `name`. Raises NotFound, also if it belongs to another one."""
+        run = self._store.get_run(run_id)
+        if run.conversation != name:
+            raise errors.NotFound
+        return run
+
+    def list(self, name: str, status: Status | None, limit: int, before: str | None = None) -> Sequence[Run]:
+        """The conversation's newest `limit` runs, or those with `status`; newest first.
+
+        With the id of a run as `before`, only earlier ones. Raises NotFound if it is no run of the conversation.
+        """
+        return self._store.list_runs(name, status, limit, before)
+
+    def list_open(self, name: str) -> Sequence[Run]:
+        """The open runs among the newest OPEN_RUNS_WITHIN of the conversation, oldest first."""
+        found: list[Run] = []
+        before, most = None, 4
+        for _ in range(OPEN_RUNS_WITHIN // most):
+            runs = self._store.list_runs(name, None, most, before)
+            found += [run for run in runs if run.is_open]
+            # Runs complete in the order of their creation, so an older one cannot be open.
+            if len(runs) < most or any(run.status == "completed" for run in runs):
+                break
+            before = runs[-1].id
+        return found[::-1]
 
     def read(self, run_id: str, position: int, is_connected: Callable[[], bool]) -> RunEvents:
         """A run's text from offset `position` (in characters) on, then the run, ended; None is a keep-alive.
@@ -131,8 +157,39 @@ class Replies:
         Raises NotFound, NotRetryable, and what `create` raises.
         """
         run = self._store.get_run(run_id)
-        if run.status not in ("failed", "interrupted"):
+        if run.status not in RETRYABLE_STATUSES:
             raise errors.NotRetryable
         request_id = run.request_id or f"retry of {run_id}"
-        draft = Run(run.question, request_id, conversation=run.conversation, options=run.options)
+        draft = Run(run.question, request_id, conversation=run.conversation, options=run.options, replaces=run.replaces)
         return self.create(draft, create_conversation=False)
+
+    def replace_turn(self, name: str, run_id: str | None, question: str | None, *, logprobs: bool | None) -> Run:
+        """Create a run that takes the place of the last turn once it completes: with `question`, or the same one.
+
+        It has the options of the run that it replaces, but for `logprobs`, if given. Repeated while it is open, it is
+        the same run. Raises NotLastTurn if `run_id` is not the last turn's, or there is no turn; NotEditable if there
+        is a `question` and the turn has none of its own; NotFound, and what `create` raises.
+        """
+        earlier = self.find(name, run_id or self._find_last_run_id(name))
+        if question is not None and not earlier.question:
+            raise errors.NotEditable
+        options = _change_logprobs(earlier.options, logprobs)
+        draft = Run(question or earlier.question, conversation=name, options=options, replaces=earlier.id)
+        return self.create(draft, create_conversation=False)
+
+    def _find_last_run_id(self, name: str) -> str:
+        count = self._conversations.get(name).message_count
+        for message in self._store.list_messages(name, max(0, count - 1), count):
+            if message.run_id is not None:
+                return message.run_id
+        raise errors.NotLastTurn("There is no question with a reply at the end of this conversation; ask one first.")
+
+
+def _change_logprobs(options: RunOptions, logprobs: bool | None) -> RunOptions:
+    """The options of a repeated question: without the dialect's data, and with or without token probabilities."""
+    parameters = dict(options.parameters)
+    if logprobs is False:
+        parameters = {name: value for name, value in parameters.items() if "logprobs" not in name}
+    elif logprobs:
+        parameters["logprobs"] = True
+    return replace(options, parameters=parameters, details={})

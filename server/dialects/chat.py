@@ -71,7 +71,7 @@ def _draft_run(core: Core, ttl_seconds: float, body: dict[str, Any]) -> Run:
         messages = [
             {"role": each["role"], "content": each["content"]} for each in body.get("conversation_history") or ()
         ]
-        core.conversations.create(name, seconds=ttl_seconds, messages=messages, is_evictable=True)
+        core.conversations.create(name, seconds=ttl_seconds, messages=messages, is_unlisted=True)
     return Run(body["message"], request_id, conversation=name, options=options)
 
 

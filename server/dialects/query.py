@@ -72,8 +72,9 @@ def _dump_model(model: dict[str, Any]) -> dict[str, Any]:
     """The upstream's description, completed to what the contract requires and without fields of another type."""
     defaults = {"object": "model", "created": 0, "owned_by": "unknown", "permission": [], "root": model["id"]}
     fitting = {name: value for name, value in model.items() if isinstance(value, type(defaults.get(name, value)))}
-    if not isinstance(model.get("parent"), str):
-        fitting.pop("parent", None)
+    for name in ("parent", "shutdown_date"):
+        if not isinstance(model.get(name), str):
+            fitting.pop(name, None)
     return defaults | fitting
 
 

@@ -5,7 +5,6 @@ nowhere else. openapi-core validates every request. Responses are validated in t
 """
 
 import re
-from codecs import BOM_UTF8
 from collections.abc import Callable
 from functools import cached_property, wraps
 from typing import Any, TypeVar
@@ -24,21 +23,16 @@ from openapi_core.deserializing.styles.exceptions import EmptyQueryParameterValu
 from openapi_core.templating.media_types.exceptions import MediaTypeNotFound
 from openapi_core.templating.paths.datatypes import PathOperationServer
 from openapi_core.templating.paths.finders import APICallPathFinder
-from openapi_core.validation.request import V31RequestBodyValidator
+from openapi_core.validation.request import V31RequestBodyValidator, V31RequestParametersValidator
 from openapi_core.validation.request.exceptions import MissingRequiredParameter, MissingRequiredRequestBody
 from openapi_core.validation.schemas.exceptions import InvalidSchemaValue
-from werkzeug.exceptions import RequestEntityTooLarge
 
-from server.errors import AppError, BodyTooLarge, InvalidRequest, UnsupportedMediaType
+from server.errors import AppError, InvalidRequest, UnsupportedMediaType
+from server.http.body import parse_json, read_body, strip_bom
 
 METHODS = ("get", "put", "post", "delete", "patch")
 
 WHOLE_NUMBER = "must be a whole number of at most 15 digits"
-
-INCOMPLETE_BODY = "The body broke off before its end; send it again."
-
-MAX_DEPTH = 100
-"""How deeply a body may be nested: below what orjson can write, with room for the levels that the server adds."""
 
 PATTERN_MESSAGES = {
     r"^[^\x00-\x1f\x7f-\x9f]+$": "has a control character, such as a line break or a tab; leave it out",
@@ -65,10 +59,11 @@ class Contract:
             "schema_validators_factory": schemas,
             "schema_casters_factory": SchemaCastersFactory(schemas, oas31_types_caster),  # type: ignore[arg-type]
             "path_finder_cls": _CachedPathFinder,
-            "extra_media_type_deserializers": {"application/json": _parse_json},
+            "extra_media_type_deserializers": {"application/json": parse_json},
         }
         self._validator = V31RequestValidator(spec, **rules)
         self._body_validator = V31RequestBodyValidator(spec, **rules)
+        self._parameters_validator = V31RequestParametersValidator(spec, **rules)
         self._operations = {
             operation["operationId"]: (method, path, operation)
             for path, item in document["paths"].items()
@@ -82,7 +77,8 @@ class Contract:
 
         The view receives the parameters of path and query by name, and the validated JSON body as `body` if the
         operation has one; None for each that was not sent. A request that does not fit the document raises
-        InvalidRequest, UnsupportedMediaType or BodyTooLarge, and the view does not run.
+        InvalidRequest, UnsupportedMediaType or BodyTooLarge, and the view does not run. A body with `x-is-file` in the
+        document is a file: only its media type is checked, and the view reads it.
         """
         if operation_id not in self._operations:
             raise LookupError(f"a view serves {operation_id}, which its document does not have")
@@ -91,12 +87,17 @@ class Contract:
         query = {
             each["name"]: each["schema"]["type"] for each in operation.get("parameters", []) if each["in"] == "query"
         }
-        has_body = "requestBody" in operation
+        media_types = _file_media_types(operation)
+        has_body = "requestBody" in operation and not media_types
         # Looking for parameters costs openapi-core more than validating a body, so it is left out if there are none.
         # The validator of bodies alone takes every body for required.
         has_more = {"parameters", "security"} & {*self.document, *self.document["paths"][path], *operation}
         may_lack_body = has_body and not operation["requestBody"].get("required")
-        validator = self._validator if has_more or may_lack_body else self._body_validator
+        validator: V31RequestValidator | V31RequestBodyValidator | V31RequestParametersValidator
+        if media_types:
+            validator = self._parameters_validator
+        else:
+            validator = self._validator if has_more or may_lack_body else self._body_validator
 
         def bind(view: ViewFunction) -> ViewFunction:
             @wraps(view)
@@ -106,8 +107,10 @@ class Contract:
                     given[name] = _read_parameter(name, kind)
                 for error in validator.iter_errors(_ReceivedRequest(request, path)):
                     raise _map_error(error)
+                if media_types and request.mimetype not in media_types:
+                    raise UnsupportedMediaType(f"Send the file with the header Content-Type: {media_types[0]}.")
                 if has_body:
-                    given["body"] = orjson.loads(_strip_bom(request.get_data()) or b"null")
+                    given["body"] = orjson.loads(strip_bom(request.get_data()) or b"null")
                 return view(**given)
 
             rule = re.sub(r"{(\w+)}", r"<\1>", path)
@@ -121,6 +124,12 @@ class Contract:
         """Raise LookupError, which names them, if there are operations without a view."""
         if self._unserved:
             raise LookupError(f"the document promises, nobody serves: {', '.join(sorted(self._unserved))}")
+
+
+def _file_media_types(operation: dict[str, Any]) -> list[str]:
+    """The media types of an operation whose body is a file, the preferred one first; empty for any other."""
+    body = operation.get("requestBody", {})
+    return list(body["content"]) if body.get("x-is-file") else []
 
 
 def _expand_nullable(components: dict[str, Any]) -> dict[str, Any]:
@@ -151,7 +160,7 @@ class _ReceivedRequest:
 
     @property
     def body(self) -> bytes:
-        return _strip_bom(_read_body(self._received))
+        return strip_bom(read_body(self._received))
 
 
 class _CachedPathFinder(APICallPathFinder):
@@ -192,48 +201,6 @@ class _SchemaValidator:
     def validate(self, value: Any) -> None:
         if not self._validator.is_valid(value):
             raise InvalidSchemaValue("", "any", [next(self._validator.iter_errors(value))])
-
-
-def _strip_bom(body: bytes) -> bytes:
-    """Remove a byte order mark, which Windows programs write and a JSON parser may ignore (RFC 8259, 8.1)."""
-    return body.removeprefix(BOM_UTF8)
-
-
-def _parse_json(body: bytes) -> Any:
-    """Raises ValueError if it is not JSON, and InvalidRequest if it is nested deeper than MAX_DEPTH."""
-    value = orjson.loads(body)
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _is_deeper_than(value, MAX_DEPTH):
-        raise InvalidRequest("The body is nested too deeply.")
-    return value
-
-
-def _is_deeper_than(value: Any, levels: int) -> bool:
-    if not isinstance(value, dict | list):
-        return False
-    return not levels or any(
-        _is_deeper_than(each, levels - 1) for each in (value.values() if isinstance(value, dict) else value)
-    )
-
-
-def _read_body(received: Request) -> bytes:
-    """The whole body of a request. Raises BodyTooLarge, and InvalidRequest if it is incomplete.
-
-    Werkzeug does not see either fault: it cuts a chunked body at the limit, and takes a body for whole although fewer
-    bytes came than its Content-Length says.
-    """
-    length, limit = received.content_length, received.max_content_length
-    try:
-        body = received.get_data()
-        goes_on = length is None and len(body) == limit and received.environ["wsgi.input"].read(1)
-    except RequestEntityTooLarge:
-        raise BodyTooLarge from None
-    except Exception as error:  # Of any kind from the HTTP server: malformed chunks, a closed connection.
-        raise InvalidRequest(INCOMPLETE_BODY) from error
-    if goes_on:
-        raise BodyTooLarge
-    if length is not None and len(body) < length:
-        raise InvalidRequest(INCOMPLETE_BODY)
-    return body
 
 
 def _map_error(error: Exception) -> AppError:

@@ -1,11 +1,12 @@
 """Executes one run: from the request that goes upstream to the last of its text."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
+from itertools import takewhile
 from typing import Any
 
 from server import errors
-from server.domain import Conversation, Run, Step, Usage
+from server.domain import PARAMETERS, Conversation, Run, Step, Usage
 from server.runs import context
 from server.runs.config import RunConfig
 from server.runs.context import Transcript
@@ -31,6 +32,7 @@ class Executor:
     """Has the upstream generate replies. Safe from any thread; each call blocks for as long as its run takes."""
 
     def __init__(self, store: Store, upstream: Upstream, config: RunConfig, clock: Callable[[], float]) -> None:
+        self._store = store
         self._upstream = upstream
         self._config = config
         self._clock = clock
@@ -40,17 +42,23 @@ class Executor:
         """Generate the reply of `live`, with the conversation as it was when the run started.
 
         If the model cannot read that much, the older half of the context is dropped, repeatedly, until it can. Raises
-        RunTimedOut, UpstreamFailed, StoreUnavailable, ContextTooLong and UpstreamCut if the run ended meanwhile.
+        RunTimedOut, UpstreamFailed, StoreUnavailable, ContextTooLong and UpstreamCut if the run ended meanwhile, and
+        NotLastTurn if the turn that the run replaces is not the last one any more.
         """
-        options, count = live.run.options, conversation.message_count
+        options = live.run.options
+        if live.run.replaces is not None:
+            conversation = self._leave_out_turn(conversation, live.run.replaces)
+        count = conversation.message_count
         model = options.model or conversation.model or self._upstream.default_model()
         start = self._window_start(live.run, conversation, model)
         context_starts: dict[str, int] = {}
         offset = len(live.text())
         while True:
-            history = self._transcripts.get(conversation, start, keep=options.last_messages is None)
+            keep = options.last_messages is None and live.run.replaces is None
+            history = self._transcripts.get(conversation, start, keep=keep)
             try:
-                reply = live.consume(self._upstream.open_stream(self._request(live, model, history.transcript)))
+                request = self._request(live, model, conversation.settings, history.transcript)
+                reply = live.consume(self._upstream.open_stream(request))
                 break
             except errors.ContextTooLong:
                 shorter = context.drop_oldest_half(start, count)
@@ -58,14 +66,10 @@ class Executor:
                 if start >= count or (shorter >= count and not live.run.question):
                     raise
                 start = context_starts[model] = shorter
-        fields = {
-            "model": reply.model or model,
-            "usage": _add_usage(live.run.usage, reply.usage),
-            "replayed": history.count,
-            "omitted": count - history.count,
-            "finish_reason": reply.finish_reason,
-            "logprobs": reply.logprobs,
-        }
+        counts = {"replayed": history.count, "omitted": count - history.count}
+        usage = _add_usage(live.run.usage, reply.usage)
+        fields: dict[str, Any] = {"model": reply.model or model, "usage": usage, **counts}
+        fields |= {"finish_reason": reply.finish_reason, "logprobs": reply.logprobs}
         if reply.calls and "tools" in options.parameters:
             return Outcome(fields, Step(reply.calls, self._clock(), live.text(offset), extra=reply.extra))
         if not live.text():
@@ -81,20 +85,32 @@ class Executor:
         self._transcripts.forget_unused()
         self._upstream.close_idle()
 
-    def _request(self, live: LiveRun, model: str, history: Transcript) -> CompletionRequest:
+    def _leave_out_turn(self, conversation: Conversation, run_id: str) -> Conversation:
+        """The conversation without its last turn. Raises NotLastTurn if that is not the turn of `run_id`."""
+        count = conversation.message_count
+        newest = self._store.list_messages(conversation.name, max(0, count - 2), count)
+        turn = list(takewhile(lambda message: message.run_id == run_id, reversed(newest)))
+        if not turn:
+            raise errors.NotLastTurn
+        return replace(conversation, message_count=count - len(turn))
+
+    def _request(
+        self, live: LiveRun, model: str, settings: Mapping[str, Any], history: Transcript
+    ) -> CompletionRequest:
+        """The request of a run: its own options come before the conversation's settings, those before the server's."""
         run = live.run
         seconds = run.resumed + self._config.run_timeout_seconds - self._clock()
         if seconds <= 0:
             raise errors.RunTimedOut
-        system_prompt = run.options.system_prompt
-        if system_prompt is None:
-            system_prompt = self._config.system_prompt
+        prompts = run.options.system_prompt, settings.get("system_prompt"), self._config.system_prompt
+        system_prompt = next(prompt for prompt in prompts if prompt is not None)
+        parameters = {name: settings[name] for name in PARAMETERS if name in settings}
         return CompletionRequest(
             model,
             context.build_messages(system_prompt, history, run.question, run.steps),
             seconds,
             live.streamed,
-            {**self._config.parameters, **run.options.parameters},
+            {**self._config.parameters, **parameters, **run.options.parameters},
             context.client_hash(live.name),
         )
 

@@ -22,6 +22,10 @@ BODY_SECONDS = 10.0
 BODY_BYTES = 10_000
 """At least this many bytes of a body, or the rest of it, must arrive within each BODY_SECONDS: 1 kB/s."""
 
+FILE_AFTER_BYTES = 1_048_576
+FILE_BYTES = 100_000
+"""The same once more than FILE_AFTER_BYTES have arrived: 10 kB/s. Otherwise a file would take days and be in time."""
+
 MAX_DISCARDED_BYTES = 4 * 1_048_576
 """How much of an unread body is read and thrown away, so that its sender can read the answer."""
 
@@ -47,8 +51,10 @@ class TimedUnreader(SocketUnreader):  # type: ignore[misc]
         self._is_idle = True
         self._is_body = False
         self._deadline: float | None = None
-        """By the monotonic clock. None until the first read of a head, of a body, or of each BODY_BYTES of it."""
+        """By the monotonic clock. None until the first read of a head, of a body, or of each further part of it."""
         self._received = 0
+        """Bytes of the body since the deadline was set."""
+        self._total = 0
 
     def expect_request(self) -> None:
         self._is_idle = not self.buf.getbuffer().nbytes  # Otherwise the next request was sent along with the last one.
@@ -59,7 +65,7 @@ class TimedUnreader(SocketUnreader):  # type: ignore[misc]
         self._is_idle = False
         self._is_body = True
         self._deadline = None
-        self._received = 0
+        self._received = self._total = 0
 
     def chunk(self, size_hint: int | None = None) -> bytes:
         """The next bytes, at most `size_hint`. Raises SlowSender; data that has arrived is returned, however late."""
@@ -74,7 +80,8 @@ class TimedUnreader(SocketUnreader):  # type: ignore[misc]
             sock.timeout = timeout
         if self._is_body:
             self._received += len(data)
-            if self._received >= BODY_BYTES:
+            self._total += len(data)
+            if self._received >= (BODY_BYTES if self._total <= FILE_AFTER_BYTES else FILE_BYTES):
                 self._received = 0
                 self._deadline = None
         return data

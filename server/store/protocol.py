@@ -1,12 +1,11 @@
-"""The protocol that every storage backend implements, and the rules that all of them share."""
+"""The protocol that every storage backend implements."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from server.domain import Conversation, Message, Run, RunError, Status
-from server.errors import RunExpired, RunInterrupted
+from server.domain import Conversation, ConversationEntry, DailyUsage, Message, Run, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,8 @@ class Store(Protocol):
     Every call is atomic and thread-safe. Any call may raise StoreUnavailable; its write may then have happened or not,
     and the same call may be repeated. Each docstring says what a repeated call does. If it does not, the repeated call
     writes the same again and returns the same answer, as reads do. A conversation is created by the first `create_run`,
-    `set_model` or `create_conversation` that names it.
+    `update_conversation` or `create_conversation` that names it. Its `excerpt` is that of the first question that a run
+    or a message with the role `user` brings while it has none; clearing it removes that too.
 
     A Store object is one worker among all that share the data, in this process and in others. It holds a lease on each
     open run that was created through it. `create_run`, `start_run`, `append_text`, `resume_run` and `renew_leases` set
@@ -83,22 +83,36 @@ class Store(Protocol):
         metadata: Mapping[str, Any],
         messages: Sequence[Message] = (),
         *,
-        is_evictable: bool = False,
+        is_unlisted: bool = False,
     ) -> Conversation:
         """Create a conversation with `messages`. It expires `seconds` after it was last touched; None: never.
 
-        A full store may delete an evictable conversation without an open run, the least recently used one first.
-        Raises StoreFull. Repeated: an existing conversation is left as it is and returned.
+        An unlisted conversation is in no list, and a full store may delete it if it has no open run, the least recently
+        used one first. Raises StoreFull. Repeated: an existing conversation is left as it is and returned.
         """
 
     def touch(self, name: str) -> bool:
-        """Restart the conversation's time limit, as `create_run` and `finish_run` do. False if it is missing."""
+        """Restart the conversation's time limit, if it has one, as `create_run` and `finish_run` do.
 
-    def set_model(self, name: str, model: str) -> None:
-        """Set the conversation's model. Raises StoreFull."""
+        False if it is missing. Without a time limit, its place in a list stays as it is.
+        """
 
-    def set_metadata(self, name: str, metadata: Mapping[str, Any]) -> Conversation:
-        """Replace the conversation's metadata. Raises NotFound."""
+    def update_conversation(self, name: str, changes: Mapping[str, Any], *, create: bool = True) -> Conversation:
+        """Set the fields that `changes` names: `model`, `metadata` and those of SETTINGS; None removes one.
+
+        A missing conversation is created, or, without `create`, NotFound is raised. Does not touch the conversation.
+        Raises StoreFull.
+        """
+
+    def list_conversations(
+        self, owner: str, before: tuple[float, str] | None, most: int
+    ) -> Sequence[ConversationEntry]:
+        """The `most` conversations of `owner` that were touched last, newest first, and by name if at the same time.
+
+        `before` is `touched` and `name` of a conversation: only those that come after it in this order are returned.
+        Unlisted and expired ones are left out, so a conversation that is touched meanwhile may be missed or come twice.
+        The owner of every conversation is empty. Costs what the page costs, not what the store holds.
+        """
 
     def create_run(
         self, name: str, run: Run, options: CreateOptions = DEFAULT_OPTIONS, *, waiting: int, start: bool
@@ -112,8 +126,10 @@ class Store(Protocol):
         - A run with the id of `run`, from the same call made before, is returned, and counts as new.
         - A `request_id` seen within 24 hours decides alone. With another question: RequestIdConflict. Otherwise its
           run is returned, open or ended; only after a failed, interrupted or expired one is `run` created instead.
-        - A run with a question and without `request_id` joins an open run with the same question and equal options, or
-          the newest run with both if that was completed within the last 10 minutes and was not delivered.
+        - A run with a question, or one that replaces another, and without `request_id` joins an open run with the same
+          question, equal options and the same `replaces`, or the newest run with all three if that was completed within
+          the last 10 minutes and was not delivered.
+        - If `run.replaces` is not the run of the newest message: NotLastTurn.
         - If a run is open and `options.reject_if_busy` is true, or `waiting` runs are queued already and this one would
           be queued too: ConversationBusy.
 
@@ -137,9 +153,11 @@ class Store(Protocol):
     def finish_run(self, name: str, ended: Run, context_starts: Mapping[str, int] = NO_CONTEXT_STARTS) -> Run | None:
         """Write a run's end and, in the same step, `ended.history_messages()` at the end of the history.
 
-        The first end stands: if the run has ended, so also if repeated, nothing is written and that end is returned.
-        None if the run is missing. `context_starts` are merged into those of the conversation, which has one for each
-        model. Any worker may call it; `listen` tells the run's own worker.
+        If these are not empty and `ended.replaces` is set, the newest messages, as far as they belong to that run, are
+        deleted in the same step; that run keeps its text, and `history_id` changes. The run's usage, if known, is added
+        to that of the day of its end. The first end stands: if the run has ended, so also if repeated, nothing is
+        written and that end is returned. None if the run is missing. `context_starts` are merged into those of the
+        conversation, which has one for each model. Any worker may call it; `listen` tells the run's own worker.
         """
 
     def pause_run(self, name: str, run: Run) -> bool:
@@ -168,8 +186,12 @@ class Store(Protocol):
     def get_run(self, run_id: str) -> Run:
         """Raises NotFound."""
 
-    def list_runs(self, name: str, status: Status | None, most: int) -> Sequence[Run]:
-        """The newest `most` runs of a conversation, or of those with `status`; newest first."""
+    def list_runs(self, name: str, status: Status | None, most: int, before: str | None = None) -> Sequence[Run]:
+        """The newest `most` runs of a conversation, or of those with `status`; newest first.
+
+        With the id of a run as `before`: of those that were created earlier than that. Raises NotFound if it has no
+        such run.
+        """
 
     def list_messages(self, name: str, start: int, stop: int) -> Sequence[Message]:
         """The messages with indexes from `start` up to, not including, `stop`; oldest first. Indexes count from 0."""
@@ -184,6 +206,27 @@ class Store(Protocol):
         RECENT_MESSAGES more.
         """
 
+    def import_history(self, name: str, messages: Sequence[Message], runs: Sequence[Run]) -> None:
+        """Add messages at the end, and ended runs as the newest, as they are. Raises NotFound.
+
+        Only for an unlisted conversation that nobody else uses yet; neither wakes nor counts anything, request ids
+        are not recognised later. Raises RunExists, and adds nothing, if another conversation has one of the runs.
+        Repeated as `add_messages`, or by the first of the runs.
+        """
+
+    def publish_conversation(self, name: str, created: float, touched: float) -> Conversation:
+        """List an unlisted conversation, with these times in Unix seconds; from now on it does not expire.
+
+        Raises NotFound.
+        """
+
+    def list_usage(self, owner: str, name: str | None, since: str, until: str) -> Sequence[DailyUsage]:
+        """The usage of the days from `since` to `until`, both included, such as `2026-11-20`; newest day first.
+
+        Of one conversation if `name` is given, otherwise of all that the owner has; then by name and model. The usage
+        of unlisted conversations, and of those that were deleted or have expired, is listed under an empty name.
+        """
+
     def set_message_metadata(self, name: str, message_id: str, metadata: Mapping[str, Any]) -> Message:
         """Replace a message's metadata. Raises NotFound."""
 
@@ -194,7 +237,9 @@ class Store(Protocol):
         """
 
     def clear_conversation(self, name: str) -> Sequence[str]:
-        """Delete messages, runs and request ids; keep model and metadata. Returns the ids of the runs that were open.
+        """Delete messages, runs and request ids; keep model, settings, metadata and usage.
+
+        Returns the ids of the runs that were open.
 
         Repeated: runs created since then are deleted too, and their ids returned; after StoreUnavailable, so are the
         ids that no earlier answer has returned.
@@ -246,26 +291,3 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Release all resources. Open runs of this worker are abandoned, at once or when their lease expires."""
-
-
-def is_same_question(earlier: Run, run: Run) -> bool:
-    """Whether both runs have the same question, which is not empty, and equal options."""
-    return bool(run.question) and earlier.question == run.question and earlier.options == run.options
-
-
-def can_redeliver(newest: Run, run: Run, now: float) -> bool:
-    """Whether `newest`, the newest run of the conversation, has an undelivered reply to the question of `run`."""
-    return (
-        newest.status == "completed"
-        and newest.ended is not None
-        and is_same_question(newest, run)
-        and not newest.delivered
-        and now - newest.ended <= REDELIVERY_SECONDS
-    )
-
-
-def as_abandoned(run: Run, now: float) -> Run:
-    """An open run as ended: `expired` if it requires action and its time is over, otherwise `interrupted`."""
-    if run.status == "requires_action":
-        return run.ended_as("expired", run.expires or now, error=RunError(RunExpired.code, RunExpired.sentence))
-    return run.ended_as("interrupted", now, error=RunError(RunInterrupted.code, RunInterrupted.sentence))

@@ -11,7 +11,7 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from server.domain import Run
+from server.domain import Conversation, Run
 from server.store.memory import MemoryStore
 from server.store.protocol import CreatedRun
 from tests.support.process import ServerProcess
@@ -82,9 +82,9 @@ class WatchedStore(MemoryStore):
         super().__init__(max_conversations=1000)
         self.calls: list[str] = []
 
-    def set_model(self, name: str, model: str) -> None:
-        self.calls.append("set_model")
-        super().set_model(name, model)
+    def update_conversation(self, name: str, changes: Any, **options: Any) -> Conversation:
+        self.calls.append("update_conversation")
+        return super().update_conversation(name, changes, **options)
 
     def create_run(self, name: str, run: Run, *terms: Any, **limits: Any) -> CreatedRun:
         self.calls.append("create_run")

@@ -51,8 +51,9 @@ class TestModels:
         upstream.list_models = lambda: [
             {"id": "m", "created": 7, "owned_by": "o", "root": "r", "parent": "p", "shutdown_date": "2027-01-14"},
             {"id": "n", "created": "yesterday", "object": None, "permission": None, "parent": None},
+            {"id": "o", "parent": [], "shutdown_date": None},
         ]
-        first, second = client.get("/models").json["data"]
+        first, second, third = client.get("/models").json["data"]
         assert first == {
             "id": "m",
             "object": "model",
@@ -71,6 +72,7 @@ class TestModels:
             "permission": [],
             "root": "n",
         }
+        assert not third.keys() & {"parent", "shutdown_date"}
 
     def test_a_client_never_seen_has_the_default_model_and_is_not_made(
         self, client: FlaskClient, store: MemoryStore

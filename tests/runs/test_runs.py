@@ -748,7 +748,7 @@ def test_a_run_that_gets_no_thread_fails_and_the_next_is_written(
 def test_settings_go_with_every_call(store: MemoryStore, replies: ScriptedReplies) -> None:
     upstream = SteeredUpstream(replies)
     runner = Runner(store, upstream, RunConfig(system_prompt="be brief", parameters={"temperature": 0.5}))
-    store.set_model("ada", "m1")
+    store.update_conversation("ada", {"model": "m1"})
     run = ask(runner, "quick")
     (call,) = upstream.requests
     assert (call.model, dict(call.parameters), run.model) == ("m1", {"temperature": 0.5}, "m1")

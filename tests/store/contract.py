@@ -17,6 +17,7 @@ from server.store.protocol import (
     CreateOptions,
     Store,
 )
+from tests.store.contract_conversations import ConversationTests
 from tests.support.clock import Clock
 
 LEASE_SECONDS = 30.0
@@ -70,7 +71,7 @@ def requiring_action(run: Run, clock: Clock) -> Run:
     return replace(run, status="requires_action", steps=(step,), expires=clock.now + 600)
 
 
-class StoreTests:
+class StoreTests(ConversationTests):
     """Subclass once for each backend, with a fixture `store` that takes the clock."""
 
     def test_a_conversation_never_named_is_not_there(self, store: Store) -> None:
@@ -87,8 +88,8 @@ class StoreTests:
         assert list(store.list_runs("ada", None, 10)) == []
 
     def test_a_chosen_model_makes_the_conversation_and_is_kept(self, store: Store) -> None:
-        store.set_model("ada", "m1")
-        store.set_model("ada", "m2")
+        store.update_conversation("ada", {"model": "m1"})
+        store.update_conversation("ada", {"model": "m2"})
         assert there(store) == Conversation("ada", "m2")
 
     def test_the_first_run_makes_the_conversation(self, store: Store) -> None:
@@ -384,8 +385,8 @@ class StoreTests:
         first = there_after(store, "1").history_id
         assert first
         assert there_after(store, "2").history_id == first
-        store.set_model("ada", "m")
-        store.set_metadata("ada", {"a": 1})
+        store.update_conversation("ada", {"model": "m"})
+        store.update_conversation("ada", {"metadata": {"a": 1}}, create=False)
         store.add_messages("ada", [Message.of("user", "more", None, 1.0)])
         assert there(store).history_id == first
 
@@ -398,7 +399,7 @@ class StoreTests:
         store.delete_conversation("ada")
         seen.append(there_after(store, "3").history_id)
         store.delete_conversation("ada")
-        store.set_model("ada", "m")
+        store.update_conversation("ada", {"model": "m"})
         seen.append(there(store).history_id)
         store.delete_conversation("ada")
         seen.append(store.create_conversation("ada", None, {}).history_id)
@@ -409,7 +410,7 @@ class StoreTests:
         first = [Message.of("user", "hello", None, 1.0)]
         made = store.create_conversation("ada", 60.0, {"a": 1}, first)
         assert made.message_count == 1
-        store.set_model("ada", "m")
+        store.update_conversation("ada", {"model": "m"})
         again = store.create_conversation("ada", None, {"b": 2}, [*first, *first])
         assert (again.metadata, again.model, again.message_count) == ({"a": 1}, "m", 1)
         assert contents(store) == ["hello"]
@@ -457,7 +458,7 @@ class StoreTests:
         assert list(store.list_messages("eve", 0, 99)) == []
 
     def test_clearing_forgets_all_but_the_model(self, store: Store) -> None:
-        store.set_model("ada", "m1")
+        store.update_conversation("ada", {"model": "m1"})
         done = asked(store, "done", request_id="id").run
         store.finish_run("ada", done.ended_as("completed", 1.0, text="yes"), {"m": 2})
         running, queued = asked(store, "running").run, asked(store, "queued").run
@@ -480,7 +481,7 @@ class StoreTests:
         assert there(store).message_count == 2
 
     def test_deleting_forgets_all(self, store: Store) -> None:
-        store.set_model("ada", "m1")
+        store.update_conversation("ada", {"model": "m1"})
         done = asked(store, "done", request_id="id").run
         store.finish_run("ada", done.ended_as("completed", 1.0, text="yes"), {"m": 2})
         running, queued = asked(store, "running").run, asked(store, "queued").run
@@ -566,7 +567,7 @@ class StoreTests:
         assert finished(store, run).status == "completed"
 
     def test_a_conversation_that_was_not_made_never_expires(self, store: Store, clock: Clock) -> None:
-        store.set_model("ada", "m1")
+        store.update_conversation("ada", {"model": "m1"})
         finished(store, asked(store, name="eve").run)
         clock.now += 1e9
         store.sweep()
@@ -584,7 +585,7 @@ class StoreTests:
         self, store: Store, clock: Clock, is_swept: bool
     ) -> None:
         store.create_conversation("ada", 60.0, {})
-        store.set_model("ada", "m1")
+        store.update_conversation("ada", {"model": "m1"})
         run = asked(store, request_id="id").run
         ended = run.ended_as("completed", clock.now, text="because")
         store.finish_run("ada", ended, {"m": 2})
@@ -605,7 +606,7 @@ class StoreTests:
         store.create_conversation("ada", 60.0, {})
         finished(store, asked(store).run, now=clock.now)
         clock.now += 61
-        store.set_model("ada", "m2")
+        store.update_conversation("ada", {"model": "m2"})
         clock.now += 61
         assert there(store) == Conversation("ada", "m2")
 
@@ -718,8 +719,8 @@ class StoreTests:
         [
             lambda store: store.create_conversation("ada", 60.0, {"a": 1}, [SAID]),
             lambda store: store.touch("ada"),
-            lambda store: store.set_model("ada", "m"),
-            lambda store: store.set_metadata("ada", {"a": 2}),
+            lambda store: store.update_conversation("ada", {"model": "m"}),
+            lambda store: store.update_conversation("ada", {"metadata": {"a": 2}}, create=False),
             lambda store: store.create_run("ada", DRAFT, CreateOptions([SAID]), waiting=32, start=True),
             lambda store: store.append_text("ada", RUNNING.id, 0, "be"),
             lambda store: store.finish_run("ada", ended(RUNNING), {"m": 2}),
@@ -882,7 +883,7 @@ class SharedStoreTests(StoreTests):
         return let_its_lease_pass
 
     def test_what_one_worker_wrote_all_others_read(self, store: Store, other: Store) -> None:
-        store.set_model("ada", "m1")
+        store.update_conversation("ada", {"model": "m1"})
         ended = asked(store, "1").run
         store.finish_run("ada", ended.ended_as("completed", 1.0, text="re: 1"), {"m": 2})
         running, queued = asked(store, "2").run, asked(store, "3").run

@@ -20,7 +20,7 @@ def store(clock: Clock) -> MemoryStore:
 
 
 def chat(store: MemoryStore, name: str, *, is_open: bool = False) -> None:
-    store.create_conversation(name, 3600.0, {}, is_evictable=True)
+    store.create_conversation(name, 3600.0, {}, is_unlisted=True)
     run = asked(store, name=name).run
     if not is_open:
         finished(store, run)
@@ -80,22 +80,22 @@ def test_a_client_that_only_chose_a_model_makes_room_when_it_was_not_seen_for_an
     store: MemoryStore, clock: Clock
 ) -> None:
     for name in ("ada", "eve", "bob"):
-        store.set_model(name, "m")
+        store.update_conversation(name, {"model": "m"})
     asked(store, name="joe")
     clock.now += IDLE_SECONDS
     store.touch("ada")
-    store.set_model("eve", "m2")
+    store.update_conversation("eve", {"model": "m2"})
     with pytest.raises(StoreFull):
-        store.set_model("new", "m")
+        store.update_conversation("new", {"model": "m"})
     clock.now += 1
-    store.set_model("new", "m")
+    store.update_conversation("new", {"model": "m"})
     with pytest.raises(StoreFull):
         asked(store, name="another")
     assert kept(store, "ada", "eve", "bob", "joe", "new") == ["ada", "eve", "joe", "new"]
 
 
 def test_chats_without_a_name_make_room_before_clients_that_chose_a_model(store: MemoryStore, clock: Clock) -> None:
-    store.set_model("ada", "m")
+    store.update_conversation("ada", {"model": "m"})
     clock.now += IDLE_SECONDS + 1
     for n in range(MOST - 1):
         chat(store, f"chat {n}")
@@ -104,11 +104,11 @@ def test_chats_without_a_name_make_room_before_clients_that_chose_a_model(store:
 
 
 def test_a_client_that_has_a_history_or_a_thread_without_one_stays(store: MemoryStore, clock: Clock) -> None:
-    store.set_model("ada", "m")
+    store.update_conversation("ada", {"model": "m"})
     finished(store, asked(store, name="ada").run)
     store.create_conversation("thread", None, {})
     store.create_conversation("session", 1e9, {})
-    store.set_model("session", "m")
+    store.update_conversation("session", {"model": "m"})
     chat(store, "chat")
     clock.now += IDLE_SECONDS + 1
     asked(store, name="eve")

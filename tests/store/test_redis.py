@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from server.domain import Conversation, Message, Run, Step, ToolCall
+from server.domain import Conversation, Message, Run, Step, ToolCall, Usage
 from server.errors import ConversationBusy, RequestIdConflict, StoreUnavailable
 from server.store import open_store
 from server.store.protocol import REQUEST_ID_SECONDS, CreateOptions, Store
 from server.store.redis import RedisStore, commands
-from server.store.redis import store as redis_store
+from server.store.redis.caller import tag_of
 from server.store.redis.client import CALL_SECONDS
 from tests.store.contract import LEASE_SECONDS, MAX_RECORDS, SharedStoreTests, asked, contents, finished
 from tests.support.clock import Clock
@@ -171,8 +171,9 @@ class TestKeys:
         finished(store, asked(store, "next", name="Ada {x}").run)
         tag = "{" + sha256(b"Ada {x}").hexdigest() + "}"
         elsewhere = [key for key in redis.all_keys() if not key.startswith(tag)]
-        assert len(elsewhere) == 2
-        assert all(re.fullmatch("run:run_[0-9a-f]{32}", key) for key in elsewhere)
+        assert len(elsewhere) == 3
+        assert elsewhere[0] == "listed:"
+        assert all(re.fullmatch("run:run_[0-9a-f]{32}", key) for key in elsewhere[1:])
 
     def test_no_key_tells_the_name_of_a_client(self, redis: RedisServer, store: Store) -> None:
         store.create_conversation("Lovelace", 10.0, {})
@@ -184,7 +185,7 @@ class TestKeys:
         self, redis: RedisServer, store: Store, other: Store, clock: Clock, abandons: bool
     ) -> None:
         store.create_conversation("ada", 1e9, {})
-        store.set_model("ada", "m1")
+        store.update_conversation("ada", {"model": "m1", "title": "t", "response_format": {"type": "text"}})
         finished(store, asked(store, "done", request_id="1").run)
         finished(store, asked(store, "failed", request_id="2").run, "failed")
         asked(store, "failed", request_id="2")
@@ -197,11 +198,16 @@ class TestKeys:
         assert redis.all_keys() == []
 
     def test_clearing_leaves_what_is_known_of_the_conversation(self, redis: RedisServer, store: Store) -> None:
-        store.set_model("ada", "m1")
-        finished(store, asked(store, "done", request_id="1").run)
+        store.update_conversation("ada", {"model": "m1", "title": "t"})
+        done = finished(store, asked(store, "done", request_id="1").run, usage=Usage(1, 2, 3))
+        again = store.create_run("ada", Run("again", replaces=done.id), waiting=1, start=True).run
+        finished(store, again, "completed")
         store.append_text("ada", asked(store, "running").run.id, 0, "be")
         store.clear_conversation("ada")
-        assert redis.all_keys() == ["{" + sha256(b"ada").hexdigest() + "}"]
+        tag = tag_of("ada")
+        assert redis.all_keys() == sorted(["listed:", tag, f"{tag}:usage"])
+        fields = {"touched", "created", "history_id", "listed", "model", "title"}
+        assert set(redis.ask("HKEYS", tag)) == fields
 
     def test_sweeping_leaves_nothing_of_what_has_expired(self, redis: RedisServer, store: Store, clock: Clock) -> None:
         for n in range(150):
@@ -213,8 +219,11 @@ class TestKeys:
 
     def test_a_sweep_forgets_thousands_at_once(self, redis: RedisServer, store: RedisStore, clock: Clock) -> None:
         names = [f"client {n}" for n in range(5000)]
-        store._expiry.ask_all([store._script("create_conversation", name, 60.0, b"{}", "1") for name in names])
-        store._expiry.ask_all([("ZADD", "expiring", clock.now + 60.0, redis_store._tag(name)) for name in names])
+        fields = 60.0, b"{}", "1", "", SAID.fragment
+        scripts, tags = store._scripts, {name: tag_of(name) for name in names}
+        scripts.ask_all([("ZADD", "listed:", clock.now, name) for name in names])
+        scripts.ask_all([scripts.command("create_conversation", tag, name, *fields) for name, tag in tags.items()])
+        scripts.ask_all([("ZADD", "expiring", clock.now + 60.0, tag) for tag in tags.values()])
         clock.now += 61
         assert store.sweep(60.0) is False
         assert redis.all_keys() == []
@@ -257,7 +266,7 @@ class TestKeys:
         elif again == "create":
             store.create_conversation("ada", 10.0, {})
         else:
-            store.set_model("ada", "m1")
+            store.update_conversation("ada", {"model": "m1"})
         store.delete_conversation("ada")
         assert redis.all_keys() == []
 
@@ -356,6 +365,7 @@ class TestRestart:
         # A server that hangs is sent something only by who has a connection, and goes on with scripts that it knows.
         begins, starts, appends, ends = [stored(own_redis.url) for _ in range(4)]
         asked(begins, name="elsewhere")
+        begins.create_conversation("begins", None, {})
         draft = Run("begun", "id", created=clock.now)
         running, queued = asked(starts, name="starts").run, asked(starts, "behind", name="starts").run
         finished(starts, running)
@@ -392,6 +402,8 @@ RUN, BEHIND = Run("why?", "1", created=5.0, id="run_1"), Run("what?", created=5.
 SAID = Message.of("user", "hello", None, 5.0, id="msg_1")
 CALLS = Step((ToolCall("call_1", "look", "{}"),), 5.0)
 PAUSED = replace(RUN, status="requires_action", text="be", conversation="ada", steps=(CALLS,), expires=1_000_600.0)
+IMPORTED = RUN.ended_as("completed", 9.0, text="because", usage=Usage(1, 2, 3))
+FAILED = BEHIND.ended_as("failed", 9.0, text="be")
 RESUMED = replace(PAUSED, status="queued", expires=None)
 
 
@@ -401,7 +413,18 @@ def begin(store: Store, *runs: Run) -> None:
 
 
 def finish(store: Store) -> Run | None:
-    return store.finish_run("ada", RUN.ended_as("completed", 9.0, text="because", conversation="ada"), {"m": 2})
+    ended = RUN.ended_as("completed", 9.0, text="because", conversation="ada", model="m", usage=Usage(1, 2, 3))
+    return store.finish_run("ada", ended, {"m": 2})
+
+
+def replace_turn(store: Store) -> None:
+    begin(store, RUN)
+    finish(store)
+    begin(store, replace(BEHIND, replaces=RUN.id))
+
+
+def finish_replacement(store: Store) -> Run | None:
+    return store.finish_run("ada", replace(BEHIND, replaces=RUN.id).ended_as("completed", 9.0, text="that"))
 
 
 def expire(store: RedisStore) -> None:
@@ -421,10 +444,14 @@ CHANGES: dict[str, tuple[Callable[[Store], object], Callable[[Store], object]]] 
     # By script: how the store is prepared, and a call that runs the script.
     "create_conversation": (expire, lambda store: store.create_conversation("ada", 60.0, {"a": 1}, [SAID])),
     "touch": (lambda store: store.create_conversation("ada", 60.0, {}), lambda store: store.touch("ada")),
-    "set_model": (expire, lambda store: store.set_model("ada", "m")),
-    "set_metadata": (
-        lambda store: store.create_conversation("ada", None, {}),
-        lambda store: store.set_metadata("ada", {"a": 1}),
+    "update_conversation": (expire, lambda store: store.update_conversation("ada", {"model": "m", "top_p": 0.5})),
+    "import_history": (
+        lambda store: store.create_conversation("ada", 60.0, {}, is_unlisted=True),
+        lambda store: store.import_history("ada", IMPORTED.history_messages(), [IMPORTED, FAILED]),
+    ),
+    "publish_conversation": (
+        lambda store: store.create_conversation("ada", 60.0, {}, [SAID], is_unlisted=True),
+        lambda store: store.publish_conversation("ada", 5.0, 6.0),
     ),
     "create_run": (expire, lambda store: store.create_run("ada", RUN, CreateOptions([SAID]), waiting=1, start=True)),
     "start_run": (
@@ -433,6 +460,11 @@ CHANGES: dict[str, tuple[Callable[[Store], object], Callable[[Store], object]]] 
     ),
     "append_text": (lambda store: begin(store, RUN), lambda store: store.append_text("ada", RUN.id, 0, "be")),
     "finish_run": (lambda store: begin(store, RUN, BEHIND), finish),
+    "add_usage": (
+        lambda store: (store.create_conversation("ada", 60.0, {}, is_unlisted=True), begin(store, RUN, BEHIND)),
+        finish,
+    ),
+    "move_entry": (replace_turn, finish_replacement),
     "pause_run": (lambda store: begin(store, RUN), lambda store: store.pause_run("ada", PAUSED)),
     "resume_run": (paused, lambda store: store.resume_run("ada", RESUMED)),
     "set_run_details": (lambda store: begin(store, RUN), lambda store: store.set_run_details("ada", RUN.id, {"a": 1})),
@@ -460,7 +492,7 @@ CHANGES: dict[str, tuple[Callable[[Store], object], Callable[[Store], object]]] 
         lambda store: (begin(store, RUN, BEHIND), finish(store)),
         lambda store: store.delete_conversation("ada"),
     ),
-    "forget_runs": (lambda store: begin(store, RUN, BEHIND), lambda store: store.delete_conversation("ada")),
+    "empty_outbox": (lambda store: begin(store, RUN, BEHIND), lambda store: store.delete_conversation("ada")),
     "unschedule_expiry": (lambda store: begin(store, RUN, BEHIND), lambda store: store.clear_conversation("ada")),
     "expire_conversation": (expire, lambda store: store.sweep()),
     "schedule_expiry": (
@@ -488,10 +520,17 @@ class LostAnswerTests:
         """The call's answer and the state of the store after it."""
         answer = call(store)
         runs = [replace(run, ended=None) for run in store.list_runs("ada", None, 9)]
-        keys = sorted(key for each in servers for key in each.all_keys() if not key.startswith("ping:"))
-        listed = [each.ask("ZRANGE", "expiring", 0, -1) for each in servers if "expiring" in each.all_keys()]
+        keys = {key for each in servers for key in each.all_keys()}
+        keys = {key for key in keys if not re.search("^ping:|:added:", key)}
+        sets = [
+            [each.ask("ZRANGE", key, 0, -1, "WITHSCORES") for each in servers if key in each.all_keys()]
+            for key in ("expiring", "listed:")
+        ]
         messages = [(each.fragment, each.run_id, each.metadata) for each in store.list_messages("ada", 0, 9)]
-        return answer, store.get_conversation("ada"), messages, runs, store.list_records("key"), keys, listed
+        conversation = store.get_conversation("ada")
+        told = conversation and (conversation, conversation.excerpt, conversation.touched)
+        usage = store.list_usage("", None, "", "9")
+        return answer, told, messages, runs, store.list_records("key"), keys, sets, usage
 
     def test_every_script_that_changes_something_is_asked(self) -> None:
         changing = {name for name, text in commands._sources.items() if not text.startswith("#!lua flags=no-writes")}
@@ -499,17 +538,19 @@ class LostAnswerTests:
 
     @pytest.mark.parametrize("name", CHANGES)
     def test_a_call_of_which_any_answer_is_lost_does_what_it_does_without_a_loss(
-        self, store: Store, servers: Sequence[RedisServer], proxies: Sequence[LosingProxy], name: str
+        self, store: Store, servers: Sequence[RedisServer], proxies: Sequence[LosingProxy], clock: Clock, name: str
     ) -> None:
         before, call = CHANGES[name]
-        outcomes = []
+        start, outcomes = clock.now, []
         losses: list[tuple[LosingProxy, int] | None] = [None]
         for loss in losses:
             for each in servers:
                 each.ask("FLUSHALL")
                 for text in commands._sources.values():
                     each.ask("SCRIPT", "LOAD", text)
+            clock.now = start
             before(store)
+            clock.now += 1
             for proxy in proxies:
                 proxy.count(*([loss[1]] if loss is not None and loss[0] is proxy else []))
             outcomes.append(self.outcome(store, servers, lambda store: self.counted(store, proxies, call)))
@@ -656,7 +697,11 @@ class TestFailure:
         store = stored(own_redis.url)
         run = asked(store).run
         own_redis.ask("CONFIG", "SET", "maxmemory", 1)
-        for call in (store.ping, lambda: asked(store, "more"), lambda: store.set_model("ada", "m1")):
+        for call in (
+            store.ping,
+            lambda: asked(store, "more"),
+            lambda: store.update_conversation("ada", {"model": "m1"}),
+        ):
             with pytest.raises(StoreUnavailable):
                 call()
         assert "raise its maxmemory" in caplog.text

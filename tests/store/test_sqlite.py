@@ -19,14 +19,25 @@ from pathlib import Path
 import orjson
 import pytest
 
-from server.domain import Message, Run, RunError
+from server.domain import Message, Run, RunError, Usage, excerpt_of
 from server.errors import ConversationBusy, RequestIdConflict, StoreUnavailable
 from server.store import open_store
 from server.store.protocol import REQUEST_ID_SECONDS, Store
-from server.store.sqlite import SqliteStore, compaction, database, history, runs, schema, sweep, transaction
+from server.store.sqlite import (
+    SqliteStore,
+    compaction,
+    conversations,
+    database,
+    history,
+    runs,
+    schema,
+    sweep,
+    transaction,
+    usage,
+)
 from server.store.sqlite import store as store_module
 from server.store.sqlite.history import History
-from tests.store.contract import LEASE_SECONDS, MAX_RECORDS, SharedStoreTests, asked, contents, finished
+from tests.store.contract import LEASE_SECONDS, MAX_RECORDS, SharedStoreTests, asked, contents, finished, there
 from tests.support.clock import Clock
 
 ROOT = Path(__file__).parent.parent.parent
@@ -168,6 +179,62 @@ class TestFile:
         clock.now += LEASE_SECONDS + 1
         assert asked(store, "next").run.status == "running"
         assert store.get_run("run_2").status == "interrupted"
+        store.close()
+
+    def test_a_file_from_before_the_lists_has_what_they_need(self, path: Path, clock: Clock) -> None:
+        question = 'What is\n\t  it?  "' + "한" * 200
+        turn = Run(question, created=5.0, id="run_1", conversation="ada").ended_as("completed", 6.5, text="It is.")
+        failed = Run("how?", created=7.5, id="run_2", conversation="eve").ended_as("failed", 8.5)
+        later = Run("really?", created=9.5, id="run_3", conversation="eve", status="running")
+        answer = Run("", created=4.5, id="run_4", conversation="bob").ended_as("completed", 5.5, text="Hi.")
+        added = Message.of("assistant", "hello", None, 1.0), Message.of("user", "hi", None, 2.0)
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            for statement in (each for statements in schema.MIGRATIONS[:5] for each in statements):
+                db.execute(statement)
+            db.execute("PRAGMA user_version = 5")
+            db.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+            rows_before = [
+                ("ada", None, turn.history_messages(), [turn]),
+                ("eve", None, (), [failed, later]),
+                ("bob", None, (*added, *answer.history_messages()), [answer]),
+                ("new", None, (), []),
+                ("chat_1", 60.0, turn.history_messages(), []),
+                ("chat_named", None, (), []),
+                ("session", 60.0, (), []),
+            ]
+            for key, (name, seconds, messages, runs_before) in enumerate(rows_before, 1):
+                values = key, name, seconds, None if seconds is None else clock.now + seconds, 3.5
+                db.execute(
+                    "INSERT INTO conversations (id, name, seconds, expires, touched) VALUES (?, ?, ?, ?, ?)", values
+                )
+                History(db, key).add(0, messages)
+                for row_key, run in enumerate(runs_before, key << 32):
+                    values = row_key, run.id, run.status, 0, run.dump()
+                    db.execute(
+                        "INSERT INTO runs (row_key, id, status, delivered, run_json) VALUES (?, ?, ?, ?, ?)", values
+                    )
+        store = SqliteStore(str(path), LEASE_SECONDS, clock)
+        listed = [each.conversation for each in store.list_conversations("", None, 10)]
+        assert [(each.name, each.touched) for each in listed] == [
+            ("eve", 9.5),
+            ("ada", 6.5),
+            ("bob", 5.5),
+            ("session", 3.5),
+            ("new", 3.5),
+            ("chat_named", 3.5),
+        ]
+        excerpts = {each.name: each.excerpt for each in listed}
+        assert (excerpts["ada"], excerpts["bob"], excerpts["eve"]) == (excerpt_of(question), "hi", "how?")
+        assert (excerpts["new"], listed[0].settings) == ("", {})
+        assert there(store, "chat_1").excerpt == excerpt_of(question)
+        assert list(store.list_usage("", None, "1970-01-01", "2100-01-01")) == []
+        finished(store, asked(store, name="new").run)
+        assert [each.conversation.name for each in store.list_conversations("", None, 1)] == ["new"]
+        assert [each.newest_status for each in store.list_conversations("", None, 3)] == [
+            "completed",
+            "running",
+            "completed",
+        ]
         store.close()
 
     def test_what_was_kept_is_there_for_the_next_server(self, path: Path, clock: Clock) -> None:
@@ -352,7 +419,7 @@ class TestRoom:
     def test_a_sweep_forgets_thousands_at_once(self, store: SqliteStore, path: Path, clock: Clock) -> None:
         def make(seen: transaction.Transaction) -> None:
             for n in range(5000):
-                seen.create_conversation(f"made {n}", 60.0, {})
+                conversations.add_conversation(seen, f"made {n}", 60.0)
             seen.db.executemany(transaction.ADD_REQUEST_ID, [(n % 50, str(n), n, clock.now) for n in range(20_000)])
 
         store._write(make)
@@ -451,7 +518,7 @@ class TestFailingFile:
     def fails(self, store: Store, caplog: pytest.LogCaptureFixture, remedy: str) -> None:
         caplog.clear()
         with pytest.raises(StoreUnavailable) as failed:
-            store.set_model("ada", "m1")
+            store.update_conversation("ada", {"model": "m1"})
         assert str(failed.value) == StoreUnavailable.sentence
         (record,) = caplog.records
         assert record.name == "server.store"
@@ -574,9 +641,9 @@ class TestCommits:
         """Makes calls while an earlier one waits for the disk. Returns their futures."""
 
         def make(*calls: Callable[[], object]) -> list[Future[object]]:
-            store.set_model("eve", "m0")
+            store.update_conversation("eve", {"model": "m0"})
             with ThreadPoolExecutor(64) as threads, locked(path):
-                first = threads.submit(store.set_model, "eve", "m1")
+                first = threads.submit(store.update_conversation, "eve", {"model": "m1"})
                 while not store._writer._has_leader or store._writer._queue:
                     time.sleep(0.001)
                 futures = []
@@ -626,7 +693,7 @@ class TestCommits:
         monkeypatch.setattr(database, "BUSY_SECONDS", 0.3)
         patient = database.begin_with_retries
         monkeypatch.setattr(database, "begin_with_retries", lambda db: (waits.append(db), patient(db)))
-        store.set_model("eve", "m0")
+        store.update_conversation("eve", {"model": "m0"})
         with locked(store._writer._connection._path), ThreadPoolExecutor(8) as threads:
             calls = [threads.submit(store.ping) for _ in range(8)]
             assert all(isinstance(each.exception(), StoreUnavailable) for each in calls)
@@ -641,7 +708,7 @@ class TestCommits:
         monkeypatch.setattr(database, "BUSY_SECONDS", 60.0)
         store.ping()
         with ThreadPoolExecutor(1) as threads, locked(path):
-            stuck = threads.submit(store.set_model, "ada", "m1")
+            stuck = threads.submit(store.update_conversation, "ada", {"model": "m1"})
             while not store._writer._has_leader or store._writer._queue:
                 time.sleep(0.001)
             with pytest.raises(StoreUnavailable):
@@ -654,7 +721,7 @@ class TestCommits:
 class TestForgetting:
     def test_deleting_leaves_nothing(self, store: SqliteStore, other: SqliteStore, path: Path, clock: Clock) -> None:
         store.create_conversation("ada", 60.0, {})
-        store.set_model("ada", "m1")
+        store.update_conversation("ada", {"model": "m1"})
         finished(store, asked(store, request_id="id").run)
         asked(store, "running")
         asked(other, "queued", request_id="other id")
@@ -663,6 +730,27 @@ class TestForgetting:
         other.listen([], 0.0)
         store.delete_conversation("eve")
         assert rows(path) == {}
+
+    def test_usage_without_a_name_is_left_of_a_deleted_conversation(
+        self, store: SqliteStore, path: Path, clock: Clock
+    ) -> None:
+        used = {"usage": Usage(1, 2, 3), "model": "m1"}
+        store.create_conversation("expired", 60.0, {})
+        for name in ("ada", "expired", "eve"):
+            finished(store, asked(store, name=name).run, now=clock.now, **used)
+        store.update_conversation("ada", {"title": "t", "system_prompt": "s"})
+        clock.now += 61
+        listed = store.list_usage("", None, "1970-01-01", "1970-12-31")
+        assert [(each.name, each.runs, each.total_tokens) for each in listed] == [
+            ("", 1, 3),
+            ("ada", 1, 3),
+            ("eve", 1, 3),
+        ]
+        assert list(store.list_usage("", "expired", "1970-01-01", "1970-12-31")) == []
+        store.delete_conversation("ada")
+        store.delete_conversation("eve")
+        store.sweep()
+        assert rows(path) == {"usage": [("", 0, "1970-01-12", "m1", 3, 3, 6, 9)]}
 
     def test_no_word_of_what_was_deleted_is_left_in_the_file(self, store: SqliteStore, path: Path) -> None:
         finished(store, asked(store, "a secret question").run, text="a secret reply " * 1000)
@@ -759,7 +847,7 @@ def test_a_follower_hears_at_once_that_a_runs_worker_is_gone(store: SqliteStore,
 
 STATEMENTS = {
     f"{module.__name__}.{name}": statement
-    for module in (store_module, history, runs, sweep, transaction)
+    for module in (store_module, conversations, history, runs, sweep, transaction, usage)
     for name, statement in vars(module).items()
     if isinstance(statement, str) and statement.split()[0] in ("SELECT", "INSERT", "UPDATE", "DELETE", "REPLACE")
 }
@@ -773,6 +861,66 @@ def test_no_statement_walks_through_a_table(store: SqliteStore, path: Path, name
         plan = db.execute(f"EXPLAIN QUERY PLAN {statement}", [None] * statement.count("?")).fetchall()
     steps = [step for *_, step in plan]
     assert not [step for step in steps if step.startswith("SCAN") and "VIRTUAL TABLE" not in step]
+
+
+def test_a_page_of_a_list_is_read_from_the_index(store: SqliteStore, path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        plans = {
+            statement: [step for *_, step in db.execute(f"EXPLAIN QUERY PLAN {statement}", [""] * statement.count("?"))]
+            for statement in (conversations.CONVERSATIONS, usage.USAGE, usage.USAGE_OF_ONE)
+        }
+    listed, used, used_by_one = ("; ".join(steps) for steps in plans.values())
+    assert "SEARCH c USING INDEX conversations_by_use (owner=? AND " in listed
+    assert "B-TREE" not in listed
+    assert "SEARCH u USING INDEX usage_by_day (owner=? AND day>? AND day<?)" in used
+    assert "SEARCH u USING PRIMARY KEY (owner=? AND conversation_id=? AND day>? AND day<?)" in used_by_one
+
+
+def test_a_list_tells_that_the_worker_of_the_newest_run_is_gone(
+    store: SqliteStore, other: SqliteStore, clock: Clock
+) -> None:
+    asked(other)
+    run = asked(other, name="eve").run
+    other.pause_run("eve", replace(run, status="requires_action", expires=clock.now + 60))
+    assert {each.newest_status for each in store.list_conversations("", None, 2)} == {"running", "requires_action"}
+    kill(other)
+    assert {each.newest_status for each in store.list_conversations("", None, 2)} == {"interrupted", "requires_action"}
+    clock.now += 61
+    assert {each.newest_status for each in store.list_conversations("", None, 2)} == {"interrupted", "expired"}
+    assert {each.newest_status for each in other.list_conversations("", None, 2)} == {"interrupted", "expired"}
+
+
+def test_the_usage_of_a_run_that_expired_is_counted_when_its_end_is_written(store: SqliteStore, clock: Clock) -> None:
+    run = asked(store).run
+    store.pause_run(
+        "ada", replace(run, status="requires_action", expires=clock.now + 60, model="m1", usage=Usage(1, 2, 3))
+    )
+    clock.now += 61
+    asked(store, "next")
+    listed = store.list_usage("", None, "1970-01-01", "1970-12-31")
+    assert [(each.name, each.model, each.runs, each.total_tokens) for each in listed] == [("ada", "m1", 1, 3)]
+
+
+def test_a_replaced_reply_is_read_from_its_run_and_deleted_from_the_history(store: SqliteStore, path: Path) -> None:
+    old = finished(store, asked(store).run)
+    new = store.create_run("ada", Run("why?", replaces=old.id), waiting=1, start=True).run
+    finished(store, new, text="because")
+    assert [(len(kept), kept[0][3]) for kept in [rows(path)["messages"]]] == [(2, new.created)]
+    assert [store.get_run(run.id).text for run in (old, new)] == ["re: why?", "because"]
+    store.delete_message("ada", new.reply_id)
+    assert [store.get_run(run.id).text for run in (old, new)] == ["re: why?", "because"]
+
+
+def test_an_imported_reply_is_stored_once(store: SqliteStore, path: Path) -> None:
+    text = "word" * 250_000
+    runs_before = [Run("?", id=f"run_{n}", created=1.0).ended_as("completed", 2.0, text=text) for n in range(3)]
+    store.create_conversation("ada", 60.0, {}, is_unlisted=True)
+    store.sweep()
+    before = path.stat().st_size
+    store.import_history("ada", [each for run in runs_before for each in run.history_messages()], runs_before)
+    store.sweep()
+    assert 2_900_000 < path.stat().st_size - before < 3_100_000
+    assert [run.text == text for run in store.list_runs("ada", None, 3)] == [True, True, True]
 
 
 def test_a_window_of_a_long_history_is_read_by_its_indexes(store: SqliteStore) -> None:
@@ -882,7 +1030,7 @@ class TestUnderGevent:
     def test_who_reads_does_not_wait_for_the_disk_that_another_writes_to(self, path: Path) -> None:
         script = """
 import threading
-store.set_model("ada", "m1")
+store.update_conversation("ada", {"model": "m1"})
 say("ready")
 os.read(0, 1)
 writing = [threading.Thread(target=asked, args=(store, str(n))) for n in range(3)]
@@ -912,13 +1060,13 @@ import gevent
 store.ping()
 say("ready")
 os.read(0, 1)
-writing = [gevent.spawn(store.set_model, name, "m1") for name in ("ada", "eve", "bob")]
+writing = [gevent.spawn(store.update_conversation, name, {"model": "m1"}) for name in ("ada", "eve", "bob")]
 gevent.sleep(0)
 writing[int(sys.argv[2])].kill(block=False)
 gevent.sleep(0)
 say("killed")
 gevent.joinall(writing)
-store.set_model("last", "m1")
+store.update_conversation("last", {"model": "m1"})
 say(*[name for name in ("ada", "eve", "bob", "last") if store.get_conversation(name)])
 """
         process = child(script, path, str(killed), before=GREENLETS)

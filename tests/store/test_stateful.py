@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
 
 from server.domain import Conversation, Run, RunError, Status
-from server.errors import ConversationBusy, NotFound, RequestIdConflict
+from server.errors import ConversationBusy, NotFound, NotLastTurn, RequestIdConflict
 from server.store.memory import MemoryStore
-from server.store.protocol import REDELIVERY_SECONDS, REQUEST_ID_SECONDS, RETRYABLE_STATUSES, Store, as_abandoned
+from server.store.protocol import REDELIVERY_SECONDS, REQUEST_ID_SECONDS, RETRYABLE_STATUSES, Store
 from server.store.redis import RedisStore
+from server.store.rules import as_abandoned
 from server.store.sqlite import SqliteStore
 from tests.support.clock import Clock
 from tests.support.redis_server import needs_redis, shared_redis
@@ -41,6 +42,7 @@ class Known:
     touched: float
     seconds: float | None = None
     model: str | None = None
+    settings: dict[str, object] = field(default_factory=dict)
     context_starts: dict[str, int] = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)
     """Oldest first, each as its own worker reads it."""
@@ -71,15 +73,21 @@ class Known:
                 self.end(run)
 
     def end(self, run: Run) -> None:
+        count = len(self.history())
         self.runs[run.id] = run
         del self.leases[run.id]
         self.ends.append(run.id)
+        if run.replaces and run.status == "completed":
+            left = min(count, len(self.history()) - 2)
+            self.context_starts = {model: min(start, left) for model, start in self.context_starts.items()}
 
     def history(self) -> list[Entry]:
         entries: list[Entry] = []
         for run in (self.runs[run_id] for run_id in self.ends):
-            if run.status == "completed" or (run.status == "cancelled" and run.text):
+            if run.status == "completed" or (run.status == "cancelled" and run.text and not run.replaces):
                 assert run.ended is not None
+                while run.replaces and entries and entries[-1][2] == run.replaces:
+                    entries.pop()
                 entries.append(("user", run.question, run.id, run.created))
                 entries.append(("assistant", run.text, run.id, run.ended))
         return entries
@@ -89,10 +97,11 @@ class Known:
         if run.request_id is not None:
             return self._joined_by_id(run, now)
         for other in self.runs.values():
-            if other.is_open and other.question == run.question:
+            if other.is_open and (other.question, other.replaces) == (run.question, run.replaces):
                 return other
         for newest in list(self.runs.values())[-1:]:
-            if newest.status == "completed" and newest.question == run.question and not newest.delivered:
+            is_same = (newest.question, newest.replaces) == (run.question, run.replaces)
+            if newest.status == "completed" and is_same and not newest.delivered:
                 assert newest.ended is not None
                 return newest if now <= newest.ended + REDELIVERY_SECONDS else None
         return None
@@ -160,18 +169,32 @@ class StoreMachine(RuleBasedStateMachine):
         request_id=request_ids,
         waiting=st.sampled_from([0, 1, 2, 32, 32]),
         start=st.sampled_from([True, True, False]),
+        replaces=st.sampled_from(["nothing", "nothing", "last turn", "older turn"]),
     )
     def begin(
-        self, worker_index: int, name: str, question: str, request_id: str | None, waiting: int, start: bool
+        self,
+        worker_index: int,
+        name: str,
+        question: str,
+        request_id: str | None,
+        waiting: int,
+        start: bool,
+        replaces: str = "nothing",
     ) -> object:
         store, worker = self._worker(worker_index)
         known = self._there(name, worker) or Known(self.clock.now)
         known.write_down_abandoned(worker, self.clock.now)
-        run = Run(question, request_id, created=self.clock.now)
+        turns = [run_id for _, _, run_id, _ in known.history()[::2]]
+        replaced = {"last turn": turns[-1:], "older turn": turns[-2:-1]}.get(replaces) or [None]
+        run = Run(question, request_id, created=self.clock.now, replaces=replaced[0])
         try:
             joined = known.joined(run, self.clock.now)
         except RequestIdConflict:
             with pytest.raises(RequestIdConflict):
+                store.create_run(name, run, waiting=waiting, start=start)
+            return multiple()
+        if joined is None and run.replaces not in (None, *turns[-1:]):
+            with pytest.raises(NotLastTurn):
                 store.create_run(name, run, waiting=waiting, start=start)
             return multiple()
         queued = [each for each in known.runs.values() if each.status == "queued"]
@@ -324,7 +347,7 @@ class StoreMachine(RuleBasedStateMachine):
         were_open = [] if known is None else [run.id for run in known.open(worker, self.clock.now)]
         assert list(store.clear_conversation(name)) == were_open
         if known is not None:
-            self.known[name] = Known(self.clock.now, known.seconds, known.model)
+            self.known[name] = Known(self.clock.now, known.seconds, known.model, known.settings)
 
     @rule(worker_index=worker_indexes, name=names)
     def delete(self, name: str, worker_index: int) -> None:
@@ -346,16 +369,34 @@ class StoreMachine(RuleBasedStateMachine):
         store, worker = self._worker(worker_index)
         known = self._there(name, worker)
         assert store.touch(name) is (known is not None)
-        if known is not None:
+        if known is not None and known.seconds is not None:
             known.touched = self.clock.now
 
-    @rule(worker_index=worker_indexes, name=names, model=st.sampled_from(["m1", "m2"]))
-    def set_model(self, worker_index: int, name: str, model: str) -> None:
+    @rule(
+        worker_index=worker_indexes,
+        name=names,
+        changes=st.fixed_dictionaries(
+            {},
+            optional={
+                "model": st.sampled_from(["m1", "m2", None]),
+                "title": st.sampled_from(["Küche", None]),
+                "temperature": st.sampled_from([0.0, 1, None]),
+            },
+        ),
+        create=st.booleans(),
+    )
+    def update(self, worker_index: int, name: str, changes: dict[str, object], create: bool) -> None:
         store, worker = self._worker(worker_index)
-        store.set_model(name, model)
-        known = self._there(name, worker) or Known(self.clock.now)
-        known.model = model
-        self.known[name] = known
+        known = self._there(name, worker)
+        if known is None and not create:
+            with pytest.raises(NotFound):
+                store.update_conversation(name, changes, create=False)
+            return
+        known = self.known[name] = known or Known(self.clock.now)
+        known.settings = known.settings | changes
+        known.model = known.settings.pop("model", known.model)  # type: ignore[assignment]
+        known.settings = {each: value for each, value in known.settings.items() if value is not None}
+        assert store.update_conversation(name, changes, create=create) == self._conversation(name, worker)
 
     @rule(worker_index=worker_indexes)
     def renew(self, worker_index: int) -> None:
@@ -393,6 +434,19 @@ class StoreMachine(RuleBasedStateMachine):
         store, _ = self._worker(worker_index)
         fitting = [run for run in store.list_runs(name, None, 1000) if run.status == status]
         assert list(store.list_runs(name, status, most)) == fitting[:most]
+
+    @rule(worker_index=worker_indexes, most=st.integers(0, 3), position=st.integers(0, 2))
+    def list_a_page(self, worker_index: int, most: int, position: int) -> None:
+        store, worker = self._worker(worker_index)
+        there = [(known.touched, name) for name in self.known for known in [self._there(name, worker)] if known]
+        newest_first = sorted(there, reverse=True)
+        before = newest_first[position - 1] if 0 < position <= len(newest_first) else None
+        expected = [each for each in newest_first if before is None or each < before][:most]
+        listed = store.list_conversations("", before, most)
+        assert [(each.conversation.touched, each.conversation.name) for each in listed] == expected
+        assert [each.conversation for each in listed] == [self._conversation(name, worker) for _, name in expected]
+        runs = [list(self.known[name].read_all(worker, self.clock.now))[-1:] for _, name in expected]
+        assert [each.newest_status for each in listed] == [run[0].status if run else None for run in runs]
 
     @rule(worker_index=worker_indexes, run_id=begun)
     def refresh(self, run_id: str, worker_index: int) -> None:
@@ -467,7 +521,9 @@ class StoreMachine(RuleBasedStateMachine):
         known = self._there(name, worker)
         if known is None:
             return None
-        return Conversation(name, known.model, len(known.history()), dict(known.context_starts))
+        return Conversation(
+            name, known.model, len(known.history()), dict(known.context_starts), settings=dict(known.settings)
+        )
 
 
 def _history(store: Store, name: str, start: int = 0, stop: int = 1_000_000) -> list[Entry]:

@@ -64,11 +64,11 @@ class DialectCallTests:
 
     def test_metadata_is_replaced_and_the_rest_stays(self, store: Store) -> None:
         ended(store, begun(store, Run("why?")).run)
-        store.set_model("ada", "m1")
-        changed = store.set_metadata("ada", {"a": "1"})
+        store.update_conversation("ada", {"model": "m1"})
+        changed = store.update_conversation("ada", {"metadata": {"a": "1"}}, create=False)
         assert changed == store.get_conversation("ada")
         assert (changed.metadata, changed.model, changed.message_count) == ({"a": "1"}, "m1", 2)
-        assert store.set_metadata("ada", {}).metadata == {}
+        assert store.update_conversation("ada", {"metadata": {}}, create=False).metadata == {}
 
     def test_metadata_survives_a_clearing(self, store: Store) -> None:
         store.create_conversation("ada", None, {"a": "1"})
@@ -80,7 +80,7 @@ class DialectCallTests:
     @pytest.mark.parametrize(
         "call",
         [
-            lambda store: store.set_metadata("ada", {}),
+            lambda store: store.update_conversation("ada", {"metadata": {}}, create=False),
             lambda store: store.add_messages("ada", [said("hi")]),
             lambda store: store.message_index("ada", "msg_1"),
             lambda store: store.set_message_metadata("ada", "msg_1", {}),

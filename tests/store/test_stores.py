@@ -18,7 +18,8 @@ class TestMemoryStore(StoreTests):
         return MemoryStore(1000, clock, max_records=MAX_RECORDS)
 
     @pytest.mark.parametrize(
-        "new", [lambda store: asked(store, name="third"), lambda store: store.set_model("third", "m")]
+        "new",
+        [lambda store: asked(store, name="third"), lambda store: store.update_conversation("third", {"model": "m"})],
     )
     def test_it_holds_so_many_conversations_and_loses_none_for_another(
         self, clock: Clock, new: Callable[[Store], object]

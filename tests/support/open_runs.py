@@ -1,4 +1,4 @@
-"""A server with open runs: many that can be cancelled, and one that requires action again after each output."""
+"""Servers with runs of many states: some can be cancelled, one requires action again after each output, some failed."""
 
 import threading
 from collections.abc import Iterator
@@ -19,7 +19,10 @@ TOOL = {"type": "function", "function": {"name": "look"}}
 
 
 class OpenReplies:
-    """Blocks a question that begins with `wait` until `release`, and answers `look` with a tool call, repeatedly."""
+    """Blocks a question that begins with `wait` until `release`, and answers `look` with a tool call, repeatedly.
+
+    A question that begins with `nothing` gets an empty reply, so that its run fails.
+    """
 
     def __init__(self) -> None:
         self._released = threading.Event()
@@ -31,6 +34,8 @@ class OpenReplies:
             self._released.wait()
         elif last["content"] == "look" or last["role"] == "tool":
             yield Completion("told", None, "tool_calls", (ToolCall("call_1", "look", "{}"),))
+            return
+        elif last["content"].startswith("nothing"):
             return
         yield "Yes."
 
@@ -68,6 +73,18 @@ def serve_open_runs(**env: str) -> Iterator[tuple[ServerProcess, dict[str, list[
                 "DELETABLE_THREADS": [create(served, "/threads") for _ in range(MANY)],
             },
         )
+
+
+@contextmanager
+def serve_turns(name: str, **env: str) -> Iterator[tuple[ServerProcess, dict[str, list[str]]]]:
+    """A server with a conversation `name` that has a completed and a failed run, and the ids of these."""
+    with serve_replies(OpenReplies()) as url, serve(tls=None, OPENAI_BASE_URL=url, **env) as served:
+        for question in ("nothing", "really?"):
+            served.ask("POST", "/query", {"client_name": name, "input": question})
+        _, page = served.ask("GET", f"/conversations/runs?client_name={name}")
+        completed, failed = page["runs"]
+        assert (completed["status"], failed["status"]) == ("completed", "failed")
+        yield served, {"FAILED_RUN": [failed["id"]], "ENDED_RUN": [completed["id"], failed["id"]]}
 
 
 def create(served: ServerProcess, path: str, **body: Any) -> str:

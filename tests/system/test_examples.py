@@ -82,6 +82,22 @@ class TestCurl:
             texts[-1] += frame["content"] if frame["type"] == "CHUNK" else ""
         assert texts == [ALONE.format(STORY), ALONE.format(STORY)[4:]]
 
+    def test_conversations(self, demo: ServerProcess) -> None:
+        said, details, found, edited, *frames, messages, usage, copied, deleted, last = read_answers(
+            "conversations.sh", demo.url
+        )
+        assert said["response"] == ALONE.format("How do I fry tofu?")
+        assert (details["title"], details["system_prompt"]) == ("Tofu", "Answer in one sentence.")
+        assert [each["title"] for each in found["conversations"]] == ["Tofu"]
+        assert edited["replaces"] and frames[-1]["full_content"] == ALONE.format("How do I bake tofu?")
+        contents = [each["content"] for each in messages["messages"]]
+        assert contents == ["How do I bake tofu?", frames[-1]["full_content"]]
+        assert usage["total"]["questions"] == 2
+        assert [(each["client_name"], each["message_count"]) for each in copied["conversations"]] == [
+            ("example/copy", 2)
+        ]
+        assert "deleted" in deleted["message"] and deleted == last
+
     def test_sessions(self, demo: ServerProcess) -> None:
         made, said, *events, messages, session, deleted = read_answers("sessions.sh", demo.url)
         assert said["content"] == ALONE.format(CAT)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from server.dialects.documents import DOCUMENTS
-from tests.support.open_runs import serve_open_runs
+from tests.support.open_runs import serve_open_runs, serve_turns
 from tests.support.process import ROOT, ServerProcess, serve
 
 COMMAND = str(Path(sys.executable).parent / "schemathesis")
@@ -36,11 +36,19 @@ MOST_CHARACTERS = "1000"
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, "Run"]]:
-    """A run for each document, concurrently. Each has its own server, since one run may clear what another needs."""
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, "Run"]]:
+    """A run for each document that is asked for, concurrently.
+
+    Each has its own server, since one run may clear what another needs.
+    """
     runs: dict[str, Run] = {}
+    asked = {
+        each.callspec.params["name"]
+        for each in request.session.items
+        if isinstance(each, pytest.Function) and each.function is test_every_operation_does_what_its_document_promises
+    }
     with ExitStack() as stack:
-        for name in sorted(DOCUMENTS, key=LONGEST.__ne__):
+        for name in sorted(asked, key=LONGEST.__ne__):
             served, ids = prepared(name, stack)
             config = (ROOT / "schemathesis.toml").read_text()
             for variable, values in ids.items():
@@ -58,10 +66,13 @@ def prepared(name: str, stack: ExitStack) -> tuple[ServerProcess, dict[str, list
     bound = {"MAX_INPUT_CHARS": MOST_CHARACTERS}
     if name == "assistants":
         return stack.enter_context(serve_open_runs(**bound))
+    if name == "conversations":
+        served, ids = stack.enter_context(serve_turns("schemathesis", **bound))
+        return served, {**ids, "DOOMED": doomed_conversations(served, "told")}
     served = stack.enter_context(serve(UPSTREAM="scripted", **bound))
     ids = {"STREAM_ID": [create_stream(served)]}
     if name == "sessions":
-        ids["DOOMED"] = doomed_conversations(served)
+        ids["DOOMED"] = doomed_conversations(served, "scripted-demo")
     return served, ids
 
 
@@ -107,11 +118,11 @@ def create_stream(served: ServerProcess) -> str:
     return stream_id
 
 
-def doomed_conversations(served: ServerProcess) -> list[str]:
+def doomed_conversations(served: ServerProcess, model: str) -> list[str]:
     """The names of conversations that may be deleted."""
     names = [f"doomed {number}" for number in range(200)]
     for name in names:
-        status, _ = served.ask("POST", "/model", {"client_name": name, "model": "scripted-demo"})
+        status, _ = served.ask("POST", "/model", {"client_name": name, "model": model})
         assert status == 200
     return names
 

@@ -50,6 +50,7 @@ CHOSEN: dict[str, tuple[str, Any]] = {
     "max_records": ("11", 11),
     "max_input_chars": ("1000", 1000),
     "max_body_bytes": ("2048", 2048),
+    "max_import_bytes": ("2048", 2048),
     "models_ttl_seconds": ("30", 30.0),
     "log_level": ("debug", "debug"),
 }
@@ -75,6 +76,7 @@ EDGES: dict[str, tuple[str, str, str, str]] = {
     "max_records": ("-1", "0", "1000000000", "1000000001"),
     "max_input_chars": ("0", "1", "1000000000", "1000000001"),
     "max_body_bytes": ("1023", "1024", "1000000000", "1000000001"),
+    "max_import_bytes": ("1023", "1024", "100000000000", "100000000001"),
     "models_ttl_seconds": ("-0.1", "0", "86400", "86400.1"),
 }
 """For each number: too little, the least, the most, too much."""

@@ -1,19 +1,14 @@
 """The state of one conversation in memory."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
+from typing import Any
 
-from server.domain import Conversation, Message, Run
-from server.errors import NotFound, RequestIdConflict
-from server.store.protocol import (
-    RECENT_MESSAGES,
-    REQUEST_ID_SECONDS,
-    RETRYABLE_STATUSES,
-    as_abandoned,
-    can_redeliver,
-    is_same_question,
-)
+from server.domain import SETTINGS, Conversation, Message, Run, excerpt_of
+from server.errors import NotFound, NotLastTurn, RequestIdConflict
+from server.store.protocol import RECENT_MESSAGES, REQUEST_ID_SECONDS, RETRYABLE_STATUSES
+from server.store.rules import as_abandoned, can_redeliver, is_same_question
 
 
 class ConversationState:
@@ -25,7 +20,7 @@ class ConversationState:
         """How long after `touched` it expires; None: never."""
         self.is_explicit = False
         """Whether `Store.create_conversation` created it."""
-        self.is_evictable = False
+        self.is_unlisted = False
         self.touched = touched
         self.messages: list[Message] = []
         self.runs: dict[str, Run] = {}
@@ -45,12 +40,13 @@ class ConversationState:
 
     def has_only_model(self) -> bool:
         """Whether it exists only because its client chose a model."""
-        return not (self.is_explicit or self.messages or self.runs)
+        return not (self.is_explicit or self.messages or self.runs or self.conversation.settings)
 
     def copy_settings(self, history_id: str, touched: float) -> "ConversationState":
         """A new state with the same settings, and without messages, runs and request ids."""
-        copy = ConversationState(replace(self.conversation, context_starts={}, history_id=history_id), touched)
-        copy.seconds, copy.is_explicit, copy.is_evictable = self.seconds, self.is_explicit, self.is_evictable
+        conversation = replace(self.conversation, context_starts={}, history_id=history_id, excerpt="")
+        copy = ConversationState(conversation, touched)
+        copy.seconds, copy.is_explicit, copy.is_unlisted = self.seconds, self.is_explicit, self.is_unlisted
         return copy
 
     def read_run(self, run_id: str, now: float) -> Run:
@@ -58,12 +54,77 @@ class ConversationState:
         run = self.runs[run_id]
         return as_abandoned(run, now) if run_id in self.open_runs and has_run_expired(run, now) else run
 
-    def expire_runs(self, now: float) -> bool:
-        """Write the ends of expired runs. Whether there were any."""
-        expired = [each for each in self.open_runs.values() if has_run_expired(each, now)]
+    def update(self, changes: Mapping[str, Any]) -> None:
+        """As `Store.update_conversation`."""
+        current = self.conversation
+        settings = {**current.settings, **{name: value for name, value in changes.items() if name in SETTINGS}}
+        self.conversation = replace(
+            current,
+            model=changes.get("model", current.model),
+            metadata=changes.get("metadata", current.metadata) or {},
+            settings={name: value for name, value in settings.items() if value is not None},
+        )
+
+    def add_messages(self, messages: Sequence[Message]) -> None:
+        """Add messages at the end."""
+        self.messages.extend(messages)
+        for first in () if self.conversation.excerpt else [each for each in messages if each.role == "user"][:1]:
+            self.set_excerpt(first.content)
+
+    def set_message_metadata(self, message_id: str, metadata: Mapping[str, Any]) -> Message:
+        """Raises NotFound."""
+        index = self.index_of(message_id)
+        self.messages[index] = replace(self.messages[index], metadata=metadata)
+        return self.messages[index]
+
+    def delete_message(self, message_id: str, history_id: str) -> None:
+        """Raises NotFound."""
+        index = self.index_of(message_id)
+        del self.messages[index]
+        starts = self.conversation.context_starts
+        moved = {model: start - (index < start) for model, start in starts.items()}
+        self.conversation = replace(self.conversation, context_starts=moved, history_id=history_id)
+
+    def publish(self, created: float, touched: float) -> None:
+        """As `Store.publish_conversation`."""
+        self.seconds, self.is_unlisted, self.touched = None, False, touched
+        self.conversation = replace(self.conversation, created=created)
+
+    def set_details(self, run_id: str, details: Mapping[str, Any]) -> Run:
+        run = self.runs[run_id]
+        run = replace(run, options=replace(run.options, details=details))
+        self.runs[run_id] = run
+        if run_id in self.open_runs:
+            self.open_runs[run_id] = run
+        return run
+
+    def set_excerpt(self, question: str) -> None:
+        self.conversation = replace(self.conversation, excerpt=excerpt_of(question))
+
+    def require_last_turn(self, run_id: str | None) -> None:
+        """Raises NotLastTurn if there is a `run_id` and the newest message does not belong to it."""
+        if run_id is not None and [each.run_id for each in self.messages[-1:]] != [run_id]:
+            raise NotLastTurn
+
+    def replace_turn(self, ended: Run, history_id: str) -> None:
+        """Put the messages of `ended` in the place of the newest ones that belong to the run that it replaces."""
+        count = len(self.messages)
+        while ended.replaces and self.messages and self.messages[-1].run_id == ended.replaces:
+            self.messages.pop()
+        stop = len(self.messages)
+        if stop < count:
+            starts = {model: min(start, stop) for model, start in self.conversation.context_starts.items()}
+            self.conversation = replace(self.conversation, context_starts=starts, history_id=history_id)
+        if ended.replaces and not stop and ended.question:
+            self.set_excerpt(ended.question)
+        self.messages.extend(ended.history_messages())
+
+    def expire_runs(self, now: float) -> list[Run]:
+        """Write the ends of expired runs. Returns these runs."""
+        expired = [as_abandoned(each, now) for each in self.open_runs.values() if has_run_expired(each, now)]
         for run in expired:
-            self.end_run(as_abandoned(run, now))
-        return bool(expired)
+            self.end_run(run)
+        return expired
 
     def end_run(self, ended: Run) -> None:
         del self.open_runs[ended.id]
@@ -73,6 +134,15 @@ class ConversationState:
         """`run` with the details that its stored version has."""
         details = self.runs[run.id].options.details
         return run if run.options.details == details else replace(run, options=replace(run.options, details=details))
+
+    def list_newest_runs(self, before: str | None, now: float) -> Iterator[Run]:
+        """Newest first, and only those created before the run `before`. Raises NotFound."""
+        if before is not None and before not in self.runs:
+            raise NotFound
+        newest_first = iter(reversed(self.runs))
+        if before is not None:
+            next(each for each in newest_first if each == before)
+        return (self.read_run(run_id, now) for run_id in newest_first)
 
     def has_added(self, messages: Sequence[Message]) -> bool:
         """Whether `Store.add_messages` is repeated with these messages."""
@@ -88,6 +158,8 @@ class ConversationState:
 
     def add_run(self, run: Run, now: float) -> None:
         self.touched = now
+        if run.question and not self.conversation.excerpt:
+            self.set_excerpt(run.question)
         self.replace_run(run)
         if run.request_id is not None:
             self.request_ids.pop(run.request_id, None)

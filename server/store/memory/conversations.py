@@ -3,10 +3,12 @@
 from collections.abc import Callable, Sequence
 from itertools import count
 
-from server.domain import Conversation
+from server.domain import Conversation, ConversationEntry, Run
 from server.errors import NotFound, StoreFull
 from server.store.memory.conversation import ConversationState, has_run_expired
 from server.store.memory.eviction import EvictionOrder
+from server.store.memory.usage import UsageTable
+from server.store.memory.use_order import UseOrder
 
 SWEEP_BATCH = 100
 """How many conversations one step of a sweep looks at."""
@@ -21,7 +23,10 @@ class ConversationTable:
         self.states: dict[str, ConversationState] = {}
         self.run_names: dict[str, str] = {}
         """The name of each run's conversation, by the run's id."""
+        self.usage = UsageTable()
         self._eviction_order = EvictionOrder()
+        self._use_order = UseOrder()
+        """The listed conversations."""
         self._sweep_queue: list[str] = []
         """Names that the current sweep has not looked at yet."""
         self._history_ids = count(1)
@@ -29,7 +34,7 @@ class ConversationTable:
     def find(self, name: str) -> ConversationState | None:
         state = self.states.get(name)
         if state is not None and state.has_expired(self._clock()):
-            self.delete(name)
+            self.forget(name)
             return None
         return state
 
@@ -59,7 +64,7 @@ class ConversationTable:
         if evicted is not None:
             self.delete(evicted)
         self.states[name] = state
-        self._eviction_order.update(name, state, now)
+        self._update_orders(name, state, now)
 
     def has_open_run(self, name: str, run_id: str) -> bool:
         return name in self.states and run_id in self.states[name].open_runs
@@ -67,22 +72,59 @@ class ConversationTable:
     def touch(self, name: str, state: ConversationState) -> None:
         """Restart the conversation's time limit."""
         state.touched = self._clock()
-        self._eviction_order.update(name, state, state.touched)
+        self._update_orders(name, state, state.touched)
 
     def expire_runs(self, name: str, state: ConversationState) -> None:
         """Write the ends of expired runs."""
-        if state.expire_runs(self._clock()):
-            self._eviction_order.update(name, state, self._clock())
+        expired = state.expire_runs(self._clock())
+        for run in expired:
+            self.usage.add("" if state.is_unlisted else name, run)
+        if expired:
+            self._update_orders(name, state, self._clock())
+
+    def list_entries(self, before: tuple[float, str] | None, most: int) -> list[ConversationEntry]:
+        """As `Store.list_conversations`."""
+        entries: list[ConversationEntry] = []
+        names = self._use_order.list_newest(before, most)
+        while names and len(entries) < most:
+            before = self.states[names[-1]].touched, names[-1]
+            states = [state for state in map(self.find, names) if state is not None]
+            entries += map(self._to_entry, states)
+            names = self._use_order.list_newest(before, most - len(entries))
+        return entries
+
+    def end_run(self, name: str, state: ConversationState, ended: Run) -> None:
+        """Write a run's end, with all that `Store.finish_run` changes but `context_starts`."""
+        state.end_run(ended)
+        if ended.history_messages():
+            state.replace_turn(ended, self.next_history_id())
+        self.usage.add("" if state.is_unlisted else name, ended)
+        self.touch(name, state)
+
+    def _to_entry(self, state: ConversationState) -> ConversationEntry:
+        newest = next(state.list_newest_runs(None, self._clock()), None)
+        return ConversationEntry(state.snapshot(), None if newest is None else newest.status)
+
+    def _update_orders(self, name: str, state: ConversationState, now: float) -> None:
+        self._eviction_order.update(name, state, now)
+        if not state.is_unlisted:
+            self._use_order.update(name, state.touched)
 
     def delete(self, name: str) -> Sequence[str]:
         """Delete a conversation if it exists. Returns the ids of its open runs."""
         state = self.states.pop(name, None)
         self._eviction_order.remove(name)
+        self._use_order.remove(name)
         if state is None:
             return ()
         for run_id in state.runs:
             del self.run_names[run_id]
         return tuple(run_id for run_id, run in state.open_runs.items() if not has_run_expired(run, self._clock()))
+
+    def forget(self, name: str) -> Sequence[str]:
+        """As `delete`; its usage is counted without a name from now on."""
+        self.usage.forget(name)
+        return self.delete(name)
 
     def sweep(self) -> bool:
         """One step of a sweep, which goes on from the last step. Whether there are more steps."""

@@ -23,7 +23,7 @@ class EvictionOrder:
     def update(self, name: str, state: ConversationState, now: float) -> None:
         """Record that the conversation is used at `now`."""
         self.remove(name)
-        if state.is_evictable:
+        if state.is_unlisted:
             if not state.open_runs:
                 self._evictable[name] = None
         elif state.has_only_model():

@@ -7,8 +7,8 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from server.domain import Conversation, Message, Run, Status
-from server.errors import ConversationBusy, NotFound
+from server.domain import Conversation, ConversationEntry, DailyUsage, Message, Run, Status
+from server.errors import ConversationBusy, NotFound, RunExists
 from server.store.memory.conversation import has_run_expired
 from server.store.memory.conversations import ConversationTable
 from server.store.memory.records import Records
@@ -47,36 +47,40 @@ class MemoryStore:
         metadata: Mapping[str, Any],
         messages: Sequence[Message] = (),
         *,
-        is_evictable: bool = False,
+        is_unlisted: bool = False,
     ) -> Conversation:
         with self._lock:
             state = self._table.find(name)
             if state is None:
                 state = self._table.new_state(name)
-                state.seconds, state.is_explicit, state.is_evictable = seconds, True, is_evictable
+                state.seconds, state.is_explicit, state.is_unlisted = seconds, True, is_unlisted
                 state.conversation = replace(state.conversation, metadata=metadata)
-                state.messages.extend(messages)
+                state.add_messages(messages)
                 self._table.put(name, state)
             return state.snapshot()
 
     def touch(self, name: str) -> bool:
         with self._lock:
             state = self._table.find(name)
-            if state is not None:
+            if state is not None and state.seconds is not None:
                 self._table.touch(name, state)
+            elif state is not None:
+                self._table.put(name, state)
             return state is not None
 
-    def set_model(self, name: str, model: str) -> None:
+    def update_conversation(self, name: str, changes: Mapping[str, Any], *, create: bool = True) -> Conversation:
         with self._lock:
-            state = self._table.find(name) or self._table.new_state(name)
-            state.conversation = replace(state.conversation, model=model)
+            state = self._table.find(name) if create else self._table.require(name)
+            state = state or self._table.new_state(name)
+            state.update(changes)
             self._table.put(name, state)
-
-    def set_metadata(self, name: str, metadata: Mapping[str, Any]) -> Conversation:
-        with self._lock:
-            state = self._table.require(name)
-            state.conversation = replace(state.conversation, metadata=metadata)
             return state.snapshot()
+
+    def list_conversations(
+        self, owner: str, before: tuple[float, str] | None, most: int
+    ) -> Sequence[ConversationEntry]:
+        with self._lock:
+            return self._table.list_entries(before, most)
 
     def create_run(
         self, name: str, run: Run, options: CreateOptions = DEFAULT_OPTIONS, *, waiting: int, start: bool
@@ -94,13 +98,14 @@ class MemoryStore:
             existing = state.find_run_to_join(run, now)
             if existing is not None:
                 return CreatedRun(existing, state.snapshot(), is_new=False)
+            state.require_last_turn(run.replaces)
             status: Status = "running" if start and not state.open_runs else "queued"
             queued = sum(each.status == "queued" for each in state.open_runs.values())
             if (options.reject_if_busy and state.open_runs) or (status == "queued" and queued >= waiting):
                 raise ConversationBusy
             run = replace(run, status=status, conversation=name)
+            state.add_messages(options.messages)
             state.add_run(run, now)
-            state.messages.extend(options.messages)
             self._table.put(name, state)
             self._table.run_names[run.id] = name
             return CreatedRun(run, state.snapshot(), is_new=True)
@@ -135,9 +140,7 @@ class MemoryStore:
                 return None
             if ended.id not in state.open_runs or has_run_expired(state.open_runs[ended.id], self._clock()):
                 return state.read_run(ended.id, self._clock())
-            state.end_run(ended)
-            state.messages.extend(ended.history_messages())
-            self._table.touch(name, state)
+            self._table.end_run(name, state, ended)
             if context_starts:
                 starts = {**state.conversation.context_starts, **context_starts}
                 state.conversation = replace(state.conversation, context_starts=starts)
@@ -165,12 +168,7 @@ class MemoryStore:
             state = self._table.require(name)
             if run_id not in state.runs:
                 raise NotFound
-            run = state.runs[run_id]
-            run = replace(run, options=replace(run.options, details=details))
-            state.runs[run_id] = run
-            if run_id in state.open_runs:
-                state.open_runs[run_id] = run
-            return run
+            return state.set_details(run_id, details)
 
     def mark_delivered(self, name: str, run_id: str) -> None:
         with self._lock:
@@ -182,12 +180,12 @@ class MemoryStore:
         with self._lock:
             return self._table.require_by_run(run_id).read_run(run_id, self._clock())
 
-    def list_runs(self, name: str, status: Status | None, most: int) -> Sequence[Run]:
+    def list_runs(self, name: str, status: Status | None, most: int, before: str | None = None) -> Sequence[Run]:
         with self._lock:
-            state = self._table.find(name)
+            state = self._table.find(name) if before is None else self._table.require(name)
             if state is None:
                 return ()
-            newest_first = (state.read_run(run_id, self._clock()) for run_id in reversed(state.runs))
+            newest_first = state.list_newest_runs(before, self._clock())
             return tuple(islice((run for run in newest_first if status in (None, run.status)), most))
 
     def list_messages(self, name: str, start: int, stop: int) -> Sequence[Message]:
@@ -207,26 +205,40 @@ class MemoryStore:
             self._table.expire_runs(name, state)
             if state.open_runs:
                 raise ConversationBusy
-            state.messages.extend(messages)
+            state.add_messages(messages)
             self._table.touch(name, state)
+
+    def import_history(self, name: str, messages: Sequence[Message], runs: Sequence[Run]) -> None:
+        with self._lock:
+            state = self._table.require(name)
+            if state.has_added(messages) or any(each.id in state.runs for each in runs[:1]):
+                return
+            if any(run.id in self._table.run_names for run in runs):
+                raise RunExists
+            for run in runs:
+                state.runs[run.id] = replace(run, conversation=name)
+                self._table.run_names[run.id] = name
+            state.add_messages(messages)
+            self._table.touch(name, state)
+
+    def publish_conversation(self, name: str, created: float, touched: float) -> Conversation:
+        with self._lock:
+            state = self._table.require(name)
+            state.publish(created, touched)
+            self._table.put(name, state)
+            return state.snapshot()
+
+    def list_usage(self, owner: str, name: str | None, since: str, until: str) -> Sequence[DailyUsage]:
+        with self._lock:
+            return self._table.usage.list(name, since, until)
 
     def set_message_metadata(self, name: str, message_id: str, metadata: Mapping[str, Any]) -> Message:
         with self._lock:
-            state = self._table.require(name)
-            index = state.index_of(message_id)
-            state.messages[index] = replace(state.messages[index], metadata=metadata)
-            return state.messages[index]
+            return self._table.require(name).set_message_metadata(message_id, metadata)
 
     def delete_message(self, name: str, message_id: str) -> None:
         with self._lock:
-            state = self._table.require(name)
-            index = state.index_of(message_id)
-            del state.messages[index]
-            starts = state.conversation.context_starts
-            moved = {model: start - (index < start) for model, start in starts.items()}
-            state.conversation = replace(
-                state.conversation, context_starts=moved, history_id=self._table.next_history_id()
-            )
+            self._table.require(name).delete_message(message_id, self._table.next_history_id())
 
     def clear_conversation(self, name: str) -> Sequence[str]:
         with self._lock:
@@ -239,7 +251,7 @@ class MemoryStore:
 
     def delete_conversation(self, name: str) -> Sequence[str]:
         with self._lock:
-            return self._table.delete(name)
+            return self._table.forget(name)
 
     def renew_leases(self, leases: Mapping[str, str]) -> Collection[str]:
         with self._lock:

@@ -1,52 +1,48 @@
-"""Deletes conversations in Redis, in steps, since the key `run:ID` of a run may be on another node than the run itself.
+"""Deletes conversations in Redis, in steps, since some of what belongs to them may be on other nodes.
 
 Each step may be repeated. In this order: the tag is scheduled in `expiring`; a script deletes the conversation's keys
-and lists its runs in `TAG:deleted_runs`; their keys `run:ID` are deleted; `TAG:deleted_runs` is emptied; the tag is
+and writes in `TAG:outbox` what is left to do; that is done: the keys `run:ID` of its runs and its entry in the index
+are deleted, and its usage is added to that of the unlisted conversations; `TAG:outbox` is emptied; the tag is
 unscheduled. If a process ends in between, the next `clear_conversation`, `delete_conversation` or sweep goes on.
 """
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
+from server.store.redis.caller import BATCH, ScriptCaller, tag_of
 from server.store.redis.client import RedisClient
 from server.store.redis.commands import Command, evalsha
+from server.store.redis.listing import Listing
+from server.store.redis.usage import add_to_unlisted
 
-BATCH = 100
-"""How many commands are sent at once; between batches, Redis serves other calls."""
+Answer = tuple[Sequence[bytes], bytes | None]
+"""Of a script: the entries of `outbox`, and when the tag is due again."""
 
 
 class Expiry:
-    """Clears, deletes and expires conversations by their tags."""
+    """Clears, deletes and expires conversations."""
 
-    def __init__(self, redis: RedisClient, clock: Callable[[], float], run_script: Callable[..., Command]) -> None:
-        """`run_script` returns the command that runs a script on a tag."""
+    def __init__(self, redis: RedisClient, clock: Callable[[], float], scripts: ScriptCaller, listing: Listing) -> None:
         self._redis = redis
         self._clock = clock
-        self._run_script = run_script
+        self._scripts = scripts
+        self._listing = listing
 
-    def ask_all(self, commands: Sequence[Command]) -> list[Any]:
-        """The answer to each command."""
-        return [
-            answer for at in range(0, len(commands), BATCH) for answer in self._redis.ask(*commands[at : at + BATCH])
-        ]
-
-    def clear(self, tag: str) -> Sequence[str]:
+    def clear(self, name: str) -> Sequence[str]:
         """Returns the ids of the runs that were open."""
-        return self._delete(tag, "clear_conversation")
+        now = self._clock()
+        return self._delete(name, "clear_conversation", now, self._listing.move(name, now))
 
-    def delete(self, tag: str) -> Sequence[str]:
+    def delete(self, name: str) -> Sequence[str]:
         """Returns the ids of the runs that were open."""
-        return self._delete(tag, "delete_conversation")
+        return self._delete(name, "delete_conversation", self._clock())
 
     def expire(self, *tags: str) -> None:
         """Delete those of the conversations that have expired, and schedule the others for a later sweep."""
         now = self._clock()
-        answers = self.ask_all([self._run_script("expire_conversation", tag) for tag in tags])
-        self.ask_all(
-            [each for tag, answer in zip(tags, answers, strict=True) for each in self._complete(tag, now, answer)]
-        )
+        answers = self._scripts.ask_all([self._scripts.command("expire_conversation", tag) for tag in tags])
+        self._complete(now, dict(zip(tags, answers, strict=True)))
 
     def sweep(self, seconds: float, rest: Callable[[], None]) -> bool:
         """As `Store.sweep`, with `rest` between the steps. Redis itself deletes old request ids."""
@@ -62,21 +58,35 @@ class Expiry:
                 return True
             rest()
 
-    def _delete(self, tag: str, script: str) -> Sequence[str]:
-        now = self._clock()
+    def add_usage(self, tag: str, entries: Sequence[bytes]) -> None:
+        """Add what these entries of `outbox` say to the usage of the unlisted conversations, and delete them."""
+        if entries:
+            empty = self._scripts.command("empty_outbox", tag, *entries)
+            self._scripts.ask_all([*map(add_to_unlisted, entries), empty])
+
+    def _delete(self, name: str, script: str, now: float, *after: Command) -> Sequence[str]:
+        tag = tag_of(name)
         schedule = evalsha("schedule_expiry", "expiring", tag, "LT", now)
-        _, answer = self._redis.ask(schedule, self._run_script(script, tag, secrets.token_hex(8)))
-        self.ask_all(self._complete(tag, now, answer))
+        command = self._scripts.command(script, tag, secrets.token_hex(8), now=now)
+        answer: Answer = self._redis.ask(schedule, command, *after)[1]
+        self._complete(now, {tag: answer})
         return [entry[1:].decode() for entry in answer[0] if entry.startswith(b"+")]
 
-    def _complete(self, tag: str, now: float, answer: tuple[Sequence[bytes], bytes | None]) -> list[Command]:
-        """The remaining steps after a script's answer: the entries of `deleted_runs`, and when the tag is due again."""
-        entries, due = answer
-        commands: list[Command] = [("UNLINK", b"run:" + entry[1:]) for entry in entries if not entry.startswith(b"=")]
-        if entries:
-            commands.append(self._run_script("forget_runs", tag, *entries))
-        if due is None:
-            commands.append(evalsha("unschedule_expiry", "expiring", tag, now))
-        else:
-            commands.append(evalsha("schedule_expiry", "expiring", tag, "XX", due))
-        return commands
+    def _complete(self, now: float, answers: Mapping[str, Answer]) -> None:
+        """The remaining steps after a script's answer for each tag."""
+        entries = [entry for listed, _ in answers.values() for entry in listed]
+        commands: list[Command] = [("UNLINK", b"run:" + entry[1:]) for entry in entries if entry[:1] in b"+-"]
+        commands += [add_to_unlisted(entry) for entry in entries if entry.startswith(b"$")]
+        names = [entry[1:].decode() for entry in entries if entry.startswith(b"@")]
+        if names:
+            self._scripts.ask_all(commands)
+            self._listing.settle(*names)
+            commands = []
+        for tag, (listed, due) in answers.items():
+            if listed:
+                commands.append(self._scripts.command("empty_outbox", tag, *listed))
+            if due is None:
+                commands.append(evalsha("unschedule_expiry", "expiring", tag, now))
+            else:
+                commands.append(evalsha("schedule_expiry", "expiring", tag, "XX", due))
+        self._scripts.ask_all(commands)

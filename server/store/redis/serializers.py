@@ -1,35 +1,42 @@
 """Conversations, runs and messages to and from the values that Redis stores and its scripts return."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
 import orjson
 
-from server.domain import Conversation, Message, Run
-from server.store.protocol import as_abandoned
+from server.domain import SETTINGS, Conversation, Message, Run
+from server.store.rules import as_abandoned
+
+_SETTINGS = [(name, name.encode()) for name in SETTINGS]
 
 
 def question_hash(run: Run) -> bytes:
-    """A hash of a run's question and options; empty without a question."""
-    if not run.question:
+    """A hash of a run's question, options and the run that it replaces; empty if there is no question or such a run."""
+    if not run.question and not run.replaces:
         return b""
     options = replace(run.options, details={})
-    return sha256(orjson.dumps((run.question, options), option=orjson.OPT_SORT_KEYS)).digest()
+    return sha256(orjson.dumps((run.question, run.replaces, options), option=orjson.OPT_SORT_KEYS)).digest()
 
 
-def load_conversation(name: str, values: list[Any]) -> Conversation:
+def load_conversation(name: str, values: Sequence[Any]) -> Conversation:
     """A conversation from the result of `read_conversation` in the scripts."""
-    model, message_count, context_starts, created, touched, metadata, history_id = values
+    message_count, flat = values
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    model = fields.get(b"model")
     return Conversation(
         name,
         None if model is None else model.decode(),
         message_count,
-        orjson.loads(context_starts or b"{}"),
-        (history_id or b"").decode(),
-        float(created),
-        float(touched),
-        orjson.loads(metadata or b"{}"),
+        orjson.loads(fields.get(b"context_starts", b"{}")),
+        fields.get(b"history_id", b"").decode(),
+        float(fields[b"created"]),
+        float(fields[b"touched"]),
+        orjson.loads(fields.get(b"metadata", b"{}")),
+        {each: orjson.loads(fields[key]) for each, key in _SETTINGS if key in fields},
+        fields.get(b"excerpt", b"").decode(),
     )
 
 

@@ -1,53 +1,69 @@
 """The Redis store: shared by any number of machines, and as durable as that Redis is.
 
 TAG is `{SHA-256 of the name}`. A conversation has these keys, which are on one node of a Cluster: `TAG`, a hash of its
-own fields; `TAG:messages`; `TAG:runs` and `TAG:open_runs`, the ids of all runs and of the open ones, oldest first;
-`TAG:run:ID` for each run, and `TAG:text:ID` until it has ended; `TAG:request:REQUEST_ID` for each request id of the
-last day; and `TAG:deleted_runs` while it is being deleted. These keys may be on any node: `run:ID`, the tag of each
-run's conversation; `expiring`, the tags of conversations with a time limit, by when the next sweep has to look at them;
-and `records:KIND`.
+own fields, of which each setting is one; `TAG:messages`; `TAG:runs` and `TAG:open_runs`, the ids of all runs and of the
+open ones, oldest first; `TAG:run:ID` for each run, and `TAG:text:ID` until it has ended; `TAG:request:REQUEST_ID` for
+each request id of the last day; `TAG:usage`, unless it is unlisted; and `TAG:outbox` while something is left to do on
+other nodes. These keys may be on any node: `run:ID`, the tag of each run's conversation; `expiring`, the tags of
+conversations with a time limit, by when the next sweep has to look at them; `listed:`, the names of the listed
+conversations by the time of their last use; `{unlisted}:usage`, the usage of all others, and, for each entry that was
+added to that within the last hour, `{unlisted}:usage:added:ID`; and `records:KIND`.
 
-The text of a run whose reply is in the history is stored in that message only. If the message is deleted, the run gets
-the text back.
+The text of a run whose reply is in the history is stored in that message only. If the message is deleted, also because
+the turn is replaced, the run gets the text back.
 
 The client repeats a call whose answer was lost. So every script that writes carries an id of its call, or recognises
 its own earlier writes.
 """
 
 import secrets
-import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from hashlib import sha256
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
-from server.domain import Conversation, Message, Run, Status
-from server.errors import ConversationBusy, NotFound, RequestIdConflict, StoreUnavailable, TooManyRecords
+from server.domain import Conversation, ConversationEntry, DailyUsage, Message, Run, Status
+from server.errors import (
+    AppError,
+    ConversationBusy,
+    NotFound,
+    NotLastTurn,
+    RequestIdConflict,
+    RunExists,
+    StoreUnavailable,
+    TooManyRecords,
+)
 from server.store.protocol import (
     DEFAULT_OPTIONS,
     NO_CONTEXT_STARTS,
     RECENT_MESSAGES,
-    REDELIVERY_SECONDS,
-    REQUEST_ID_SECONDS,
     SWEEP_SECONDS,
     CreatedRun,
     CreateOptions,
 )
+from server.store.redis import arguments
+from server.store.redis.caller import ScriptCaller, tag_of
 from server.store.redis.client import RedisClient
 from server.store.redis.commands import Argument, Command, evalsha
 from server.store.redis.expiry import Expiry
+from server.store.redis.indexed_writes import IndexedWrites
 from server.store.redis.listener import RedisListener
-from server.store.redis.serializers import (
-    dump_message,
-    load_conversation,
-    load_message,
-    load_run,
-    message_head,
-    question_hash,
-)
+from server.store.redis.listing import Listing
+from server.store.redis.serializers import dump_message, load_conversation, load_message, load_run, message_head
+from server.store.redis.usage import dump_usage, list_usage
+from server.store.rules import as_abandoned
+
+T = TypeVar("T")
+
+REFUSALS: Mapping[bytes, type[AppError]] = {
+    b"busy": ConversationBusy,
+    b"conflict": RequestIdConflict,
+    b"missing": NotFound,
+    b"not last": NotLastTurn,
+}
+"""What a script answers instead of doing it."""
 
 
 class RedisStore:
@@ -63,13 +79,13 @@ class RedisStore:
     ) -> None:
         self._redis = RedisClient(url)
         self._listener = RedisListener(self._redis)
-        self._expiry = Expiry(self._redis, clock, self._script_on_key)
-        self._lease_seconds = lease_seconds
+        self._scripts = ScriptCaller(self._redis, clock, lease_seconds)
+        self._listing = Listing(self._redis, self._scripts)
+        self._expiry = Expiry(self._redis, clock, self._scripts, self._listing)
+        self._writes = IndexedWrites(self._redis, clock, self._scripts, self._listing, self._expiry)
         self._max_records = max_records
         self._clock = clock
         self._rest: Callable[[], None] = lambda: time.sleep(0)
-        self._lock = threading.Lock()
-        self._token = ""
         self._lost_starts: dict[str, str] = {}
         """The call id of each `start_run` whose answer was lost, by the run's id."""
 
@@ -84,49 +100,48 @@ class RedisStore:
         metadata: Mapping[str, Any],
         messages: Sequence[Message] = (),
         *,
-        is_evictable: bool = False,
+        is_unlisted: bool = False,
     ) -> Conversation:
         # In this order: a sweep removes a tag without a conversation, but never finds a conversation without its tag.
-        schedule = [] if seconds is None else [("ZADD", "expiring", self._clock() + seconds, _tag(name))]
+        schedule = [] if seconds is None else [("ZADD", "expiring", self._clock() + seconds, tag_of(name))]
         fields = "" if seconds is None else seconds, orjson.dumps(metadata), secrets.token_hex(8)
-        script = self._script("create_conversation", name, *fields, *map(dump_message, messages))
-        return load_conversation(name, self._create(name, *schedule, script))
+        rest = *fields, arguments.first_excerpt(messages), *map(dump_message, messages)
+        listed = "" if is_unlisted else name
+        _, conversation = self._writes.create("create_conversation", name, *rest, first=schedule, listed=listed)
+        return _require(conversation)
 
     def touch(self, name: str) -> bool:
-        return bool(self._ask("touch", name))
+        answer = self._ask("touch", name)
+        if answer == b"touched":
+            self._listing.settle(name)
+        return answer is not None
 
-    def set_model(self, name: str, model: str) -> None:
-        self._create(name, self._script("set_model", name, model, secrets.token_hex(8)))
+    def update_conversation(self, name: str, changes: Mapping[str, Any], *, create: bool = True) -> Conversation:
+        rest = int(create), secrets.token_hex(8), *arguments.of_update(changes)
+        return _require(self._writes.create("update_conversation", name, *rest)[1])
 
-    def set_metadata(self, name: str, metadata: Mapping[str, Any]) -> Conversation:
-        return load_conversation(name, _require(self._ask("set_metadata", name, orjson.dumps(metadata))))
+    def list_conversations(
+        self, owner: str, before: tuple[float, str] | None, most: int
+    ) -> Sequence[ConversationEntry]:
+        return self._listing.list_entries(owner, before, most)
 
     def create_run(
         self, name: str, run: Run, options: CreateOptions = DEFAULT_OPTIONS, *, waiting: int, start: bool
     ) -> CreatedRun:
-        self._listener.open(self._worker)
+        self._listener.open(self._scripts.worker)
         run = replace(run, conversation=name)
-        request_key = "" if run.request_id is None else f"{_tag(name)}:request:{run.request_id}"
-        fields = (run.id, run.dump(), sha256(run.question.encode()).digest(), request_key, int(start))
-        limits = waiting, REQUEST_ID_SECONDS, REDELIVERY_SECONDS
-        conditions = question_hash(run), int(options.reject_if_busy), int(options.create_conversation)
-        messages = map(dump_message, options.messages)
-        script = self._script("create_run", name, *fields, *limits, *conditions, *messages)
-        answer = self._create(name, ("SET", f"run:{run.id}", _tag(name)), script)
-        is_new = isinstance(answer, list) and answer[0] == 1
+        rest = arguments.of_new_run(tag_of(name), run, options, waiting=waiting, start=start)
+        first = [("SET", f"run:{run.id}", tag_of(name))]
+        answer, conversation = self._writes.create("create_run", name, *rest, first=first, touches=True)
+        is_new = conversation is not None and answer[1] == 1
         if not is_new:
             self._redis.ask(("UNLINK", f"run:{run.id}"))
-        if answer == b"busy":
-            raise ConversationBusy
-        if answer == b"conflict":
-            raise RequestIdConflict
-        if answer == b"missing":
-            raise NotFound
+        if conversation is None:
+            raise REFUSALS[answer]
         # The last value is the status of a run that was just created, or all values of an existing run.
-        _, conversation, status_or_run = answer
-        is_status = isinstance(status_or_run, bytes)
-        answering = replace(run, status=status_or_run.decode()) if is_status else load_run(status_or_run)
-        return CreatedRun(answering, load_conversation(name, conversation), is_new)
+        is_status = isinstance(answer[2], bytes)
+        answering = replace(run, status=answer[2].decode()) if is_status else load_run(answer[2])
+        return CreatedRun(answering, conversation, is_new)
 
     def start_run(self, name: str, run_id: str) -> Conversation | None:
         call_id = self._lost_starts.pop(run_id, None) or secrets.token_hex(8)
@@ -141,23 +156,22 @@ class RedisStore:
         return bool(self._ask("append_text", name, run_id, at, text))
 
     def finish_run(self, name: str, ended: Run, context_starts: Mapping[str, int] = NO_CONTEXT_STARTS) -> Run | None:
-        messages = ended.history_messages()
-        stored = replace(ended, text="") if messages else ended  # The reply's message has the text.
-        fields = (ended.id, stored.dump(), ended.status, ended.ended or 0.0, int(ended.delivered))
-        starts, reply_head = orjson.dumps(dict(context_starts)), message_head(ended.reply_id)
-        answer = self._ask("finish_run", name, *fields, starts, reply_head, *map(dump_message, messages))
+        answer = self._writes.touch("finish_run", name, *arguments.of_end(ended, context_starts))
         if answer is None:
             # If `create_run` failed half-way, the key `run:ID` may exist without the run.
-            if self._redis.ask(("GET", f"run:{ended.id}"))[0] == _tag(name).encode():
+            if self._redis.ask(("GET", f"run:{ended.id}"))[0] == tag_of(name).encode():
                 self._redis.ask(("UNLINK", f"run:{ended.id}"))
             return None
-        return ended if answer == b"ended" else load_run(answer)
+        end, unlisted_usage = answer
+        self._expiry.add_usage(tag_of(name), unlisted_usage)
+        return ended if end == b"ended" else load_run(end)
 
     def pause_run(self, name: str, run: Run) -> bool:
-        return bool(self._ask("pause_run", name, run.id, run.dump(), run.text, run.expires or 0.0))
+        usage = dump_usage(as_abandoned(run, self._clock()))
+        return bool(self._ask("pause_run", name, run.id, run.dump(), run.text, run.expires or 0.0, usage))
 
     def resume_run(self, name: str, run: Run) -> bool:
-        self._listener.open(self._worker)
+        self._listener.open(self._scripts.worker)
         return bool(self._ask("resume_run", name, run.id, run.dump(), run.text))
 
     def set_run_details(self, name: str, run_id: str, details: Mapping[str, Any]) -> Run:
@@ -168,18 +182,19 @@ class RedisStore:
 
     def get_run(self, run_id: str) -> Run:
         (tag,) = self._redis.ask(("GET", f"run:{run_id}"))
-        values = None if tag is None else self._redis.ask(self._script_on_key("get_run", tag.decode(), run_id))[0]
+        values = None if tag is None else self._redis.ask(self._scripts.command("get_run", tag.decode(), run_id))[0]
         return load_run(_require(values))
 
-    def list_runs(self, name: str, status: Status | None, most: int) -> Sequence[Run]:
-        return [load_run(values) for values in self._ask("list_runs", name, status or "", most)]
+    def list_runs(self, name: str, status: Status | None, most: int, before: str | None = None) -> Sequence[Run]:
+        return [load_run(each) for each in _require(self._ask("list_runs", name, status or "", most, before or ""))]
 
     def list_messages(self, name: str, start: int, stop: int) -> Sequence[Message]:
         if stop <= start:
             return ()
         # No script reads the list: it would copy each message twice, and Redis serves no other call meanwhile.
         conversation, messages = self._redis.ask(
-            self._script("get_conversation", name), ("LRANGE", f"{_tag(name)}:messages", start, stop - 1)
+            self._scripts.command("get_conversation", tag_of(name)),
+            ("LRANGE", f"{tag_of(name)}:messages", start, stop - 1),
         )
         return () if conversation is None else [load_message(each) for each in messages]
 
@@ -188,11 +203,33 @@ class RedisStore:
         return index
 
     def add_messages(self, name: str, messages: Sequence[Message]) -> None:
-        answer = self._ask("add_messages", name, RECENT_MESSAGES, *map(dump_message, messages))
-        if answer == b"busy":
-            raise ConversationBusy
-        if answer == b"missing":
+        fields = RECENT_MESSAGES, arguments.first_excerpt(messages)
+        answer = self._writes.touch("add_messages", name, *fields, *map(dump_message, messages))
+        if answer in REFUSALS:
+            raise REFUSALS[answer]
+
+    def import_history(self, name: str, messages: Sequence[Message], runs: Sequence[Run]) -> None:
+        keys: list[Command] = [("SET", f"run:{run.id}", tag_of(name), "NX") for run in runs]
+        owners = self._scripts.ask_all([*keys, *(("GET", f"run:{run.id}") for run in runs)])[len(runs) :]
+        own = [
+            ("UNLINK", f"run:{run.id}") for run, tag in zip(runs, owners, strict=True) if tag == tag_of(name).encode()
+        ]
+        script = self._scripts.command("import_history", tag_of(name), *arguments.of_import(name, messages, runs))
+        if len(own) < len(runs):
+            self._scripts.ask_all(own)
+            raise RunExists
+        if not self._scripts.ask_all([script])[-1]:
+            self._scripts.ask_all(own)
             raise NotFound
+
+    def publish_conversation(self, name: str, created: float, touched: float) -> Conversation:
+        script = self._scripts.command("publish_conversation", tag_of(name), name, created, touched)
+        _, answer = self._redis.ask(self._listing.add(name, touched), script)
+        self._listing.settle(name)
+        return load_conversation(name, _require(answer)[0])
+
+    def list_usage(self, owner: str, name: str | None, since: str, until: str) -> Sequence[DailyUsage]:
+        return list_usage(self._scripts, self._listing, owner, name, since, until)
 
     def set_message_metadata(self, name: str, message_id: str, metadata: Mapping[str, Any]) -> Message:
         lines = self._ask("set_message_metadata", name, message_head(message_id), orjson.dumps(metadata))
@@ -219,61 +256,36 @@ class RedisStore:
             raise NotFound
 
     def clear_conversation(self, name: str) -> Sequence[str]:
-        return self._expiry.clear(_tag(name))
+        return self._expiry.clear(name)
 
     def delete_conversation(self, name: str) -> Sequence[str]:
-        return self._expiry.delete(_tag(name))
+        return self._expiry.delete(name)
 
     def renew_leases(self, leases: Mapping[str, str]) -> Collection[str]:
         by_name: dict[str, list[str]] = {}
         for run_id, name in leases.items():
             by_name.setdefault(name, []).append(run_id)
-        scripts = [self._script("renew_leases", name, *run_ids) for name, run_ids in by_name.items()]
-        return [run_id.decode() for ended in self._expiry.ask_all(scripts) for run_id in ended]
+        scripts = [self._scripts.command("renew_leases", tag_of(name), *ids) for name, ids in by_name.items()]
+        return [run_id.decode() for ended in self._scripts.ask_all(scripts) for run_id in ended]
 
     def listen(self, followed: Collection[str], seconds: float) -> Collection[str]:
-        return self._listener.listen(self._worker, followed, seconds)
+        return self._listener.listen(self._scripts.worker, followed, seconds)
 
     def sweep(self, seconds: float = SWEEP_SECONDS) -> bool:
         return self._expiry.sweep(seconds, self._rest)
 
     def ping(self) -> None:
-        self._redis.ask(("SET", f"ping:{self._worker}", 1, "PX", 1))
+        self._redis.ask(("SET", f"ping:{self._scripts.worker}", 1, "PX", 1))
 
     def close(self) -> None:
         self._listener.close()
         self._redis.close()
 
-    @property
-    def _worker(self) -> str:
-        """The name of this worker."""
-        if not self._token:
-            with self._lock:  # Not chosen in the constructor: after a fork, each process is a worker of its own.
-                self._token = self._token or secrets.token_hex(16)
-        return self._token
-
-    def _script(self, script: str, name: str, *arguments: Argument) -> Command:
-        return self._script_on_key(script, _tag(name), *arguments)
-
-    def _script_on_key(self, script: str, key: str, *arguments: Argument) -> Command:
-        now = self._clock()
-        return evalsha(script, key, now, now + self._lease_seconds, self._worker, *arguments)
-
-    def _ask(self, script: str, name: str, *arguments: Argument) -> Any:
-        return self._redis.ask(self._script(script, name, *arguments))[0]
-
-    def _create(self, name: str, *commands: Command) -> Any:
-        """The answer to the last command. An expired conversation of that name is deleted first."""
-        while (answer := self._redis.ask(*commands)[-1]) == b"expired":
-            self._expiry.expire(_tag(name))
-        return answer
+    def _ask(self, script: str, name: str, *given: Argument) -> Any:
+        return self._redis.ask(self._scripts.command(script, tag_of(name), *given))[0]
 
 
-def _tag(name: str) -> str:
-    return "{" + sha256(name.encode()).hexdigest() + "}"
-
-
-def _require(answer: Any) -> Any:
+def _require(answer: T | None) -> T:
     """Raises NotFound if the answer is None."""
     if answer is None:
         raise NotFound

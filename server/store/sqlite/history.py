@@ -2,6 +2,8 @@
 
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from itertools import takewhile
 from typing import Any
 
 import orjson
@@ -16,6 +18,8 @@ SELECT fragment, run_id, timestamp, id, metadata FROM messages WHERE row_key BET
 ADD_MESSAGE = "INSERT INTO messages (row_key, id, run_id, timestamp, fragment, metadata) VALUES (?, ?, ?, ?, ?, ?)"
 ROW_KEY = "SELECT row_key FROM messages WHERE row_key BETWEEN ? AND ? AND id = ? ORDER BY row_key DESC LIMIT 1"
 SET_METADATA = "UPDATE messages SET metadata = ? WHERE row_key = ?"
+NEWEST_RUN_IDS = "SELECT run_id FROM messages WHERE row_key BETWEEN ? AND ? ORDER BY row_key DESC"
+DELETE_NEWEST = "DELETE FROM messages WHERE row_key BETWEEN ? AND ?"
 DELETE_MESSAGE = "DELETE FROM messages WHERE row_key = ?"
 SHIFT_MESSAGES = "UPDATE messages SET row_key = row_key - 1 WHERE row_key > ? AND row_key <= ?"
 SHIFT_REPLIES = """
@@ -63,6 +67,15 @@ class History:
         if row is None:
             raise NotFound
         return int(row[0]) - self._first
+
+    def count_newest(self, run_id: str) -> int:
+        """How many of the newest messages belong to a run, without one in between that does not."""
+        with closing(self._db.execute(NEWEST_RUN_IDS, (self._first, self._last))) as rows:
+            return sum(1 for _ in takewhile(lambda row: row[0] == run_id, rows))
+
+    def delete_newest(self, start: int) -> None:
+        """Delete all messages from index `start` on."""
+        self._db.execute(DELETE_NEWEST, (self._first + start, self._last))
 
     def set_metadata(self, message_id: str, metadata: Mapping[str, Any]) -> Message:
         """Raises NotFound."""

@@ -1,4 +1,4 @@
-"""The store's calls that change runs, each within one transaction."""
+"""The store's calls about runs and messages, each within one transaction."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -6,11 +6,21 @@ from typing import Any
 
 import orjson
 
-from server.domain import Conversation, Message, Run, Status
-from server.errors import ConversationBusy, NotFound
+from server.domain import Conversation, Message, Run, Status, excerpt_of
+from server.errors import ConversationBusy, NotFound, NotLastTurn, RunExists
 from server.store.protocol import CreatedRun, CreateOptions
+from server.store.sqlite.conversations import (
+    add_context_starts,
+    add_conversation,
+    add_to_history,
+    renew_history_id,
+    require_conversation,
+    set_excerpt,
+    touch,
+)
 from server.store.sqlite.history import History, row_key_range
-from server.store.sqlite.transaction import ConversationRow, Transaction
+from server.store.sqlite.transaction import RunRow, Transaction
+from server.store.sqlite.usage import add_usage
 
 START_RUN = "UPDATE open_runs SET status = 'running', lease = ? WHERE row_key = ?"
 APPEND_TEXT = """
@@ -27,7 +37,7 @@ def create_run(
     row = tx.find_conversation(name)
     if row is None and not options.create_conversation:
         raise NotFound
-    open_runs = tx.end_abandoned_runs(row.id) if row is not None and row.has_open_runs else []
+    open_runs = end_abandoned_runs(tx, row.id) if row is not None and row.has_open_runs else []
     if row is not None:
         same = tx.find_run(run.id, name)
         if same is not None:
@@ -35,24 +45,31 @@ def create_run(
         existing = tx.find_run_to_join(row.id, run, open_runs)
         if existing is not None:
             return CreatedRun(existing, row.conversation, is_new=False)
+    if run.replaces is not None and (row is None or not History(tx.db, row.id).count_newest(run.replaces)):
+        raise NotLastTurn
     status: Status = "running" if start and not open_runs else "queued"
     queued = sum(each.run.status == "queued" for each in open_runs)
     if (options.reject_if_busy and open_runs) or (status == "queued" and queued >= waiting):
         raise ConversationBusy
     created = replace(run, status=status, conversation=name)
-    row = row or tx.create_conversation(name, None, {})
-    tx.add_run(row.id, created, lease)
-    if row.has_time_limit:
-        tx.touch(row.id)
-    return CreatedRun(created, add_messages(tx, row, options.messages), is_new=True)
+    row = row or add_conversation(tx, name)
+    tx.add_open_run(row.id, created, lease)
+    return CreatedRun(created, add_to_history(tx, row, options.messages, run.question), is_new=True)
 
 
-def add_messages(tx: Transaction, row: ConversationRow, messages: Sequence[Message]) -> Conversation:
-    """Add messages at the end of the history. Returns the conversation with its new message count."""
-    count = row.conversation.message_count
-    if messages:
-        History(tx.db, row.id).add(count, messages)
-    return replace(row.conversation, message_count=count + len(messages))
+def end_abandoned_runs(tx: Transaction, conversation_id: int) -> list[RunRow]:
+    """Write the ends of abandoned runs. Returns the remaining open runs, oldest first."""
+    rows = tx.list_open_runs(conversation_id)
+    open_runs = [row for row in rows if row.run.is_open]
+    if len(open_runs) < len(rows):
+        for row in rows:
+            if not row.run.is_open:
+                _end_run(tx, row.row_key, row.run)
+                tx.notify(row.worker, row.run.id)
+        for oldest in open_runs[:1]:
+            if oldest.run.status == "queued":
+                tx.notify(oldest.worker, oldest.run.id)
+    return open_runs
 
 
 def may_start_run(tx: Transaction, name: str, run_id: str) -> bool:
@@ -64,7 +81,7 @@ def may_start_run(tx: Transaction, name: str, run_id: str) -> bool:
 
 def start_run(tx: Transaction, name: str, run_id: str, lease: float) -> Conversation | None:
     row = tx.find_conversation(name)
-    oldest = [] if row is None else tx.end_abandoned_runs(row.id)[:1]
+    oldest = [] if row is None else end_abandoned_runs(tx, row.id)[:1]
     if row is None or not any(each.run.id == run_id and each.run.status == "queued" for each in oldest):
         return None
     tx.db.execute(START_RUN, (lease, oldest[0].row_key))
@@ -84,14 +101,15 @@ def finish_run(tx: Transaction, name: str, ended: Run, context_starts: Mapping[s
     if open_run is None:
         row = tx.find_run(ended.id, name)
         return None if row is None else row.run
-    conversation_id, messages = open_run.conversation_id, ended.history_messages()
-    reply_row_key = row_key_range(conversation_id)[0] + open_run.message_count + len(messages) - 1
-    tx.end_run(open_run.row_key, ended, reply_row_key if messages else None)
-    History(tx.db, conversation_id).add(open_run.message_count, messages)
+    conversation_id, messages, count = open_run.conversation_id, ended.history_messages(), open_run.message_count
+    if messages and ended.replaces:
+        count = _delete_replaced_turn(tx, name, ended)
+    reply_row_key = row_key_range(conversation_id)[0] + count + len(messages) - 1
+    _end_run(tx, open_run.row_key, ended, reply_row_key if messages else None)
+    History(tx.db, conversation_id).add(count, messages)
     if context_starts:
-        tx.add_context_starts(conversation_id, context_starts)
-    if open_run.has_time_limit:
-        tx.touch(conversation_id)
+        add_context_starts(tx, conversation_id, context_starts)
+    touch(tx, conversation_id)
     is_mine = tx.is_mine(open_run.worker)
     if not is_mine:
         tx.notify(open_run.worker, ended.id)
@@ -99,6 +117,29 @@ def finish_run(tx: Transaction, name: str, ended: Run, context_starts: Mapping[s
         if following.run.status == "queued" and not (is_mine and tx.is_mine(following.worker)):
             tx.notify(following.worker, following.run.id)
     return ended
+
+
+def _end_run(tx: Transaction, row_key: int, ended: Run, reply_row_key: int | None = None) -> None:
+    tx.db.execute("DELETE FROM open_runs WHERE row_key = ?", (row_key,))
+    tx.update_run(row_key, ended, reply_row_key)
+    add_usage(tx, row_key >> 32, ended)
+
+
+def _delete_replaced_turn(tx: Transaction, name: str, ended: Run) -> int:
+    """Delete the newest messages, as far as they belong to the run that `ended` replaces. Returns how many are left."""
+    row, replaced_id = require_conversation(tx, name), ended.replaces or ""
+    history, count = History(tx.db, row.id), row.conversation.message_count
+    left = count - history.count_newest(replaced_id)
+    if left < count:
+        replaced = tx.find_run(replaced_id, name)
+        if replaced is not None and replaced.reply_row_key is not None:
+            tx.update_run(replaced.row_key, replaced.run)  # From now on, the run's JSON has its text.
+        history.delete_newest(left)
+        starts = row.conversation.context_starts
+        renew_history_id(tx, row.id, {model: min(start, left) for model, start in starts.items()})
+    if not left and ended.question:
+        set_excerpt(tx, row.id, excerpt_of(ended.question))
+    return left
 
 
 def replace_run(tx: Transaction, name: str, run: Run, earlier: Status, *, worker: str, lease: float) -> bool:
@@ -121,16 +162,48 @@ def set_run_details(tx: Transaction, name: str, run_id: str, details: Mapping[st
     return replace(row.run, options=replace(row.run.options, details=details))
 
 
+def list_runs(tx: Transaction, name: str, status: Status | None, most: int, before: str | None) -> Sequence[Run]:
+    if before is None:
+        conversation_id = tx.find_conversation_id(name)
+        return () if conversation_id is None else tx.list_runs(row_key_range(conversation_id), status, most)
+    row = tx.find_run(before, name)
+    if row is None:
+        raise NotFound
+    return tx.list_runs((row_key_range(row.row_key >> 32)[0], row.row_key - 1), status, most)
+
+
 def mark_delivered(tx: Transaction, name: str, run_id: str) -> None:
     row = tx.find_run(run_id, name)
     if row is not None and row.worker is None:
         tx.update_run(row.row_key, replace(row.run, delivered=True), row.reply_row_key)
 
 
+def add_messages(tx: Transaction, name: str, messages: Sequence[Message]) -> None:
+    row = require_conversation(tx, name)
+    if History(tx.db, row.id).has_added(row.conversation.message_count, messages):
+        return
+    if end_abandoned_runs(tx, row.id):
+        raise ConversationBusy
+    add_to_history(tx, row, messages)
+
+
+def import_history(tx: Transaction, name: str, messages: Sequence[Message], runs: Sequence[Run]) -> None:
+    row = require_conversation(tx, name)
+    count = row.conversation.message_count
+    is_added = History(tx.db, row.id).has_added(count, messages)
+    if is_added or any(tx.find_run(first.id, name) is not None for first in runs[:1]):
+        return
+    if any(tx.find_run(run.id) is not None for run in runs):
+        raise RunExists
+    first_row_key = row_key_range(row.id)[0] + count
+    replies = {(each.run_id, each.id, each.content): key for key, each in enumerate(messages, first_row_key)}
+    for run in runs:
+        tx.add_run(row.id, replace(run, conversation=name), replies.get((run.id, run.reply_id, run.text)))
+    add_to_history(tx, row, messages)
+
+
 def delete_message(tx: Transaction, name: str, message_id: str) -> None:
-    conversation = tx.find_conversation(name)
-    if conversation is None:
-        raise NotFound
+    conversation = require_conversation(tx, name)
     history = History(tx.db, conversation.id)
     index = history.index_of(message_id)
     for message in history.read(index, index + 1):
@@ -139,4 +212,4 @@ def delete_message(tx: Transaction, name: str, message_id: str) -> None:
             tx.update_run(row.row_key, row.run)  # From now on, the run's JSON has its text.
     history.delete(index)
     starts = conversation.conversation.context_starts
-    tx.renew_history_id(conversation.id, {model: start - (index < start) for model, start in starts.items()})
+    renew_history_id(tx, conversation.id, {model: start - (index < start) for model, start in starts.items()})

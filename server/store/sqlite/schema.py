@@ -118,6 +118,66 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         )
         """,
     ),
+    (
+        "ALTER TABLE conversations ADD COLUMN owner TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE conversations ADD COLUMN unlisted INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE conversations ADD COLUMN settings BLOB NOT NULL DEFAULT '{}'",
+        "ALTER TABLE conversations ADD COLUMN excerpt TEXT NOT NULL DEFAULT ''",
+        # Until now, only chats had a name of this form together with a time limit.
+        "UPDATE conversations SET unlisted = 1 WHERE seconds IS NOT NULL AND name GLOB 'chat_*'",
+        # Until now, a turn did not write the row of a conversation without a time limit.
+        """
+        UPDATE conversations SET touched = max(
+            touched,
+            ifnull((
+                SELECT timestamp FROM messages
+                WHERE row_key BETWEEN conversations.id << 32 AND (conversations.id << 32) + 4294967295
+                ORDER BY row_key DESC LIMIT 1
+            ), 0),
+            ifnull((
+                SELECT max(
+                    json_extract(CAST(run_json AS TEXT), '$.created'),
+                    ifnull(json_extract(CAST(run_json AS TEXT), '$.ended'), 0)
+                ) FROM runs
+                WHERE row_key BETWEEN conversations.id << 32 AND (conversations.id << 32) + 4294967295
+                ORDER BY row_key DESC LIMIT 1
+            ), 0)
+        )
+        """,
+        # Each run of spaces becomes pairs of characters 1 and 2; without all 2 1 in between, one pair is left of it.
+        """
+        UPDATE conversations SET excerpt = (
+            SELECT substr(trim(replace(replace(replace(replace(replace(replace(
+                substr(question, 1, 480), char(9), ' '), char(10), ' '), char(13), ' '),
+                ' ', char(1, 2)), char(2, 1), ''), char(1, 2), ' ')), 1, 120)
+            FROM (SELECT coalesce((
+                SELECT json_extract(CAST(fragment AS TEXT), '$.content') FROM messages
+                WHERE row_key BETWEEN conversations.id << 32 AND (conversations.id << 32) + 4294967295
+                AND json_extract(CAST(fragment AS TEXT), '$.role') = 'user' ORDER BY row_key LIMIT 1
+            ), (
+                SELECT json_extract(CAST(run_json AS TEXT), '$.question') FROM runs
+                WHERE row_key BETWEEN conversations.id << 32 AND (conversations.id << 32) + 4294967295
+                AND json_extract(CAST(run_json AS TEXT), '$.question') <> '' ORDER BY row_key LIMIT 1
+            ), '') AS question)
+        )
+        """,
+        "CREATE INDEX conversations_by_use ON conversations (owner, touched, name) WHERE NOT unlisted",
+        # By day (UTC). The id 0 stands for all conversations that are unlisted or gone.
+        """
+        CREATE TABLE usage (
+            owner TEXT NOT NULL,
+            conversation_id INTEGER NOT NULL,
+            day TEXT NOT NULL,
+            model TEXT NOT NULL,
+            runs INTEGER NOT NULL,
+            prompt_tokens INTEGER NOT NULL,
+            completion_tokens INTEGER NOT NULL,
+            total_tokens INTEGER NOT NULL,
+            PRIMARY KEY (owner, conversation_id, day, model)
+        ) WITHOUT ROWID
+        """,
+        "CREATE INDEX usage_by_day ON usage (owner, day)",
+    ),
 )
 """The statements of each version, in order. A file's `user_version` is the number of versions applied to it."""
 

@@ -2,28 +2,28 @@
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import orjson
 
 from server.concurrency import run_in_os_thread
-from server.domain import Conversation, Message, Run, Status
-from server.errors import ConversationBusy, NotFound, StoreUnavailable, TooManyRecords
+from server.domain import Conversation, ConversationEntry, DailyUsage, Message, Run, Status
+from server.errors import NotFound, StoreUnavailable, TooManyRecords
 from server.store.protocol import DEFAULT_OPTIONS, NO_CONTEXT_STARTS, SWEEP_SECONDS, CreatedRun, CreateOptions
-from server.store.sqlite import compaction, runs, schema
+from server.store.sqlite import compaction, conversations, runs, schema
 from server.store.sqlite.database import FAILURES, GroupCommitWriter, Reader
 from server.store.sqlite.history import History
 from server.store.sqlite.listener import SqliteListener
+from server.store.sqlite.runs import import_history
 from server.store.sqlite.sweep import REST_SECONDS, Sweep
-from server.store.sqlite.transaction import ConversationRow, Transaction
+from server.store.sqlite.transaction import Transaction
+from server.store.sqlite.usage import list_usage
 from server.store.sqlite.workers import WorkerLocks
 
 PING_SECONDS = 1.8
 """How long a ping waits in the queue of writes."""
 
-SET_METADATA = "UPDATE conversations SET metadata = ? WHERE id = ?"
 RECORD = "SELECT record FROM records WHERE kind = ? AND id = ?"
 LEASED_RUNS = """
 SELECT r.id, o.row_key FROM json_each(?) leased
@@ -73,41 +73,31 @@ class SqliteStore:
         metadata: Mapping[str, Any],
         messages: Sequence[Message] = (),
         *,
-        is_evictable: bool = False,
+        is_unlisted: bool = False,
     ) -> Conversation:
         def create(tx: Transaction) -> Conversation:
             row = tx.find_conversation(name)
             if row is not None:
                 return row.conversation
-            return runs.add_messages(tx, tx.create_conversation(name, seconds, metadata), messages)
+            row = conversations.add_conversation(tx, name, seconds, metadata, is_unlisted=is_unlisted)
+            return conversations.add_to_history(tx, row, messages)
 
         return self._write(create)
 
     def touch(self, name: str) -> bool:
-        def touch(tx: Transaction) -> bool:
-            row = tx.find_conversation(name)
-            if row is not None:
-                tx.touch(row.id)
-            return row is not None
-
-        row = self._read(lambda tx: tx.find_conversation(name))
         # Each read of a history touches it: without a time limit, that must not cost a write.
-        return self._write(touch) if row is not None and row.has_time_limit else row is not None
+        row = self._read(lambda tx: tx.find_conversation(name))
+        if row is None or not row.has_time_limit:
+            return row is not None
+        return self._write(lambda tx: conversations.touch_conversation(tx, name))
 
-    def set_model(self, name: str, model: str) -> None:
-        def set_model(tx: Transaction) -> None:
-            row = tx.find_conversation(name) or tx.create_conversation(name, None, {})
-            tx.db.execute("UPDATE conversations SET model = ? WHERE id = ?", (model, row.id))
+    def update_conversation(self, name: str, changes: Mapping[str, Any], *, create: bool = True) -> Conversation:
+        return self._write(lambda tx: conversations.update_conversation(tx, name, changes, create=create))
 
-        self._write(set_model)
-
-    def set_metadata(self, name: str, metadata: Mapping[str, Any]) -> Conversation:
-        def set_metadata(tx: Transaction) -> Conversation:
-            row = _require_row(tx, name)
-            tx.db.execute(SET_METADATA, (orjson.dumps(metadata), row.id))
-            return replace(row.conversation, metadata=metadata)
-
-        return self._write(set_metadata)
+    def list_conversations(
+        self, owner: str, before: tuple[float, str] | None, most: int
+    ) -> Sequence[ConversationEntry]:
+        return self._read(lambda tx: conversations.list_conversations(tx, owner, before, most))
 
     def create_run(
         self, name: str, run: Run, options: CreateOptions = DEFAULT_OPTIONS, *, waiting: int, start: bool
@@ -153,12 +143,8 @@ class SqliteStore:
             raise NotFound
         return row.run
 
-    def list_runs(self, name: str, status: Status | None, most: int) -> Sequence[Run]:
-        def list_runs(tx: Transaction) -> Sequence[Run]:
-            conversation_id = tx.find_conversation_id(name)
-            return () if conversation_id is None else tx.list_runs(conversation_id, status, most)
-
-        return self._read(list_runs)
+    def list_runs(self, name: str, status: Status | None, most: int, before: str | None = None) -> Sequence[Run]:
+        return self._read(lambda tx: runs.list_runs(tx, name, status, most, before))
 
     def list_messages(self, name: str, start: int, stop: int) -> Sequence[Message]:
         def list_messages(tx: Transaction) -> Sequence[Message]:
@@ -171,16 +157,16 @@ class SqliteStore:
         return self._read(lambda tx: _require_history(tx, name).index_of(message_id))
 
     def add_messages(self, name: str, messages: Sequence[Message]) -> None:
-        def add_messages(tx: Transaction) -> None:
-            row = _require_row(tx, name)
-            if History(tx.db, row.id).has_added(row.conversation.message_count, messages):
-                return
-            if tx.end_abandoned_runs(row.id):
-                raise ConversationBusy
-            runs.add_messages(tx, row, messages)
-            tx.touch(row.id)
+        self._write(lambda tx: runs.add_messages(tx, name, messages))
 
-        self._write(add_messages)
+    def import_history(self, name: str, messages: Sequence[Message], runs: Sequence[Run]) -> None:
+        self._write(lambda tx: import_history(tx, name, messages, runs), is_long=True)
+
+    def publish_conversation(self, name: str, created: float, touched: float) -> Conversation:
+        return self._write(lambda tx: conversations.publish_conversation(tx, name, created, touched))
+
+    def list_usage(self, owner: str, name: str | None, since: str, until: str) -> Sequence[DailyUsage]:
+        return self._read(lambda tx: list_usage(tx, owner, name, since, until))
 
     def set_message_metadata(self, name: str, message_id: str, metadata: Mapping[str, Any]) -> Message:
         return self._write(lambda tx: _require_history(tx, name).set_metadata(message_id, metadata))
@@ -217,19 +203,10 @@ class SqliteStore:
         self._write(delete_record)
 
     def clear_conversation(self, name: str) -> Sequence[str]:
-        def clear_conversation(tx: Transaction) -> Sequence[str]:
-            row = tx.find_conversation(name)
-            if row is None:
-                return ()
-            open_runs = tx.delete_contents(row.id)
-            tx.renew_history_id(row.id, {})
-            tx.touch(row.id)
-            return open_runs
-
-        return self._write(clear_conversation, is_long=True)
+        return self._write(lambda tx: conversations.clear_conversation(tx, name), is_long=True)
 
     def delete_conversation(self, name: str) -> Sequence[str]:
-        return self._write(lambda tx: tx.delete_conversation(name), is_long=True)
+        return self._write(lambda tx: conversations.delete_conversation(tx, name), is_long=True)
 
     def renew_leases(self, leases: Mapping[str, str]) -> Collection[str]:
         def renew_leases(tx: Transaction) -> Collection[str]:
@@ -281,14 +258,6 @@ class SqliteStore:
         return self._writer.write(lambda db: call(Transaction(db, self._locks, self._clock())), is_long=is_long)
 
 
-def _require_row(tx: Transaction, name: str) -> ConversationRow:
-    """Raises NotFound."""
-    row = tx.find_conversation(name)
-    if row is None:
-        raise NotFound
-    return row
-
-
 def _require_history(tx: Transaction, name: str) -> History:
     """Raises NotFound."""
-    return History(tx.db, _require_row(tx, name).id)
+    return History(tx.db, conversations.require_conversation(tx, name).id)

@@ -4,6 +4,7 @@ import time
 
 from server.store.protocol import REQUEST_ID_SECONDS
 from server.store.sqlite import compaction
+from server.store.sqlite.conversations import delete_conversation
 from server.store.sqlite.transaction import Transaction
 
 STEP_SECONDS = 0.01
@@ -39,7 +40,7 @@ class Sweep:
             names = tx.db.execute(EXPIRED_NAMES, (tx.now, BATCH, self._skipped)).fetchall()
             for (name,) in names:
                 if tx.find_conversation(name) is None:
-                    tx.delete_conversation(name)
+                    delete_conversation(tx, name)
                 else:
                     self._skipped += 1
                 if time.monotonic() > until:

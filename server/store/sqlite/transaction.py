@@ -1,8 +1,7 @@
 """Reads and writes of an SQLite store's rows, inside one transaction of one worker."""
 
-import secrets
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -12,29 +11,21 @@ import orjson
 
 from server.domain import Conversation, Run, Status
 from server.errors import RequestIdConflict
-from server.store.protocol import (
-    REQUEST_ID_SECONDS,
-    RETRYABLE_STATUSES,
-    as_abandoned,
-    can_redeliver,
-    is_same_question,
-)
+from server.store.protocol import REQUEST_ID_SECONDS, RETRYABLE_STATUSES
+from server.store.rules import as_abandoned, can_redeliver, is_same_question
 from server.store.sqlite.history import row_key_range
 from server.store.sqlite.workers import WorkerLocks
 
-FIND_CONVERSATION = """
-SELECT c.id, c.model, c.context_starts, c.history_id, c.expires, c.created, c.touched, c.metadata, newest.row_key,
-    newest.timestamp, EXISTS (SELECT 1 FROM open_runs WHERE row_key BETWEEN c.id << 32 AND (c.id << 32) + 4294967295)
-FROM conversations c LEFT JOIN messages newest ON newest.row_key =
-    (SELECT max(row_key) FROM messages WHERE row_key BETWEEN c.id << 32 AND (c.id << 32) + 4294967295)
-WHERE c.name = ?
+CONVERSATION_COLUMNS = """
+c.id, c.expires, c.name, c.model, c.context_starts, c.history_id, c.created, c.touched, c.metadata, c.settings,
+    c.excerpt, (SELECT max(row_key) FROM messages WHERE row_key BETWEEN c.id << 32 AND (c.id << 32) + 4294967295)
 """
-CREATE_CONVERSATION = """
-INSERT INTO conversations (name, seconds, expires, created, touched, metadata, history_id)
-VALUES (?, ?, ?, ?, ?, ?, ?)
+FIND_CONVERSATION = f"""
+SELECT {CONVERSATION_COLUMNS},
+    EXISTS (SELECT 1 FROM open_runs WHERE row_key BETWEEN c.id << 32 AND (c.id << 32) + 4294967295)
+FROM conversations c WHERE c.name = ?
 """
 FIND_CONVERSATION_ID = "SELECT id, expires FROM conversations WHERE name = ?"
-TOUCH = "UPDATE conversations SET touched = ?, expires = ? + seconds WHERE id = ?"
 COLUMNS = "r.row_key, r.run_json, r.details, r.reply_row_key, m.fragment, o.worker, o.lease, o.status, o.text"
 JOINS = "LEFT JOIN messages m ON m.row_key = r.reply_row_key LEFT JOIN open_runs o ON o.row_key = r.row_key"
 RUN = f"""
@@ -45,7 +36,7 @@ SELECT {COLUMNS} FROM runs r {JOINS}
 WHERE r.row_key BETWEEN ? AND ? AND (? IS NULL OR r.status = ? OR o.row_key IS NOT NULL) ORDER BY r.row_key DESC
 """
 OPEN_RUN = """
-SELECT o.row_key, o.worker, o.lease, o.status, c.id, c.expires IS NOT NULL,
+SELECT o.row_key, o.worker, o.lease, o.status, c.id,
     (SELECT ifnull(max(row_key) + 1 - (c.id << 32), 0) FROM messages
         WHERE row_key BETWEEN c.id << 32 AND (c.id << 32) + 4294967295),
     EXISTS (SELECT 1 FROM open_runs WHERE row_key > o.row_key AND row_key <= (c.id << 32) + 4294967295)
@@ -66,8 +57,8 @@ SELECT {COLUMNS} FROM runs r {JOINS} WHERE r.row_key = (SELECT max(row_key) FROM
 AND r.status = 'completed' AND NOT r.delivered
 """
 ADD_RUN = """
-INSERT INTO runs (row_key, id, status, delivered, run_json)
-SELECT ifnull(max(row_key) + 1, ?), ?, ?, 0, ? FROM runs WHERE row_key BETWEEN ? AND ?
+INSERT INTO runs (row_key, id, status, delivered, run_json, reply_row_key)
+SELECT ifnull(max(row_key) + 1, ?), ?, ?, ?, ?, ? FROM runs WHERE row_key BETWEEN ? AND ?
 """
 UPDATE_RUN = "UPDATE runs SET status = ?, delivered = ?, run_json = ?, reply_row_key = ? WHERE row_key = ?"
 UPDATE_OPEN_RUN = "UPDATE open_runs SET worker = ?, lease = ?, status = ?, text = ? WHERE row_key = ?"
@@ -110,8 +101,6 @@ class OpenRun(NamedTuple):
     lease: float
     status: Status
     conversation_id: int
-    has_time_limit: int
-    """Whether the conversation has a time limit."""
     message_count: int
     has_successor: int
     """Whether there are open runs behind it."""
@@ -130,20 +119,15 @@ class Transaction:
 
     def find_conversation(self, name: str) -> ConversationRow | None:
         row = self.db.execute(FIND_CONVERSATION, (name,)).fetchone()
-        if row is None or self._has_expired(row[0], row[4]):
+        if row is None or self.has_expired(*row[:2]):
             return None
-        key, model, starts, history_id, expires, created, touched, metadata, last, newest, has_open_runs = row
-        count = 0 if last is None else last - (key << 32) + 1
-        # The row of a conversation without a time limit is not written with each turn: its newest message tells.
-        touched = max(touched, newest or 0.0) if expires is None else touched
-        details = orjson.loads(starts), str(history_id), created, touched, orjson.loads(metadata)
-        conversation = Conversation(name, model, count, *details)
-        return ConversationRow(key, conversation, expires is not None, has_open_runs == 1)
+        *columns, has_open_runs = row
+        return ConversationRow(row[0], load_conversation(columns), row[1] is not None, has_open_runs == 1)
 
     def find_conversation_id(self, name: str) -> int | None:
         """Cheaper than `find_conversation`."""
         row = self.db.execute(FIND_CONVERSATION_ID, (name,)).fetchone()
-        return None if row is None or self._has_expired(*row) else row[0]
+        return None if row is None or self.has_expired(*row) else row[0]
 
     def find_open_run(self, run_id: str, name: str) -> OpenRun | None:
         """None if the run has ended, is abandoned, or does not belong to the conversation `name`."""
@@ -154,13 +138,13 @@ class Transaction:
     def find_run(self, run_id: str, name: str | None = None) -> RunRow | None:
         """None also if `name` is given and the run does not belong to that conversation."""
         row = self.db.execute(RUN, (run_id,)).fetchone()
-        if row is None or name not in (None, row[-2]) or self._has_expired(row[0] >> 32, row[-1]):
+        if row is None or name not in (None, row[-2]) or self.has_expired(row[0] >> 32, row[-1]):
             return None
         return self._load_row(row[:-2])
 
-    def list_runs(self, conversation_id: int, status: Status | None, most: int) -> list[Run]:
-        """Newest first."""
-        with closing(self.db.execute(RUNS, (*row_key_range(conversation_id), status, status))) as rows:
+    def list_runs(self, row_keys: tuple[int, int], status: Status | None, most: int) -> list[Run]:
+        """Those in a range of row keys, newest first."""
+        with closing(self.db.execute(RUNS, (*row_keys, status, status))) as rows:
             runs = (self._load_row(row).run for row in rows)
             return list(islice((run for run in runs if status in (None, run.status)), most))
 
@@ -168,20 +152,6 @@ class Transaction:
         """The runs whose end is not written, abandoned ones included; oldest first."""
         rows = self.db.execute(OPEN_RUNS, (*row_key_range(conversation_id), most)).fetchall()
         return [self._load_row(row) for row in rows]
-
-    def end_abandoned_runs(self, conversation_id: int) -> list[RunRow]:
-        """Write the ends of abandoned runs. Returns the remaining open runs, oldest first."""
-        rows = self.list_open_runs(conversation_id)
-        open_runs = [row for row in rows if row.run.is_open]
-        if len(open_runs) < len(rows):
-            for row in rows:
-                if not row.run.is_open:
-                    self.end_run(row.row_key, row.run)
-                    self.notify(row.worker, row.run.id)
-            for oldest in open_runs[:1]:
-                if oldest.run.status == "queued":
-                    self.notify(oldest.worker, oldest.run.id)
-        return open_runs
 
     def find_run_to_join(self, conversation_id: int, run: Run, open_runs: list[RunRow]) -> Run | None:
         """The existing run that `run` joins by the rules of `Store.create_run`. Raises RequestIdConflict."""
@@ -199,32 +169,18 @@ class Transaction:
         newest = None if row is None else self._load_row(row).run
         return newest if newest is not None and can_redeliver(newest, run, self.now) else None
 
-    def create_conversation(self, name: str, seconds: float | None, metadata: Mapping[str, Any]) -> ConversationRow:
-        """Create a conversation, in place of an expired one of that name."""
-        self.delete_conversation(name)
-        expires = None if seconds is None else self.now + seconds
-        history_id = secrets.randbits(62)
-        values = (name, seconds, expires, self.now, self.now, orjson.dumps(metadata), history_id)
-        key = self.db.execute(CREATE_CONVERSATION, values).lastrowid or 0
-        conversation = Conversation(
-            name, history_id=str(history_id), created=self.now, touched=self.now, metadata=metadata
-        )
-        return ConversationRow(key, conversation, seconds is not None, has_open_runs=False)
-
-    def touch(self, conversation_id: int) -> None:
-        self.db.execute(TOUCH, (self.now, self.now, conversation_id))
-
-    def add_run(self, conversation_id: int, run: Run, lease: float) -> None:
-        """Add a run as the newest."""
-        first, last = row_key_range(conversation_id)
-        row_key = self.db.execute(ADD_RUN, (first, run.id, run.status, run.dump(), first, last)).lastrowid
+    def add_open_run(self, conversation_id: int, run: Run, lease: float) -> None:
+        """Add a run as the newest; this worker holds its lease."""
+        row_key = self.add_run(conversation_id, run)
         self.db.execute(ADD_OPEN_RUN, (row_key, self._locks.acquire(), lease, run.status))
         if run.request_id is not None:
             self.db.execute(ADD_REQUEST_ID, (conversation_id, run.request_id, row_key, self.now))
 
-    def end_run(self, row_key: int, ended: Run, reply_row_key: int | None = None) -> None:
-        self.db.execute("DELETE FROM open_runs WHERE row_key = ?", (row_key,))
-        self.update_run(row_key, ended, reply_row_key)
+    def add_run(self, conversation_id: int, run: Run, reply_row_key: int | None = None) -> int:
+        """Add the row of a run as the newest. Returns its row key."""
+        first, last = row_key_range(conversation_id)
+        values = run.id, run.status, run.delivered, _dump_run(run, reply_row_key), reply_row_key
+        return self.db.execute(ADD_RUN, (first, *values, first, last)).lastrowid or 0
 
     def update_open_run(self, row_key: int, run: Run, worker: str, lease: float) -> None:
         """`worker` is empty if the run requires action."""
@@ -233,37 +189,8 @@ class Transaction:
 
     def update_run(self, row_key: int, run: Run, reply_row_key: int | None = None) -> None:
         """If `reply_row_key` names the message that has the run's text, the text is stored in that message only."""
-        stored = run if reply_row_key is None else replace(run, text="")
-        self.db.execute(UPDATE_RUN, (run.status, run.delivered, stored.dump(), reply_row_key, row_key))
-
-    def add_context_starts(self, conversation_id: int, starts: Mapping[str, int]) -> None:
-        row = self.db.execute("SELECT context_starts FROM conversations WHERE id = ?", (conversation_id,)).fetchone()
-        merged = orjson.dumps({**orjson.loads(row[0]), **starts})
-        self.db.execute("UPDATE conversations SET context_starts = ? WHERE id = ?", (merged, conversation_id))
-
-    def renew_history_id(self, conversation_id: int, context_starts: Mapping[str, int]) -> None:
-        """Record that the history changed other than by messages added at its end, and replace `context_starts`."""
-        values = orjson.dumps(context_starts), secrets.randbits(62), conversation_id
-        self.db.execute("UPDATE conversations SET context_starts = ?, history_id = ? WHERE id = ?", values)
-
-    def delete_contents(self, conversation_id: int) -> list[str]:
-        """Delete messages, runs and request ids. Returns the ids of the runs that were open."""
-        rows = self.list_open_runs(conversation_id)
-        for row in rows:
-            if not self._locks.is_me(row.worker):
-                self.notify(row.worker, row.run.id)
-        for table in ("messages", "runs", "open_runs"):
-            self.db.execute(f"DELETE FROM {table} WHERE row_key BETWEEN ? AND ?", row_key_range(conversation_id))
-        self.db.execute("DELETE FROM request_ids WHERE conversation_id = ?", (conversation_id,))
-        return [row.run.id for row in rows if row.run.is_open]
-
-    def delete_conversation(self, name: str) -> list[str]:
-        """Delete a conversation and its contents, expired or not. Returns the ids of the runs that were open."""
-        row = self.db.execute("SELECT id FROM conversations WHERE name = ?", (name,)).fetchone()
-        if row is None:
-            return []
-        self.db.execute("DELETE FROM conversations WHERE id = ?", row)
-        return self.delete_contents(*row)
+        values = run.status, run.delivered, _dump_run(run, reply_row_key), reply_row_key
+        self.db.execute(UPDATE_RUN, (*values, row_key))
 
     def release_worker(self, worker: str) -> bool:
         """Delete the notifications for a worker that ends or has ended. Whether no open run names it either."""
@@ -282,6 +209,12 @@ class Transaction:
         """Whether an open run is not abandoned."""
         return self._locks.is_me(worker) or (lease >= self.now and not self._locks.has_ended(worker))
 
+    def has_expired(self, conversation_id: int, expires: float | None) -> bool:
+        """Whether a conversation that expires at `expires` is to be treated as missing."""
+        if expires is None or expires >= self.now:
+            return False
+        return not any(row.run.is_open for row in self.list_open_runs(conversation_id))
+
     def _load_row(self, row: Row) -> RunRow:
         row_key, run_json, details, reply_row_key, fragment, worker, lease, status, text = row
         run = Run.load(run_json)
@@ -294,7 +227,14 @@ class Transaction:
         run = replace(run, status=status, text=text.decode())
         return RunRow(row_key, run if self.is_leased(worker, lease) else as_abandoned(run, self.now), worker, None)
 
-    def _has_expired(self, conversation_id: int, expires: float | None) -> bool:
-        if expires is None or expires >= self.now:
-            return False
-        return not any(row.run.is_open for row in self.list_open_runs(conversation_id))
+
+def load_conversation(columns: Sequence[Any]) -> Conversation:
+    """From the values of CONVERSATION_COLUMNS."""
+    key, _, name, model, starts, history_id, created, touched, metadata, settings, excerpt, last = columns
+    count = 0 if last is None else last - (key << 32) + 1
+    times, history = (created, touched), (orjson.loads(starts), str(history_id))
+    return Conversation(name, model, count, *history, *times, orjson.loads(metadata), orjson.loads(settings), excerpt)
+
+
+def _dump_run(run: Run, reply_row_key: int | None) -> bytes:
+    return (run if reply_row_key is None else replace(run, text="")).dump()

@@ -32,7 +32,7 @@ def blueprint(contract: Contract, core: Core, max_characters: int) -> Blueprint:
         require_offered(body)
         with not_found_as("thread"):
             if "metadata" in body:
-                core.conversations.set_metadata(thread_id, body["metadata"] or {})
+                core.conversations.update(thread_id, {"metadata": body["metadata"]}, create=False)
             return objects.dump_thread(core.conversations.get(thread_id))
 
     @contract.serves(bp, "deleteThread")

@@ -1,10 +1,13 @@
 #!lua
--- An existing conversation is left as it is. Messages follow the named arguments.
-local time_limit, metadata, history_id, first_message = ARGV[4], ARGV[5], ARGV[6], 7
+-- An existing conversation is left as it is. `name` is empty if the new one is unlisted; otherwise its entry in the index
+-- is written. Messages follow the named arguments.
+local name, time_limit, metadata, new_history_id = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local excerpt, first_message = ARGV[8], 9
 if has_expired() then return 'expired' end
-if exists() then return read_conversation() end
-fields = {now, false, false, false, now, metadata, history_id}
-redis.call('HSET', conversation, 'touched', now, 'created', now, 'metadata', metadata, 'history_id', history_id)
+if touched then return {read_conversation()} end
+make_conversation(name, new_history_id)
+redis.call('HSET', conversation, 'metadata', metadata)
 if time_limit ~= '' then redis.call('HSET', conversation, 'seconds', time_limit) end
 for n = first_message, #ARGV do redis.call('RPUSH', messages, ARGV[n]) end
-return read_conversation()
+set_excerpt(excerpt)
+return {read_conversation()}

@@ -1,14 +1,15 @@
 #!lua
--- `request_key` is the key of the request id, and empty without one. `question_hash` covers question and options, and is
--- empty without a question. Messages follow the named arguments.
-local id, run_json, question_text_hash, request_key, start = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8] == '1'
-local waiting, request_id_seconds, redelivery_seconds = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
-local question_hash, reject_if_busy, create_conversation = ARGV[12], ARGV[13] == '1', ARGV[14] == '1'
-local first_message = 15
+-- `name` is empty until the conversation's entry in the index is written. `request_key` is the key of the request id,
+-- and empty without one. `question_hash` covers question, options and the replaced run, and is empty if there is neither
+-- a question nor such a run. Messages follow the named arguments.
+local name, id, run_json, question_text_hash, request_key = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
+local start, waiting, request_id_seconds, redelivery_seconds = ARGV[9] == '1', tonumber(ARGV[10]), ARGV[11], ARGV[12]
+local question_hash, reject_if_busy, create_conversation = ARGV[13], ARGV[14] == '1', ARGV[15] == '1'
+local replaces, excerpt, first_message = ARGV[16], ARGV[17], 18
 
 local function find_by_request_id()
   local earlier_id, created = unpack(redis.call('HMGET', request_key, 'run_id', 'created'))
-  if not earlier_id or tonumber(now) - tonumber(created) > request_id_seconds then return false end
+  if not earlier_id or tonumber(now) - tonumber(created) > tonumber(request_id_seconds) then return false end
   local text_hash, status = unpack(redis.call('HMGET', run_key(earlier_id), 'question_text_hash', 'status'))
   if text_hash ~= question_text_hash then return false, 'conflict' end
   return status ~= 'failed' and status ~= 'interrupted' and status ~= 'expired' and earlier_id
@@ -22,7 +23,12 @@ local function find_by_question(open)
   if not newest then return false end
   local run = redis.call('HMGET', run_key(newest), 'question_hash', 'status', 'delivered', 'ended')
   return run[1] == question_hash and run[2] == 'completed' and not run[3]
-    and tonumber(now) - tonumber(run[4]) <= redelivery_seconds and newest
+    and tonumber(now) - tonumber(run[4]) <= tonumber(redelivery_seconds) and newest
+end
+
+local function is_last_turn(run_id)
+  local line = redis.call('LINDEX', messages, -1)
+  return line and get_message_run(line) == run_id
 end
 
 local function count_queued(open)
@@ -35,8 +41,9 @@ end
 
 if not create_conversation and not exists() then return 'missing' end
 if has_expired() then return 'expired' end
+if needs_entry and name == '' then return 'unlisted' end
 local open = end_abandoned_runs()
-if redis.call('EXISTS', run_key(id)) == 1 then return {1, read_conversation(), read_run(id)} end
+if redis.call('EXISTS', run_key(id)) == 1 then return {read_conversation(), 1, read_run(id)} end
 local existing, refusal
 if request_key ~= '' then
   existing, refusal = find_by_request_id()
@@ -44,14 +51,14 @@ elseif question_hash ~= '' then
   existing = find_by_question(open)
 end
 if refusal then return refusal end
-if existing then return {0, read_conversation(), read_run(existing)} end
+if existing then return {read_conversation(), 0, read_run(existing)} end
+if replaces ~= '' and not is_last_turn(replaces) then return 'not last' end
 local status = start and #open == 0 and 'running' or 'queued'
 if (reject_if_busy and #open > 0) or (status == 'queued' and count_queued(open) >= waiting) then return 'busy' end
 
-redis.call('HSET', conversation, 'touched', now)
-redis.call('HSETNX', conversation, 'created', now)
-redis.call('HSETNX', conversation, 'history_id', id)
-fields = {now, fields[2], fields[3], fields[4], fields[5] or now, fields[6], fields[7] or id}
+if needs_entry then make_conversation(name, id) end
+touch()
+set_excerpt(excerpt)
 redis.call(
   'HSET', run_key(id), 'run_json', run_json, 'question_text_hash', question_text_hash, 'status', status,
   'worker', worker, 'lease', lease
@@ -63,6 +70,6 @@ redis.call('RPUSH', open_runs, id)
 if request_key ~= '' then
   redis.call('HSET', run_key(id), 'request_key', request_key)
   redis.call('HSET', request_key, 'run_id', id, 'created', now)
-  redis.call('EXPIRE', request_key, request_id_seconds + 60)
+  redis.call('EXPIRE', request_key, tonumber(request_id_seconds) + 60)
 end
-return {1, read_conversation(), status}
+return {read_conversation(), 1, status}

@@ -2,12 +2,15 @@
 -- Times are Unix seconds as Python wrote them: compared as numbers, stored and returned as that same text.
 local conversation, now, lease, worker = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 local messages, runs, open_runs = conversation .. ':messages', conversation .. ':runs', conversation .. ':open_runs'
-local deleted_runs = conversation .. ':deleted_runs'
-local fields = redis.call(
-  'HMGET', conversation,
-  'touched', 'seconds', 'model', 'context_starts', 'created', 'metadata', 'history_id', 'deleted_messages'
-)
-local touched, seconds = fields[1], fields[2]
+local usage, outbox = conversation .. ':usage', conversation .. ':outbox'
+local touched, seconds, starts_json, history_id, deleted_messages, listed = unpack(redis.call(
+  'HMGET', conversation, 'touched', 'seconds', 'context_starts', 'history_id', 'deleted_messages', 'listed'
+))
+-- `listed` is the name under which the conversation is in the index, and empty if it is unlisted. One that was stored
+-- before there was an index is unlisted if it has a time limit; otherwise it is listed when it is used again.
+local is_unlisted = listed == '' or (not listed and seconds)
+-- Whether this call lists the conversation, so that its entry in the index must have been written before.
+local needs_entry = not touched or not (listed or seconds)
 
 local function run_key(id) return conversation .. ':run:' .. id end
 local function text_key(id) return conversation .. ':text:' .. id end
@@ -41,8 +44,50 @@ end
 
 local function exists() return touched and not has_expired() end
 
+-- It never moves back, although the clocks of workers differ; so it is the latest time that was written to the index.
+local function touch()
+  if not touched or tonumber(now) > tonumber(touched) then
+    touched = now
+    redis.call('HSET', conversation, 'touched', now)
+  end
+end
+
+local function make_conversation(name, new_history_id)
+  redis.call('HSETNX', conversation, 'touched', now)
+  redis.call('HSETNX', conversation, 'created', now)
+  redis.call('HSETNX', conversation, 'history_id', new_history_id)
+  redis.call('HSET', conversation, 'listed', name)
+end
+
 local function read_conversation()
-  return {fields[3], redis.call('LLEN', messages), fields[4], fields[5], fields[1], fields[6], fields[7]}
+  return {redis.call('LLEN', messages), redis.call('HGETALL', conversation)}
+end
+
+local function set_excerpt(excerpt)
+  if excerpt ~= '' then redis.call('HSETNX', conversation, 'excerpt', excerpt) end
+end
+
+-- Whether the first of the messages in ARGV, up to the index `last`, is among the recent ones already.
+local function has_added(recent, first, last)
+  local head = first <= last and string.match(ARGV[first], '^[^,]*,')
+  for n = 1, head and last - first + 1 + recent or 0 do
+    local line = redis.call('LINDEX', messages, -n)
+    if not line then return false end
+    if string.sub(line, 1, #head) == head then return true end
+  end
+  return false
+end
+
+-- The id of the run to which a message belongs, or another value if it belongs to none.
+local function get_message_run(line) return cjson.decode(string.match(line, '^[^\n]*'))[2] end
+
+-- Give a run a copy of its text if the message that is about to be deleted has it.
+local function keep_text(line)
+  local id = get_message_run(line)
+  local head = type(id) == 'string' and get_field(id, 'reply_head')
+  if head and string.sub(line, 1, #head) == head then
+    redis.call('HSET', run_key(id), 'reply_fragment', string.match(line, '^[^\n]*\n[^\n]*\n(.*)$'))
+  end
 end
 
 -- The fragment of the message that has a run's text; false if the run has its text itself. The message is found by how
@@ -50,7 +95,7 @@ end
 local function find_reply(id)
   local index, head, fragment = unpack(redis.call('HMGET', run_key(id), 'reply_index', 'reply_head', 'reply_fragment'))
   if fragment or not index then return fragment end
-  for at = tonumber(index), math.max(tonumber(index) - tonumber(fields[8] or 0), 0), -1 do
+  for at = tonumber(index), math.max(tonumber(index) - tonumber(deleted_messages or 0), 0), -1 do
     local line = redis.call('LINDEX', messages, at)
     if line and string.sub(line, 1, #head) == head then return string.match(line, '^[^\n]*\n[^\n]*\n(.*)$') end
   end
@@ -84,13 +129,23 @@ local function notify_next(owner)
   end
 end
 
+-- Add what an entry says to the conversation's usage; nothing if it is false or empty. That of an unlisted conversation
+-- is left in `outbox`, for a key on another node.
+local function count_usage(entry)
+  if not entry or entry == '' then return end
+  if is_unlisted then return redis.call('RPUSH', outbox, entry) end
+  local counts = cjson.decode(string.sub(entry, 2))
+  for n = 2, #counts, 2 do redis.call('HINCRBY', usage, counts[n], counts[n + 1]) end
+end
+
 -- Write the ends of abandoned runs. Returns the remaining open runs, oldest first.
 local function end_abandoned_runs()
   for _, id in ipairs(redis.call('LRANGE', open_runs, 0, -1)) do
     local status, owner = read_status(id)
     if not is_open(status) then
       redis.call('HSET', run_key(id), 'status', status, 'abandoned', now)
-      redis.call('HDEL', run_key(id), 'worker', 'lease', 'start_call_id')
+      count_usage(get_field(id, 'usage_entry'))
+      redis.call('HDEL', run_key(id), 'worker', 'lease', 'start_call_id', 'usage_entry')
       redis.call('LREM', open_runs, 1, id)
       notify(id, owner)
       notify_next(owner)
@@ -118,11 +173,14 @@ local function get_due_time()
   return seconds and string.format('%.17g', math.max(tonumber(touched) + tonumber(seconds), tonumber(now)))
 end
 
--- Delete all keys of the conversation. Its runs are listed in `deleted_runs` until their keys `run:ID`, which may be on
--- another node, are deleted too: `+ID` for those that were open, `-ID` for the others, and `=CALL_ID` for the call.
--- Returns false and deletes nothing if the call is repeated.
-local function delete_keys(call_id)
-  if call_id and redis.call('LPOS', deleted_runs, '=' .. call_id) then return false end
+-- What is left to do on other nodes, and the calls that are done, are listed in `outbox`: `+ID` for each run that was
+-- open and `-ID` for each other one, whose key `run:ID` is to be deleted; `@NAME` for the entry in the index, to be
+-- deleted too; `$JSON` for usage that is to be added to that of the unlisted conversations, with an id that makes it
+-- count once; and `=CALL_ID` for the call.
+
+-- Delete messages, runs and request ids. Returns false and deletes nothing if the call is repeated.
+local function delete_history(call_id)
+  if call_id and redis.call('LPOS', outbox, '=' .. call_id) then return false end
   local was_open = {}
   for _, id in ipairs(list_live_runs()) do was_open[id] = true end
   for _, id in ipairs(redis.call('LRANGE', open_runs, 0, -1)) do notify(id, get_field(id, 'worker')) end
@@ -130,9 +188,21 @@ local function delete_keys(call_id)
     local request_key = get_field(id, 'request_key')
     if request_key then redis.call('UNLINK', request_key) end
     redis.call('UNLINK', run_key(id), text_key(id))
-    redis.call('RPUSH', deleted_runs, (was_open[id] and '+' or '-') .. id)
+    redis.call('RPUSH', outbox, (was_open[id] and '+' or '-') .. id)
   end
-  redis.call('UNLINK', conversation, messages, runs, open_runs)
-  if call_id then redis.call('RPUSH', deleted_runs, '=' .. call_id) end
+  redis.call('UNLINK', messages, runs, open_runs)
+  if call_id then redis.call('RPUSH', outbox, '=' .. call_id) end
   return true
+end
+
+-- Delete all keys of the conversation but `outbox`, unless the call is repeated.
+local function delete_keys(call_id)
+  if not delete_history(call_id) then return end
+  local totals = redis.call('HGETALL', usage)
+  if #totals > 0 then
+    table.insert(totals, 1, 'history ' .. (history_id or touched))
+    redis.call('RPUSH', outbox, '$' .. cjson.encode(totals))
+  end
+  if listed and listed ~= '' then redis.call('RPUSH', outbox, '@' .. listed) end
+  redis.call('UNLINK', conversation, usage)
 end

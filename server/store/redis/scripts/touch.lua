@@ -1,4 +1,6 @@
 #!lua
-if not exists() then return 0 end
-if seconds then redis.call('HSET', conversation, 'touched', now) end
-return 1
+-- A conversation without a time limit stays as it is.
+if not exists() then return false end
+if not seconds then return 'kept' end
+touch()
+return 'touched'

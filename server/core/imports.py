@@ -1,0 +1,160 @@
+"""Imports conversations from a file: all of them, or nothing."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import BinaryIO
+
+from server.core.import_check import Plan, check_file
+from server.core.import_formats import read_file
+from server.core.import_records import Header
+from server.core.json_file import JsonFile
+from server.domain import Conversation, Message, Run, new_id
+from server.errors import ConversationBusy, ConversationExists, NotFound, StoreFull, StoreUnavailable
+from server.store.protocol import Store
+
+MAX_IMPORTS = 16
+"""How many imports one process takes at the same time: each has a file of its own on the disk."""
+
+BATCH_BYTES, BATCH_COUNT = 262_144, 500
+"""How much one write to the store has at most, but for the last record of it."""
+
+HIDDEN_SECONDS = 600.0
+"""How long after the last write to it a conversation is kept that is not completely imported, if the process dies."""
+
+TOO_MANY = "Too many files are being imported; try again in a minute."
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A conversation that was imported."""
+
+    conversation: Conversation
+    message_count: int
+    run_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImportResult:
+    conversations: Sequence[Imported]
+    skipped: Counter[str]
+    """How many parts of each kind were no text."""
+
+
+class Imports:
+    """Safe from any thread."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._admitted = threading.BoundedSemaphore(MAX_IMPORTS)
+        # One at a time: each takes what the processor has left, so that many would make other callers wait longer.
+        self._turn = threading.Lock()
+
+    @contextmanager
+    def admit(self) -> Iterator[None]:
+        """Hold one of the MAX_IMPORTS slots: enter this before the file is received. Raises ConversationBusy."""
+        if not self._admitted.acquire(blocking=False):
+            raise ConversationBusy(TOO_MANY)
+        try:
+            yield
+        finally:
+            self._admitted.release()
+
+    def load(
+        self, file: BinaryIO, name: str | None, max_input_chars: int, *, has_lines: bool, copies: bool
+    ) -> ImportResult:
+        """Import the conversations of `file`, under `name` if there is one and the file has one conversation.
+
+        If a name exists, ConversationExists is raised, or, if `copies`, a free one is taken. Runs whose ids exist in
+        the store get new ones. Raises InvalidImport, which names the line, for a file that is broken
+        or has a question or system prompt of more than `max_input_chars` characters.
+
+        Everything is checked before anything is written. It is written to conversations that nobody sees listed, and
+        these are listed at the end. If the process dies, those that are not listed yet expire; if it dies while it
+        lists several, some are there.
+        """
+        with self._turn, closing(JsonFile(file)) as data:
+            plan = check_file(data, self._store, name, max_input_chars, has_lines=has_lines, copies=copies)
+            writing = _Writing(self._store, plan)
+            try:
+                return ImportResult(writing.write(data, has_lines=has_lines), plan.skipped)
+            except BaseException as error:
+                writing.undo()
+                if isinstance(error, NotFound):  # The store needed the room of those that are not listed yet.
+                    raise StoreFull from None
+                raise
+
+
+class _Writing:
+    """The writing of a file that was checked."""
+
+    def __init__(self, store: Store, plan: Plan) -> None:
+        self._store = store
+        self._plan = plan
+        self._token = new_id("import")
+        self._headers: list[Header] = []
+        self._written: list[str] = []
+        """The names of the conversations that are ours, one for each of the headers."""
+        self._runs: list[Run] = []
+        self._messages: list[Message] = []
+        self._size = 0
+        """The bytes of these in the file."""
+
+    def write(self, data: JsonFile, *, has_lines: bool) -> list[Imported]:
+        """Write and list all. Raises NotFound if one of the conversations is gone."""
+        for span, record in read_file(data, Counter(), has_lines=has_lines):
+            if isinstance(record, Header):
+                self._flush()
+                self._create(record)
+            else:
+                self._add(record)
+                self._size += span.end - span.start
+                if self._size >= BATCH_BYTES or len(self._runs) + len(self._messages) >= BATCH_COUNT:
+                    self._flush()
+        self._flush()
+        return [
+            Imported(
+                self._store.publish_conversation(each.name, header.created, header.touched), each.messages, each.runs
+            )
+            for each, header in zip(self._plan.conversations, self._headers, strict=True)
+        ]
+
+    def undo(self) -> None:
+        """Delete what was written, as far as the store can be reached; it expires otherwise."""
+        for name in self._written:
+            with suppress(StoreUnavailable):
+                self._store.delete_conversation(name)
+
+    def _create(self, header: Header) -> None:
+        """Create the next conversation. Raises ConversationExists if somebody else has created it meanwhile."""
+        name = self._plan.conversations[len(self._headers)].name
+        mark = {"import": self._token}
+        created = self._store.create_conversation(name, HIDDEN_SECONDS, mark, is_unlisted=True)
+        if created.metadata != mark:
+            raise ConversationExists
+        self._written.append(name)
+        self._headers.append(header)
+        self._store.update_conversation(name, {"metadata": None, **header.changes}, create=False)
+
+    def _add(self, record: Run | Message) -> None:
+        new_ids = self._plan.new_ids
+        if isinstance(record, Run):
+            replaces = new_ids.get(record.replaces or "", record.replaces)
+            self._runs.append(replace(record, id=new_ids.get(record.id, record.id), replaces=replaces))
+            return
+        run_id = new_ids.get(record.run_id or "")
+        if run_id is not None and record.run_id is not None:
+            is_reply = record.id == _reply_id(record.run_id)
+            record = replace(record, run_id=run_id, id=_reply_id(run_id) if is_reply else record.id)
+        self._messages.append(record)
+
+    def _flush(self) -> None:
+        if self._runs or self._messages:
+            self._store.import_history(self._written[-1], self._messages, self._runs)
+            self._runs, self._messages, self._size = [], [], 0
+
+
+def _reply_id(run_id: str) -> str:
+    return Run("", id=run_id).reply_id

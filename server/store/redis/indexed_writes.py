@@ -1,0 +1,69 @@
+"""Runs the scripts that create or touch a conversation, and keeps its entry in the index in step."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from server.domain import Conversation
+from server.store.redis.caller import ScriptCaller, tag_of
+from server.store.redis.client import RedisClient
+from server.store.redis.commands import Argument, Command
+from server.store.redis.expiry import Expiry
+from server.store.redis.listing import Listing
+from server.store.redis.serializers import load_conversation
+
+
+class IndexedWrites:
+    def __init__(
+        self,
+        redis: RedisClient,
+        clock: Callable[[], float],
+        scripts: ScriptCaller,
+        listing: Listing,
+        expiry: Expiry,
+    ) -> None:
+        self._redis = redis
+        self._clock = clock
+        self._scripts = scripts
+        self._listing = listing
+        self._expiry = expiry
+
+    def touch(self, script: str, name: str, *given: Argument) -> Any:
+        """The answer of a script that touches the conversation, unless that is missing or the script refuses."""
+        now = self._clock()
+        command = self._scripts.command(script, tag_of(name), *given, now=now)
+        answer, _ = self._redis.ask(command, self._listing.move(name, now))
+        if answer not in (1, b"added") and not (isinstance(answer, list) and answer[0] == b"ended"):
+            self._listing.settle(name)
+        return answer
+
+    def create(
+        self,
+        script: str,
+        name: str,
+        *given: Argument,
+        first: Sequence[Command] = (),
+        listed: str = "",
+        touches: bool = False,
+    ) -> tuple[Any, Conversation | None]:
+        """The answer of a script that may create a conversation, and that conversation; None if the script refuses.
+
+        `first` are commands to be sent before it, and `listed` is its first argument. If it is empty, as it has to be
+        for an unlisted conversation, the script may ask for the entry in the index to be written before it goes on. An
+        expired conversation of that name is deleted first.
+        """
+        while True:
+            now = self._clock()
+            before = [*first, self._listing.add(name, now)] if listed else first
+            command = self._scripts.command(script, tag_of(name), listed, *given, now=now)
+            after = [self._listing.move(name, now, is_new=bool(listed))] if listed or touches else []
+            answer = self._redis.ask(*before, command, *after)[len(before)]
+            if answer == b"expired":
+                self._expiry.expire(tag_of(name))
+            elif answer == b"unlisted":
+                listed = name
+            else:
+                break
+        conversation = load_conversation(name, answer[0]) if isinstance(answer, list) else None
+        if after and (conversation is None or conversation.touched < now):
+            self._listing.settle(name)
+        return answer, conversation
