@@ -40,10 +40,15 @@ NEVER = {
 """What a unit does not import although it stands lower. `settings` is read by `app` and by the process alone."""
 
 FILES = sorted(SERVER.rglob("*.py"))
+TERMINAL_FILES = sorted((ROOT / "terminal").rglob("*.py"))
 
 
 def name_of(path: Path) -> str:
-    return str(path.relative_to(SERVER)).removesuffix(".py").removesuffix("/__init__")
+    return (
+        str(path.relative_to(SERVER if path.is_relative_to(SERVER) else ROOT))
+        .removesuffix(".py")
+        .removesuffix("/__init__")
+    )
 
 
 def unit_of(module: str) -> str:
@@ -116,7 +121,25 @@ def length_of(node: ast.stmt) -> int:
     return node.end_lineno - first + 1
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@pytest.mark.parametrize("path", TERMINAL_FILES, ids=name_of)
+def test_the_terminal_client_imports_nothing_of_the_server(path: Path) -> None:
+    assert "server" not in {name.partition(".")[0] for name in names_imported_by(path)}
+
+
+def test_the_server_imports_nothing_of_the_terminal_client() -> None:
+    found = {name.partition(".")[0] for path in FILES for name in names_imported_by(path)}
+    assert "terminal" not in found
+
+
+def names_imported_by(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            yield str(node.module)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize("path", [*FILES, *TERMINAL_FILES], ids=name_of)
 def test_a_module_is_short_and_so_are_its_functions(path: Path) -> None:
     text = path.read_text()
     assert text.count("\n") <= 300

@@ -38,7 +38,7 @@ OLD_VERBS = {
     *("add", "change_message", "clear", "delete", "renew", "record", "records", "open", "models", "health", "cut"),
 }
 
-FILES = sorted(path for folder in ("server", "tests", "bench") for path in (ROOT / folder).rglob("*.py"))
+FILES = sorted(path for folder in ("server", "terminal", "tests", "bench") for path in (ROOT / folder).rglob("*.py"))
 FILES = [path for path in FILES if "node_modules" not in path.parts]
 
 
