@@ -19,6 +19,9 @@ run: .venv/run ## Start on port 10000; without a key, the demonstration
 	fi; \
 	exec $(BIN)/python run.py
 
+chat: .venv/chat ## Talk with the running server, in this terminal
+	@exec $(BIN)/python -m terminal chat
+
 test: .venv/dev redis chromium litellm tests/node/node_modules scripts/postman/node_modules ## Run all the tests
 	@$(BIN)/python -m pytest --numprocesses $(BESIDE) --dist loadfile --no-loadscope-reorder
 
@@ -69,9 +72,13 @@ tests/node/node_modules scripts/postman/node_modules:
 	@$(INSTALL) requirements.txt
 	@touch $@
 
-.venv/dev: requirements-dev.txt requirements.txt
+.venv/chat: requirements-terminal.txt
+	@$(INSTALL) requirements-terminal.txt
+	@touch $@
+
+.venv/dev: requirements-dev.txt requirements.txt requirements-terminal.txt
 	@$(INSTALL) requirements-dev.txt
-	@touch $@ .venv/run
+	@touch $@ .venv/run .venv/chat
 
 .venv/litellm/done:
 	@echo "Installing LiteLLM's proxy into .venv/litellm; this takes a minute, once."
@@ -100,4 +107,4 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 o
 	&& $(BIN)/pip install --quiet --disable-pip-version-check --requirement
 endef
 
-.PHONY: run test check chaos bench bench-litellm format vendor postman redis chromium litellm
+.PHONY: run chat test check chaos bench bench-litellm format vendor postman redis chromium litellm

@@ -245,13 +245,22 @@ class TestMake:
 
     @pytest.mark.parametrize(
         ("target", "changed"),
-        [("run", "requirements.txt"), ("test", "requirements.txt"), ("test", "requirements-dev.txt")],
+        [
+            ("run", "requirements.txt"),
+            ("test", "requirements.txt"),
+            ("test", "requirements-dev.txt"),
+            ("test", "requirements-terminal.txt"),
+            ("chat", "requirements-terminal.txt"),
+        ],
     )
     def test_a_change_of_requirements_installs_again(self, tmp_path: Path, target: str, changed: str) -> None:
         (tmp_path / ".venv").mkdir()
         (tmp_path / "Makefile").symlink_to(ROOT / "Makefile")
-        for name, age in {"requirements.txt": 2, "requirements-dev.txt": 2, ".venv/run": 1, ".venv/dev": 1}.items():
+        written = ("requirements.txt", "requirements-dev.txt", "requirements-terminal.txt")
+        installed = (".venv/run", ".venv/dev", ".venv/chat")
+        for name in (*written, *installed):
             (tmp_path / name).touch()
+            age = 2 if name in written else 1
             os.utime(tmp_path / name, (1_000_000 - age, 1_000_000 - age))
         assert "pip install" not in self.planned(tmp_path, target)
         os.utime(tmp_path / changed, (1_000_000, 1_000_000))

@@ -1,0 +1,101 @@
+"""What the terminal says, and how it writes numbers. Korean if the locale is, else English."""
+
+import os
+
+SIGNS = {
+    "queued": "◌",
+    "running": "◌",
+    "requires_action": "◌",
+    "completed": "●",
+    "cancelled": "–",
+    "interrupted": "○",
+    "failed": "✕",
+    "expired": "✕",
+}
+STYLES = {
+    "queued": "dim",
+    "running": "green",
+    "requires_action": "dim",
+    "completed": "green",
+    "cancelled": "dim",
+    "interrupted": "yellow",
+    "failed": "red",
+    "expired": "red",
+}
+"""In the terminal's own colours."""
+
+_KOREAN = {
+    "Conversations": "대화",
+    "commands": "명령",
+    "Ctrl-C stops a reply": "Ctrl-C 답 멈추기",
+    "Ctrl-D leaves": "Ctrl-D 나가기",
+    "Ctrl-C stops": "Ctrl-C 멈추기",
+    "Alt-Enter adds a line": "Alt-Enter 줄바꿈",
+    "Waiting for the first word": "첫 글자를 기다리는 중",
+    "Writing": "쓰는 중",
+    "Stopping": "멈추는 중",
+    "Stopped · kept up to here": "멈춤 · 여기까지 저장됨",
+    "Failed after {}": "{} 뒤 실패",
+    "Cut off after {}": "{} 뒤 끊김",
+    "/retry asks again": "/retry 다시 시도",
+    "reads {} messages": "메시지 {}개와 함께 보냄",
+    "reads 1 message": "메시지 1개와 함께 보냄",
+    "new conversation": "새 대화",
+    "{} tokens": "{}토큰",
+    "{} s": "{}초",
+    "{} min {} s": "{}분 {}초",
+    "{} tok/s": "{}토큰/초",
+    "{} messages": "메시지 {}개",
+    "The connection is lost. Trying again in {}.": "연결이 끊겼습니다. {} 뒤 다시 연결합니다.",
+    "Ask anything. The reply is finished even if you close the window.": (
+        "무엇이든 물어보세요. 창을 닫아도 답은 끝까지 써 둡니다."
+    ),
+    "No conversations yet. Your first question starts one.": (
+        "아직 대화가 없습니다. 첫 질문을 보내면 여기에 생깁니다."
+    ),
+}
+
+
+LEAST_SECONDS = 0.3
+"""What is shorter says nothing about a rate."""
+
+
+def is_korean() -> bool:
+    locale = os.environ.get("LC_ALL") or os.environ.get("LC_MESSAGES") or os.environ.get("LANG") or ""
+    return locale.startswith("ko")
+
+
+def say(sentence: str, *values: object) -> str:
+    """The sentence in the reader's language, with its values."""
+    return (_KOREAN.get(sentence, sentence) if is_korean() else sentence).format(*values)
+
+
+def tokens(count: int) -> str:
+    return say("{} tokens", f"{count:,}")
+
+
+def seconds(duration: float) -> str:
+    """One decimal below 10, whole above, minutes from 60 on."""
+    if duration >= 59.5:
+        minutes, rest = divmod(round(duration), 60)
+        return say("{} min {} s", minutes, rest)
+    return say("{} s", f"{duration:.1f}" if duration < 9.95 else round(duration))
+
+
+def rate(count: int, duration: float) -> str:
+    """Tokens by second; empty if nothing can be said."""
+    if not count or duration < LEAST_SECONDS:
+        return ""
+    value = count / duration
+    return say("{} tok/s", f"{value:.1f}" if value < 9.95 else f"{value:,.0f}")
+
+
+def numbers(usage: dict[str, int] | None, duration: float | None) -> str:
+    """`731 → 194 tokens · 2.1 s · 92 tok/s`, without what is not known."""
+    parts = []
+    if usage:
+        parts.append(f"{usage['prompt_tokens']:,} → {tokens(usage['completion_tokens'])}")
+    if duration is not None:
+        parts.append(seconds(duration))
+        parts.append(rate(usage["completion_tokens"], duration) if usage else "")
+    return " · ".join(part for part in parts if part)
