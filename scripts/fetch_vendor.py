@@ -23,10 +23,16 @@ def main() -> None:
         if found != listed:
             raise SystemExit(f"{named} is not what versions.json says. Its hashes are\n{json.dumps(found, indent=2)}")
         folder = VENDOR / package["name"]
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         for path, content in files.items():
-            (folder / Path(path).name).write_bytes(content)
+            (folder / kept_name(package["name"], path)).write_bytes(content)
         print(f"{named}: {len(files)} files")
+
+
+def kept_name(package: str, path: str) -> str:
+    """The plain name of a package's file. `index.js` takes the package's, since browsers ask for plain names."""
+    name = Path(path).name
+    return f"{package}.js" if name == "index.js" else name
 
 
 def fetched(named: str, paths: dict[str, Any]) -> dict[str, bytes]:
