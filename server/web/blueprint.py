@@ -47,8 +47,8 @@ def blueprint(contract: Contract, documents: Mapping[str, dict[str, Any]]) -> Bl
         return pages.render_page("redoc.html", allowed, documents=links, chosen=chosen, nonce=nonce)
 
     @contract.serves(bp, "getWebFile")
-    def web_file(file: str, v: str | None) -> Response:
-        return pages.send_file(file, v)
+    def web_file(version: str, file: str) -> Response:
+        return pages.send_file(version, file)
 
     return bp
 

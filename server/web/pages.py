@@ -4,6 +4,7 @@ A page loads nothing from other sites and sends nothing to them.
 """
 
 import hashlib
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from flask import Response, make_response, render_template
 
 from server.errors import NotFound
 from server.http.caching import IMMUTABLE, NO_CACHE, add_validators
+from server.http.compression import compress, compress_gzip
 
 MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript"}
 
-FILES = {path.name: path for path in Path(__file__).parent.rglob("*") if path.suffix in MEDIA_TYPES}
+FILES = {path.name: path for path in Path(__file__).parent.rglob("*") if path.suffix in MEDIA_TYPES and path.is_file()}
 """The files that can be fetched, by their plain names. Third-party files lie in folders of their own below."""
 
 POLICY = {
@@ -32,36 +34,38 @@ POLICY = {
 """The Content-Security-Policy of every page."""
 
 
-def render_page(template: str, additions: dict[str, str], *, nonce: str = "", **values: Any) -> Response:
+def render_page(template: str, additions: Mapping[str, str], *, nonce: str = "", **values: Any) -> Response:
     """Render a page from `server/web/templates`; 304 if the browser's copy is current.
 
     `additions` are further sources by directive, added to those of POLICY. `nonce` is the one that `additions` allow;
     it is left out of the ETag, since it differs in every answer.
     """
-    policy = [f"{name} {POLICY.get(name, '')} {additions.get(name, '')}".strip() for name in POLICY | additions]
+    policy = [f"{name} {POLICY.get(name, '')} {additions.get(name, '')}".strip() for name in {**POLICY, **additions}]
     response = make_response(render_template(template, address_of=address_of, nonce=nonce, **values))
     add_validators(_add_security_headers(response), NO_CACHE, ignored=nonce)
     if response.status_code != 304:
         # A 304 would replace the policy of the page in the browser's cache, whose nonce is another one.
         response.headers["Content-Security-Policy"] = "; ".join(policy)
-    return response
+    return compress(response)
 
 
 def address_of(name: str) -> str:
-    """The address of a file's current version, relative to a page at the root of the site."""
-    return f"web/{name}?v={_read_file(FILES[name])[1]}"
+    """The address of a file, relative to a page at the root of the site. Raises KeyError if there is no such file."""
+    return f"web/{hash_release()}/{FILES[name].name}"
 
 
-def send_file(name: str, version: str | None = None) -> Response:
+def send_file(version: str, name: str) -> Response:
     """A file that pages load; 304 if the browser's copy is current. Raises NotFound.
 
-    With the current `version`, browsers keep it for ever. Without it, or with an old one, they revalidate each time.
+    With the current `version`, browsers keep it for ever. With another, as a page has that was opened before the
+    server was replaced, they revalidate each time.
     """
     if name not in FILES:
         raise NotFound
-    content, current = _read_file(FILES[name])
-    response = Response(content, mimetype=MEDIA_TYPES[FILES[name].suffix])
-    return add_validators(_add_security_headers(response), IMMUTABLE if version == current else NO_CACHE)
+    path = FILES[name]
+    response = Response(_read_file(path), mimetype=MEDIA_TYPES[path.suffix])
+    add_validators(_add_security_headers(response), IMMUTABLE if version == hash_release() else NO_CACHE)
+    return compress(response, lambda _: _read_compressed(path))
 
 
 def _add_security_headers(response: Response) -> Response:
@@ -70,7 +74,19 @@ def _add_security_headers(response: Response) -> Response:
 
 
 @cache
-def _read_file(path: Path) -> tuple[bytes, str]:
-    """The content of a file, and its version: the first 16 hexadecimal digits of its SHA-256."""
-    content = path.read_bytes()
-    return content, hashlib.sha256(content).hexdigest()[:16]
+def hash_release() -> str:
+    """The version of all files together: one for all, because modules import each other by relative addresses."""
+    digest = hashlib.sha256()
+    for name in sorted(FILES):
+        digest.update(f"{name}\0".encode() + hashlib.sha256(_read_file(FILES[name])).digest())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def _read_file(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+@cache
+def _read_compressed(path: Path) -> bytes:
+    return compress_gzip(_read_file(path))

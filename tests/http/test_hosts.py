@@ -58,7 +58,7 @@ DOORS = [
     ("GET", "/"),
     ("GET", "/docs"),
     ("GET", "/openapi.json"),
-    ("GET", "/web/docs.js"),
+    ("GET", "/web/0/docs.js"),
     ("GET", "/nowhere"),
     ("GET", "/api/v1/nowhere"),
     ("GET", "/api/nowhere"),

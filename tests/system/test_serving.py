@@ -166,14 +166,14 @@ class TestRawRequests:
         ("request_line", "fields", "status"),
         [
             ("HEAD /healthz", "", 200),
-            ("GET /web/docs.css", "If-None-Match: {etag}\r\n", 304),
+            ("GET /web/0/docs.css", "If-None-Match: {etag}\r\n", 304),
             ("OPTIONS /healthz", "", 200),
         ],
     )
     def test_an_answer_without_a_body_is_its_head_and_leaves_the_line_to_the_next(
         self, demo: ServerProcess, request_line: str, fields: str, status: int
     ) -> None:
-        _, whole = raw(demo, b"HEAD /web/docs.css HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        _, whole = raw(demo, b"HEAD /web/0/docs.css HTTP/1.1\r\nHost: localhost\r\n\r\n")
         etag = re.search(r"ETag: (\S+)\r\n", whole.decode())
         assert etag is not None
         first = f"{request_line} HTTP/1.1\r\nHost: localhost\r\n{fields.format(etag=etag[1])}\r\n"
@@ -209,7 +209,7 @@ class TestRawRequests:
     ) -> None:
         file = (ROOT / "server/web/vendor/redoc/redoc.standalone.js").read_bytes()
         with socket.create_connection(("127.0.0.1", demo.port), timeout=20) as line:
-            line.sendall(b"GET /web/redoc.standalone.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 8)
+            line.sendall(b"GET /web/0/redoc.standalone.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 8)
             line.shutdown(socket.SHUT_WR)
             # Answered by another turn of the server's loop, where this caller's reader has taken nothing yet.
             assert demo.ask("GET", "/healthz")[0] == 200

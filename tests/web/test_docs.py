@@ -1,5 +1,6 @@
 """`/docs` and `/redoc`: pages over every document, which load nothing from elsewhere."""
 
+import gzip
 import hashlib
 import io
 import json
@@ -17,7 +18,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from scripts.fetch_vendor import kept_name
 from server.dialects.documents import DOCUMENTS
-from server.web.pages import FILES
+from server.web.pages import FILES, address_of
 from tests.support.browser import launch_chromium, visit
 from tests.support.process import ROOT, ServerProcess, serve
 
@@ -91,18 +92,18 @@ class TestPages:
 class TestFiles:
     @pytest.mark.parametrize("name", FILES)
     def test_each_has_its_type_and_is_asked_for_once(self, client: FlaskClient, name: str) -> None:
-        answer = client.get(f"/web/{name}")
+        answer = client.get(f"/web/0/{name}")
         kind = {"js": "text/javascript", "css": "text/css"}[name.rpartition(".")[2]]
         assert (answer.status_code, answer.mimetype) == (200, kind)
         assert answer.data == FILES[name].read_bytes()
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert answer.headers["Cache-Control"] == "no-cache"
         assert "Date" not in answer.headers
-        again = client.get(f"/web/{name}", headers={"If-None-Match": answer.headers["ETag"]})
+        again = client.get(f"/web/0/{name}", headers={"If-None-Match": answer.headers["ETag"]})
         assert (again.status_code, again.data) == (304, b"")
 
     def test_one_that_the_browser_has_in_another_version_is_sent(self, client: FlaskClient) -> None:
-        answer = client.get("/web/docs.js", headers={"If-None-Match": '"another"'})
+        answer = client.get("/web/0/docs.js", headers={"If-None-Match": '"another"'})
         assert (answer.status_code, answer.data) == (200, FILES["docs.js"].read_bytes())
 
     @pytest.mark.parametrize(
@@ -110,11 +111,25 @@ class TestFiles:
         ["nothing.js", "docs.html", "pages.py", "versions.json", "LICENSE", "vendor", "..", "%2e%2e", "..%2fapp.py"],
     )
     def test_there_is_no_other(self, client: FlaskClient, name: str) -> None:
-        answer = client.get(f"/web/{name}")
+        answer = client.get(f"/web/0/{name}")
         assert (answer.status_code, answer.get_json()["code"]) == (404, "not_found")
 
+    def test_a_caller_that_accepts_it_gets_them_compressed(self, client: FlaskClient) -> None:
+        for address in ("docs", address_of("redoc.standalone.js")):
+            plain = client.get(f"/{address}")
+            packed = client.get(f"/{address}", headers={"Accept-Encoding": "br, gzip"})
+            assert packed.headers["Content-Encoding"] == "gzip"
+            assert plain.headers["Vary"] == packed.headers["Vary"] == "Accept-Encoding"
+            assert (gzip.decompress(packed.data), len(packed.data) < len(plain.data)) == (plain.data, True)
+            again = client.get(
+                f"/{address}", headers={"Accept-Encoding": "gzip", "If-None-Match": packed.headers["ETag"]}
+            )
+            assert (again.status_code, again.headers["ETag"]) == (304, packed.headers["ETag"])
+            refused = client.get(f"/{address}", headers={"Accept-Encoding": "gzip;q=0"})
+            assert "Content-Encoding" not in refused.headers
+
     def test_no_two_have_the_same_name(self) -> None:
-        found = [path.name for path in WEB.rglob("*") if path.suffix in (".js", ".css")]
+        found = [path.name for path in WEB.rglob("*") if path.suffix in (".js", ".css") and path.is_file()]
         assert sorted(found) == sorted(FILES)
 
 
