@@ -1,0 +1,105 @@
+/** Requests to the server. Addresses are relative to the page, so that it works beneath a path. */
+
+import { connection } from "./connection.js";
+
+/** A refusal, with the `code` of the server. "offline" if the server did not answer, "aborted" if nobody waits. */
+export class ApiError extends Error {
+  constructor(code, message, status = 0, seconds = undefined) {
+    super(message);
+    Object.assign(this, { code, status, seconds });
+  }
+}
+
+export function address(path, query = {}) {
+  const known = Object.entries(query).filter(([, value]) => value !== undefined && value !== null);
+  return known.length ? `${path}?${new URLSearchParams(known)}` : path;
+}
+
+/** The JSON of one request. Throws ApiError. */
+export async function request(method, path, { query, body, headers = {}, signal } = {}) {
+  const isFile = body instanceof Blob;
+  const init = { method, headers: { Accept: "application/json", ...headers }, signal };
+  if (body !== undefined) {
+    init.body = isFile ? body : JSON.stringify(body);
+    if (!isFile) init.headers["Content-Type"] = "application/json";
+  }
+  const response = await send(address(path, query), init);
+  try {
+    return await response.json();
+  } catch (error) {
+    throw lost(error, signal);
+  }
+}
+
+/** The frames of a reply from character `position` on, each as {position, ...data}. Throws ApiError. */
+export async function* readStream(id, position, signal) {
+  const headers = { Accept: "text/event-stream" };
+  if (position) headers["Last-Event-ID"] = String(position);
+  const response = await send(`chat/stream/${encodeURIComponent(id)}`, { headers, signal });
+  const reader = response.body.getReader();
+  try {
+    const decoder = new TextDecoder();
+    let rest = "";
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      const events = (rest + decoder.decode(value, { stream: true })).replaceAll("\r\n", "\n").split("\n\n");
+      rest = events.pop();
+      for (const event of events) {
+        const frame = parseEvent(event);
+        if (frame) yield frame;
+      }
+    }
+  } catch (error) {
+    throw lost(error, signal);
+  } finally {
+    reader.cancel().catch(() => {});
+  }
+}
+
+function parseEvent(event) {
+  let position = 0;
+  const data = [];
+  for (const line of event.split("\n")) {
+    const [, field, value] = /^(\w*): ?(.*)$/s.exec(line) ?? [];
+    if (field === "data") data.push(value);
+    if (field === "id") position = Number(value);
+  }
+  return data.length ? { position, ...JSON.parse(data.join("\n")) } : null;
+}
+
+async function send(url, init) {
+  let response;
+  try {
+    response = await fetch(url, { cache: "no-store", ...init });
+  } catch (error) {
+    throw lost(error, init.signal);
+  }
+  if (response.ok) {
+    connection.gain();
+    return response;
+  }
+  throw await refusal(response);
+}
+
+async function refusal(response) {
+  const seconds = Number(response.headers.get("Retry-After")) || undefined;
+  try {
+    const { error, code } = await response.json();
+    if (code === "shutting_down") connection.lose();
+    else connection.gain();
+    return new ApiError(code ?? "other", error, response.status, seconds);
+  } catch {
+    // Not the server but a proxy before it.
+    if (response.status < 502) return new ApiError("other", undefined, response.status, seconds);
+    connection.lose();
+    return new ApiError("offline", undefined, response.status, seconds);
+  }
+}
+
+function lost(error, signal) {
+  if (error instanceof ApiError) return error;
+  if (signal?.aborted) return new ApiError("aborted");
+  connection.lose();
+  return new ApiError("offline");
+}
