@@ -1,0 +1,328 @@
+/** A question and its reply on the thread that shows how the run is or how it ended. */
+
+import { copyText, h, icon, setText } from "./dom.js";
+import { clockTime, exchange, fullTime, number, rate, seconds, tokens } from "./format.js";
+import { renderQuestion, ReplyView } from "./markdown.js";
+import { renderProbabilities } from "./probabilities.js";
+import { errorDetail, errorSentence, t } from "./words.js";
+
+const UNREMEMBERED = ["failed", "interrupted", "expired", "sending"];
+const COPIED_MS = 1500;
+
+/** Replies that are far from the screen are plain text; near it they are rendered. */
+const nearby = new IntersectionObserver(
+  (entries) => {
+    for (const { isIntersecting, target } of entries) if (isIntersecting) target.renderNow();
+  },
+  { rootMargin: "1200px 0px" },
+);
+
+/** The text of one reply, as it is written or as it was. */
+class Reply {
+  element = h("div", { class: "reply" });
+  #text = "";
+  #view = null;
+  #isDone = true;
+
+  set(text) {
+    if (text === this.#text) return;
+    this.#text = text;
+    this.#isDone = true;
+    this.#view = null;
+    this.element.textContent = text;
+    this.element.classList.add("raw");
+    this.element.renderNow = () => this.#render();
+    nearby.observe(this.element);
+  }
+
+  write(text, isDone) {
+    if (text === this.#text && isDone === this.#isDone) return;
+    this.#text = text;
+    this.#isDone = isDone;
+    this.#view ??= new ReplyView(this.element);
+    if (isDone) this.#view.finish(text);
+    else this.#view.update(text);
+  }
+
+  get text() {
+    return this.#text;
+  }
+
+  #render() {
+    nearby.unobserve(this.element);
+    this.element.classList.remove("raw");
+    this.element.textContent = "";
+    this.#view = new ReplyView(this.element);
+    this.#view.finish(this.#text);
+  }
+}
+
+export class Turn {
+  element = h("article", { class: "turn" });
+  #when = h("time", { class: "when" });
+  #question = h("div", { class: "question" });
+  #slip = h("div", { class: "slip" }, this.#question);
+  #fold = null;
+  #reply = new Reply();
+  #fresh = null;
+  #notes = h("div", { class: "notes" });
+  #state = h("span", { class: "state" });
+  #actions = h("span", { class: "actions" });
+  #numbers = h("span", { class: "numbers" });
+  #probabilities = null;
+  #editor = null;
+  #writing = null;
+  #shown = "";
+  #on;
+
+  /** `on` has what the buttons do: regenerate, retry, edit and takeBack, each with the model of the turn. */
+  constructor(on) {
+    this.#on = on;
+    const meta = h("div", { class: "meta" }, this.#state, this.#actions, this.#numbers);
+    const thread = h("span", { class: "thread", "aria-hidden": "true" }, h("span", { class: "knot" }));
+    this.strand = h("div", { class: "strand" }, thread, this.#when, this.#slip, this.#reply.element, this.#notes, meta);
+    this.element.append(this.strand);
+  }
+
+  get copyable() {
+    return (this.#fresh ?? this.#reply).text;
+  }
+
+  get isEditing() {
+    return this.#editor !== null;
+  }
+
+  update(model, { isLast, isBusy, isRetried }) {
+    const writing = model.replacement ?? model.writing ?? null;
+    this.model = model;
+    this.#listen(writing);
+    this.#showText(model);
+    const { status, usage, seconds: took, logprobs, error, attempt } = model;
+    const state = writing ? writing.status : status;
+    const shown = JSON.stringify([state, usage, took, error, attempt?.id, isLast, isBusy, isRetried, t("log.copy"), writing?.hasEnded]);
+    if (shown === this.#shown) return;
+    this.#shown = shown;
+    this.element.dataset.state = writing?.hasEnded === false && !writing.text && state === "running" ? "waiting" : state;
+    this.#slip.classList.toggle("unremembered", UNREMEMBERED.includes(status) || (status === "cancelled" && !model.isTurn));
+    this.#showSlip(model, isLast && !isBusy);
+    this.#showNotes(model, isRetried);
+    this.#showMeta(model, isLast && !isBusy);
+    this.#showProbabilities(writing ? writing.logprobs : logprobs);
+    this.tick();
+  }
+
+  /** Another run takes over what this element shows: the one that replaces the turn. */
+  isReplacedBy(key) {
+    return this.model?.replacement?.run.id === key;
+  }
+
+  /** Show the clock of a reply that is being written. */
+  tick() {
+    const writing = this.#writing;
+    if (!writing || writing.hasEnded) return;
+    const time = seconds(writing.seconds);
+    const size = estimateTokens(writing.text);
+    const parts = writing.text
+      ? [t("state.writing"), `≈ ${tokens(size)}`, time, rate(size, writing.seconds)]
+      : [t(WAITING[writing.status] ?? "state.waiting"), time];
+    setText(this.#state, parts.filter(Boolean).join(" · "));
+    this.element.dataset.state = writing.status === "running" && !writing.text ? "waiting" : writing.status;
+  }
+
+  #listen(writing) {
+    if (writing === this.#writing) return;
+    this.#writing = writing;
+    if (!writing) return;
+    const target = () => (this.model.replacement === writing ? this.#fresh : this.#reply);
+    writing.addEventListener("text", () => {
+      if (this.#writing !== writing) return;
+      target()?.write(writing.text, false);
+      if (this.element.dataset.state !== "running") this.tick();
+    });
+    writing.addEventListener("end", () => {
+      if (this.#writing === writing && writing.text) target()?.write(writing.text, true);
+    });
+  }
+
+  #showText(model) {
+    const { replacement, writing } = model;
+    if (!replacement && this.#fresh) this.#endReplacement(model);
+    const asked = replacement?.run.input ?? model.question;
+    this.#slip.hidden = asked === null;
+    if (asked !== null && this.#question.dataset.text !== asked) {
+      this.#question.dataset.text = asked;
+      renderQuestion(this.#question, asked);
+    }
+    if (model.asked) {
+      const date = new Date(model.asked);
+      this.#when.dateTime = model.asked;
+      setText(this.#when, clockTime(date));
+      this.#when.title = fullTime(date);
+    }
+    if (replacement && !this.#fresh) this.#beginReplacement(model);
+    const reply = replacement ? this.#fresh : this.#reply;
+    const live = replacement ?? writing;
+    if (replacement || !writing) this.#reply.set(model.reply ?? "");
+    if (live?.text) reply.write(live.text, live.hasEnded);
+  }
+
+  #beginReplacement(model) {
+    this.#fresh = new Reply();
+    this.#reply.element.hidden = true;
+    const toggle = h("button", { class: "link", type: "button", "aria-expanded": "false" }, t("log.show"));
+    toggle.onclick = () => {
+      const isHidden = (this.#reply.element.hidden = !this.#reply.element.hidden);
+      toggle.setAttribute("aria-expanded", String(!isHidden));
+      setText(toggle, t(isHidden ? "log.show" : "log.hide"));
+    };
+    const words = [t("log.earlier"), tokens(model.usage?.completion_tokens), t("log.stays")].filter(Boolean);
+    this.#fold = h("div", { class: "fold" }, h("span", {}, words.join(" · ")), toggle);
+    this.#slip.after(this.#fold);
+    this.#reply.element.after(this.#fresh.element);
+  }
+
+  #endReplacement(model) {
+    this.#fold?.remove();
+    if (this.#fresh.text && this.#fresh.text === model.reply) {
+      this.#reply.element.remove();
+      this.#reply = this.#fresh;
+    } else {
+      this.#fresh.element.remove();
+      this.#reply.element.hidden = false;
+    }
+    this.#fold = this.#fresh = null;
+  }
+
+  #showSlip(model, mayEdit) {
+    this.#slip.querySelector(".edit")?.remove();
+    if (!mayEdit || this.#editor) return;
+    const edit = () => (model.isTurn ? this.edit() : this.#on.takeBack(model));
+    this.#slip.append(
+      h("button", { class: "edit quiet icon-only", type: "button", "aria-label": t("log.edit"), title: t("log.edit"), onclick: edit }, icon("pencil")),
+    );
+  }
+
+  #showNotes(model, isRetried) {
+    this.#notes.replaceChildren();
+    const run = model.attempt ?? model;
+    const hasFailed = ["failed", "interrupted", "expired"].includes(run.status);
+    if (!hasFailed || model.writing || model.replacement) return;
+    const code = run.error?.code ?? (run.status === "interrupted" ? "run_interrupted" : "other");
+    const retry = h("button", { class: "outlined", type: "button", onclick: () => this.#on.retry(model, run.id ?? run.run_id) }, t("log.retry"));
+    const why = h("p", {}, errorDetail(Boolean(run.text ?? run.reply)), " ", h("code", {}, code));
+    const text = h("div", {}, h("strong", {}, errorSentence(code, run.error?.error)), why);
+    this.#notes.append(h("div", { class: `note ${run.status === "interrupted" ? "unsettled" : ""}` }, text, isRetried ? null : retry));
+  }
+
+  #showMeta(model, mayRegenerate) {
+    const { writing, replacement, usage, seconds: took, status } = model;
+    const live = replacement ?? writing;
+    this.#actions.replaceChildren();
+    this.#numbers.replaceChildren();
+    if (live && !live.hasEnded) return;
+    const state = live?.status ?? status;
+    setText(this.#state, this.#stateWords(state, model));
+    if (status === "sending") return;
+    if (this.copyable) this.#actions.append(copyButton(() => this.copyable));
+    const regenerate = () => this.#on.regenerate(this.model);
+    if (mayRegenerate && model.isTurn)
+      this.#actions.append(h("button", { class: "quiet", type: "button", onclick: regenerate }, icon("again"), t("log.regenerate")));
+    this.#showNumbers(live?.usage ?? (live ? null : usage), live?.seconds ?? took, state);
+  }
+
+  #stateWords(state, { isTurn, reply }) {
+    if (state === "sending") return t("state.waiting");
+    if (state === "cancelled") return isTurn || reply ? `${t("state.stopped")} · ${t("state.kept")}` : t("state.stopped");
+    return "";
+  }
+
+  #showNumbers(usage, took, state) {
+    const time = seconds(took);
+    if (["failed", "expired"].includes(state)) {
+      this.#numbers.append(time && t("state.failed_after", time));
+      return;
+    }
+    const { prompt_tokens: sent, completion_tokens: received } = usage ?? {};
+    const whole = [exchange(sent, received), time, rate(received, took)].filter(Boolean).join(" · ");
+    const short = [tokens(received), time].filter(Boolean).join(" · ");
+    if (!whole) return;
+    const heard = usage ? `${t("log.exchange", number(sent), number(received))} · ${time}` : time;
+    this.#numbers.append(
+      h("span", { class: "offscreen" }, heard),
+      h("span", { class: "wide", "aria-hidden": "true" }, whole),
+      h("span", { class: "narrow", "aria-hidden": "true" }, short),
+    );
+  }
+
+  #showProbabilities(logprobs) {
+    if (this.#probabilities?.logprobs === logprobs) return;
+    this.#probabilities?.element.remove();
+    this.#probabilities = null;
+    if (!logprobs?.length) return;
+    const element = h("div", { class: "probabilities" });
+    renderProbabilities(element, logprobs);
+    this.#probabilities = { element, logprobs };
+    this.element.append(element);
+  }
+
+  /** Edit the question in its place. */
+  edit() {
+    if (this.#editor) return;
+    const box = h("textarea", { class: "edit-box", value: this.model.question, rows: 1, "aria-label": t("log.edit") });
+    const fit = () => {
+      box.style.height = "auto";
+      box.style.height = `${Math.min(box.scrollHeight, innerHeight / 2)}px`;
+    };
+    const send = (event) => {
+      event?.preventDefault();
+      const text = box.value.trim();
+      if (text) this.#on.edit(this.model, text).then((isTaken) => isTaken && this.cancelEdit(), () => {});
+    };
+    box.addEventListener("input", fit);
+    box.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && !event.shiftKey && !event.isComposing && event.keyCode !== 229) send(event);
+    });
+    const cancel = h("button", { class: "quiet", type: "button", onclick: () => this.cancelEdit() }, t("cancel"));
+    const again = h("button", { class: "primary", type: "submit" }, t("edit.send"));
+    const foot = h("div", { class: "editor-foot" }, h("span", {}, t("edit.hint")), cancel, again);
+    this.#editor = h("form", { class: "editor", onsubmit: send }, box, foot);
+    this.#slip.hidden = true;
+    this.#slip.after(this.#editor);
+    fit();
+    box.focus();
+  }
+
+  cancelEdit() {
+    if (!this.#editor) return;
+    this.#editor.remove();
+    this.#editor = null;
+    this.#slip.hidden = false;
+    this.#shown = "";
+    this.#on.changed();
+  }
+}
+
+const WAITING = { queued: "state.queued", requires_action: "state.tool" };
+
+/** The server tells tokens at the end only. Until then: about four letters each, or 1.4 syllables of Hangul. */
+function estimateTokens(text) {
+  const wide = text.match(/[\u1100-\u11ff\u3040-\ud7ff\uf900-\ufaff]/g)?.length ?? 0;
+  return Math.max(1, Math.round(wide / 1.4 + (text.length - wide) / 4));
+}
+
+export function copyButton(textOf) {
+  const label = h("span", { class: "copy-label" }, h("span", {}, t("log.copy")), h("span", { "aria-hidden": "true" }, t("log.copied")));
+  const button = h("button", { class: "quiet copy", type: "button" }, icon("copy"), label);
+  button.onclick = async () => {
+    await copyText(textOf());
+    const [copy, copied] = label.children;
+    const show = (isCopied) => {
+      button.classList.toggle("copied", isCopied);
+      copy.toggleAttribute("aria-hidden", isCopied);
+      copied.toggleAttribute("aria-hidden", !isCopied);
+    };
+    show(true);
+    setTimeout(show, COPIED_MS, false);
+  };
+  return button;
+}
