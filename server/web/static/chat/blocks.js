@@ -22,6 +22,7 @@ DOMPurify.setConfig({
   ).split(" "),
   ALLOWED_ATTR: ["href", "start", "align", "data-language"],
   ALLOWED_URI_REGEXP: ADDRESS,
+  ADD_URI_SAFE_ATTR: ["start", "align", "data-language"],
   ALLOW_DATA_ATTR: false,
   ALLOW_ARIA_ATTR: false,
   RETURN_DOM_FRAGMENT: true,
