@@ -52,9 +52,9 @@ export class CodeBlock {
       this.#span.textContent = this.#piece;
   }
 
-  /** Add the last of the text. */
+  /** Add the last of the text, and the end of its last line. */
   finish(text) {
-    this.#add(text);
+    this.#add(`${text}\n`.replace(/\n\n$/, "\n"));
     this.#keepPiece(this.#piece);
     const lines = this.#text.replace(/\n$/, "").split("\n").length;
     if (lines > FOLDED_OVER) this.#fold(lines);

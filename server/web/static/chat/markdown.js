@@ -5,6 +5,8 @@ import { CodeBlock } from "./code.js";
 import remend from "./remend.js";
 
 const PAINT_MS = 50;
+/** So many new characters one paint takes in at most; more have to wait for the next ones. */
+const STEP = 2_500;
 const FENCE = /^( {0,3})(`{3,}|~{3,})[^\n]*\n/;
 /** A last line that may yet become another kind of block: a number, a rule, a fence, a row or the head of a table. */
 const UNDECIDED =
@@ -29,6 +31,7 @@ export class ReplyView {
   #element;
   #links = Object.create(null);
   #text = "";
+  #isWhole = false;
   #shown = "";
   /** How much of the text stands in finished blocks, or in the block of code that is being written. */
   #done = 0;
@@ -50,22 +53,30 @@ export class ReplyView {
   /** Show the text so far: the first at once, then one paint in 50 ms. */
   update(text) {
     this.#text = text;
-    if (this.#painted === undefined) return this.#paint(false);
-    const wait = Math.max(0, this.#painted + this.#pause - performance.now());
-    this.#timer ??= setTimeout(() => requestAnimationFrame(() => this.#timer && this.#paint(false)), wait);
+    if (this.#painted === undefined) this.#paint();
+    else this.#paintSoon();
   }
 
-  /** Show the whole text; nothing of it is unfinished any more. */
+  /** Show the whole text; nothing of it is unfinished any more. What is long and partly shown takes a few paints. */
   finish(text) {
     this.#text = text;
-    this.#paint(true);
+    this.#isWhole = true;
+    this.#paint();
   }
 
-  #paint(final) {
+  #paintSoon() {
+    const wait = Math.max(0, this.#painted + this.#pause - performance.now());
+    this.#timer ??= setTimeout(() => requestAnimationFrame(() => this.#timer && this.#paint()), wait);
+  }
+
+  #paint() {
     clearTimeout(this.#timer);
     this.#timer = undefined;
     const start = performance.now();
-    const text = this.#text.replace(/\r\n?/g, "\n");
+    const whole = this.#text.replace(/\r\n?/g, "\n");
+    const isFirst = this.#painted === undefined;
+    const text = this.#isWhole && isFirst ? whole : whole.slice(0, this.#shown.length + STEP);
+    const final = this.#isWhole && text.length === whole.length;
     // Addresses that are defined at the end count for what stands before them.
     const isRedefined = final && this.#done > 0 && Object.keys(this.#links).length > 0;
     if (isRedefined || !text.startsWith(this.#shown)) this.#restart();
@@ -75,9 +86,11 @@ export class ReplyView {
     this.#tail.forEach((node) => node.remove());
     this.#tail = [];
     while (this.#advance(text, final));
+    if (final) this.#done = text.length;
     if (this.#element.firstChild) this.#painted = start;
     // What takes long is painted less often, so that the page is free for three quarters of the time.
     this.#pause = Math.max(PAINT_MS, 4 * (performance.now() - start));
+    if (text.length < whole.length) this.#paintSoon();
   }
 
   #restart() {
