@@ -109,7 +109,7 @@ export class List {
 
   showConnection() {
     const { isLost } = connection;
-    const age = seconds(Math.round((Date.now() - this.#readAt) / 1000));
+    const age = seconds(Math.round((Date.now() - this.#readAt) / 1000)).replace(/[.,]0/, "");
     const text = isLost && this.#readAt ? `${t("offline.state")} · ${t("offline.age", age)}` : t(isLost ? "offline.state" : "online.state");
     this.#foot.classList.toggle("lost", isLost);
     setText(this.#foot.querySelector(".words"), text);
@@ -193,8 +193,7 @@ export class List {
     row.element.classList.toggle("current", isCurrent);
     if (isCurrent) row.link.setAttribute("aria-current", "page");
     else row.link.removeAttribute("aria-current");
-    row.link.setAttribute("aria-label", title);
-    row.title.replaceChildren(...mark(title, this.#query));
+    row.link.replaceChildren(...mark(title, this.#query));
     row.below.replaceChildren(...mark(entry.match ? passage(entry.match, this.#query) : name, this.#query));
     row.below.classList.toggle("passage", Boolean(entry.match));
     const then = new Date(entry.last_used_at);
@@ -212,17 +211,16 @@ export class List {
 
   #makeRow(name) {
     const row = { shown: "", entry: null };
-    row.title = h("span", { class: "row-title" });
     row.below = h("span", { class: "row-below" });
     row.time = h("time", { class: "row-time" });
     row.state = h("span", { class: "row-state" });
-    row.link = h("a", { href: address("./", { client_name: name }), class: "row-link", onclick: (event) => this.#clicked(event, name) },
-      h("span", { class: "row-words" }, row.title, row.below),
-      h("span", { class: "row-right" }, row.time, row.state),
-    );
+    const href = address("./", { client_name: name });
+    row.link = h("a", { href, class: "row-title", onclick: (event) => this.#clicked(event, name) });
+    const words = h("div", { class: "row-words" }, row.link, row.below);
+    const right = h("div", { class: "row-right" }, row.time, row.state);
     row.rename = h("button", { class: "quiet icon-only rename", type: "button", onclick: () => this.#rename(row) }, icon("pencil"));
     row.remove = h("button", { class: "quiet icon-only delete", type: "button", onclick: () => this.#on.remove(row.entry) }, icon("trash"));
-    row.main = h("div", { class: "row" }, row.link, h("span", { class: "row-actions" }, row.rename, row.remove));
+    row.main = h("div", { class: "row" }, words, right, h("div", { class: "row-actions" }, row.rename, row.remove));
     row.element = h("li", { data: { name } }, row.main);
     return row;
   }

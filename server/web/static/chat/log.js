@@ -36,8 +36,8 @@ export class Log {
     return [...this.#turns.values()].at(-1) ?? null;
   }
 
-  get isEmpty() {
-    return this.#turns.size === 0;
+  get first() {
+    return this.#turns.values().next().value ?? null;
   }
 
   get editing() {
@@ -82,10 +82,6 @@ export class Log {
   jump() {
     this.#isFollowing = true;
     this.#follow();
-  }
-
-  focusEnd() {
-    this.#scroller.focus();
   }
 
   #find(model, used) {
@@ -147,8 +143,8 @@ export class Log {
   }
 
   #showJump() {
-    const { scrollHeight, clientHeight, scrollTop } = this.#scroller;
-    this.#jump.hidden = this.#isFollowing || scrollHeight - clientHeight - scrollTop < NEAR_BOTTOM;
+    const end = this.last?.element.lastElementChild.getBoundingClientRect().bottom ?? 0;
+    this.#jump.hidden = this.#isFollowing || end < this.#scroller.getBoundingClientRect().bottom + NEAR_BOTTOM;
   }
 
   #listen() {

@@ -123,7 +123,7 @@ function replayed() {
 
 function showHead() {
   const title = current.details?.title ?? list.find(current.name)?.title ?? "";
-  const first = current.messages.find((message) => message.role === "user")?.content ?? current.sending?.text ?? "";
+  const first = log.first?.model.question ?? "";
   const heading = title || first.slice(0, 80) || t("list.new");
   setText(find("h1"), heading);
   setText(find(".head .name"), current.name);

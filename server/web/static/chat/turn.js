@@ -1,13 +1,13 @@
 /** A question and its reply on the thread that shows how the run is or how it ended. */
 
-import { copyText, h, icon, setText } from "./dom.js";
+import { copyButton } from "./code.js";
+import { h, icon, setText } from "./dom.js";
 import { clockTime, exchange, fullTime, number, rate, seconds, tokens } from "./format.js";
 import { renderQuestion, ReplyView } from "./markdown.js";
 import { renderProbabilities } from "./probabilities.js";
 import { errorDetail, errorSentence, t } from "./words.js";
 
 const UNREMEMBERED = ["failed", "interrupted", "expired", "sending"];
-const COPIED_MS = 1500;
 
 /** Replies that are far from the screen are plain text; near it they are rendered. */
 const nearby = new IntersectionObserver(
@@ -308,21 +308,4 @@ const WAITING = { queued: "state.queued", requires_action: "state.tool" };
 function estimateTokens(text) {
   const wide = text.match(/[\u1100-\u11ff\u3040-\ud7ff\uf900-\ufaff]/g)?.length ?? 0;
   return Math.max(1, Math.round(wide / 1.4 + (text.length - wide) / 4));
-}
-
-export function copyButton(textOf) {
-  const label = h("span", { class: "copy-label" }, h("span", {}, t("log.copy")), h("span", { "aria-hidden": "true" }, t("log.copied")));
-  const button = h("button", { class: "quiet copy", type: "button" }, icon("copy"), label);
-  button.onclick = async () => {
-    await copyText(textOf());
-    const [copy, copied] = label.children;
-    const show = (isCopied) => {
-      button.classList.toggle("copied", isCopied);
-      copy.toggleAttribute("aria-hidden", isCopied);
-      copied.toggleAttribute("aria-hidden", !isCopied);
-    };
-    show(true);
-    setTimeout(show, COPIED_MS, false);
-  };
-  return button;
 }

@@ -314,6 +314,7 @@ const WORDS = {
 };
 
 const SAME_ERROR = {
+  upstream_bad_reply: "upstream_cut",
   upstream_timed_out: "upstream_unreachable",
   shutting_down: "store_unavailable",
   store_full: "store_unavailable",
