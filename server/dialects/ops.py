@@ -12,7 +12,7 @@ from server.errors import NotFound
 from server.http.caching import NO_CACHE, ONE_MINUTE, add_validators
 from server.http.contract import Contract
 from server.http.errors import register_error_handlers
-from server.http.headers import prefix, public_address
+from server.http.headers import public_address
 
 PROBES = ("operators.getAlive", "operators.getReady")
 """Endpoints of process supervisors, which address the server by any host name."""
@@ -23,20 +23,6 @@ def blueprint(contract: Contract, core: Core, documents: Mapping[str, dict[str, 
     bp = Blueprint("operators", __name__)
     register_error_handlers(bp)
     version = documents["published"]["info"]["version"]
-
-    @contract.serves(bp, "getService")
-    def get_service() -> dict[str, Any]:
-        return {
-            "service": "conversation server",
-            "status": "running",
-            "version": version,
-            "timestamp": rfc3339(time.time()),
-            "openapi": f"{prefix()}/openapi.json",
-            "documents": [f"{prefix()}/{name}/openapi.json" for name in documents],
-            "docs": f"{prefix()}/docs",
-            "redoc": f"{prefix()}/redoc",
-            "health": f"{prefix()}/health",
-        }
 
     @contract.serves(bp, "getHealth")
     def get_health() -> dict[str, Any]:

@@ -1,17 +1,20 @@
-"""The pages over the OpenAPI documents, and the files that they load. The operators' document describes them."""
+"""The chat page, the pages over the OpenAPI documents, and their files. The operators' document describes them."""
 
 import hashlib
 import secrets
+import time
 from base64 import b64encode
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, jsonify, request
 
+from server.domain import rfc3339
 from server.errors import NotFound
 from server.http.contract import Contract
 from server.http.errors import register_error_handlers
+from server.http.headers import prefix
 from server.web import pages
 
 SWAGGER_UI_LOGO = "'sha256-RL3ie0nH+Lzz2YNqQN83mnU0J1ot4QL7b99vMdIX99w='"
@@ -23,6 +26,9 @@ REDOC_TOKENS = (
 )
 """The kinds of tokens that Redoc colours in examples, each with a style attribute of its own."""
 
+CHAT_POLICY = {"manifest-src": "'self'", "require-trusted-types-for": "'script'", "trusted-types": "dompurify"}
+"""What the chat page's policy has besides: text becomes HTML through DOMPurify or not at all."""
+
 
 def blueprint(contract: Contract, documents: Mapping[str, dict[str, Any]]) -> Blueprint:
     """Serves the operations of `contract` whose answers are pages or their files.
@@ -31,6 +37,15 @@ def blueprint(contract: Contract, documents: Mapping[str, dict[str, Any]]) -> Bl
     """
     bp = Blueprint("web", __name__)
     register_error_handlers(bp)
+
+    version = documents["published"]["info"]["version"]
+
+    @contract.serves(bp, "getService")
+    def get_service() -> Response:
+        is_browser = request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html"
+        response = pages.render_chat(CHAT_POLICY) if is_browser else jsonify(_service(version, documents))
+        response.vary.add("Accept")
+        return response
 
     @contract.serves(bp, "getDocs")
     def docs() -> Response:
@@ -51,6 +66,21 @@ def blueprint(contract: Contract, documents: Mapping[str, dict[str, Any]]) -> Bl
         return pages.send_file(version, file)
 
     return bp
+
+
+def _service(version: str, documents: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """What a program gets at the root of the site."""
+    return {
+        "service": "conversation server",
+        "status": "running",
+        "version": version,
+        "timestamp": rfc3339(time.time()),
+        "openapi": f"{prefix()}/openapi.json",
+        "documents": [f"{prefix()}/{name}/openapi.json" for name in documents],
+        "docs": f"{prefix()}/docs",
+        "redoc": f"{prefix()}/redoc",
+        "health": f"{prefix()}/health",
+    }
 
 
 def _list_links(documents: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, str]]:

@@ -4,6 +4,7 @@ A page loads nothing from other sites and sends nothing to them.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -40,13 +41,32 @@ def render_page(template: str, additions: Mapping[str, str], *, nonce: str = "",
     `additions` are further sources by directive, added to those of POLICY. `nonce` is the one that `additions` allow;
     it is left out of the ETag, since it differs in every answer.
     """
-    policy = [f"{name} {POLICY.get(name, '')} {additions.get(name, '')}".strip() for name in {**POLICY, **additions}]
+    sources = {name: (POLICY.get(name), additions.get(name)) for name in {**POLICY, **additions}}
+    policy = [" ".join([name, *filter(None, found)]) for name, found in sources.items()]
     response = make_response(render_template(template, address_of=address_of, nonce=nonce, **values))
     add_validators(_add_security_headers(response), NO_CACHE, ignored=nonce)
     if response.status_code != 304:
         # A 304 would replace the policy of the page in the browser's cache, whose nonce is another one.
         response.headers["Content-Security-Policy"] = "; ".join(policy)
     return compress(response)
+
+
+def render_chat(additions: Mapping[str, str]) -> Response:
+    """The chat page. It names the modules that its first one imports, so that all are fetched at once."""
+    return render_page("chat.html", additions, modules=list_imports("main.js"))
+
+
+@cache
+def list_imports(name: str) -> list[str]:
+    """The modules that a module loads, directly or not, without those that wait for an `import()`."""
+    found: list[str] = []
+    waiting = [name]
+    while waiting:
+        text = _read_file(FILES[waiting.pop()]).decode()
+        new = [each for each in re.findall(r'^(?:import|export)\b[^;"]*"\./([^"]+)"', text, re.M) if each not in found]
+        found += new
+        waiting += new
+    return found
 
 
 def address_of(name: str) -> str:
