@@ -35,6 +35,9 @@ hypothesis.settings.load_profile("untimed")
 LONGEST = (
     "test_schemathesis",
     "test_workers",
+    "test_chat_look",
+    "test_chat_conversations",
+    "test_chat_page",
     "test_serving",
     "test_talk",
     "test_batch",

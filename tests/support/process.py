@@ -109,11 +109,12 @@ def start_process(command: list[str], log: Path, **env: str) -> subprocess.Popen
 
 @contextmanager
 def serve(*arguments: str, tls: ssl.SSLContext | None = None, **env: str) -> Iterator[ServerProcess]:
-    """`python run.py` on a free port until the block ends; `arguments` are gunicorn's, `env` are settings.
+    """`python run.py` until the block ends, on a free port if `env` has no PORT.
 
-    With `tls`, which trusts the certificate of the server, requests go over TLS.
+    `arguments` are gunicorn's, `env` are settings. With `tls`, which trusts the certificate of the server, requests go
+    over TLS.
     """
-    port = free_port()
+    port = int(env.get("PORT") or free_port())
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         # An empty variable overrides a developer's `.env` with the default.

@@ -194,12 +194,6 @@ def served() -> Iterator[ServerProcess]:
         yield served
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with launch_chromium() as browser:
-        yield browser
-
-
 @pytest.fixture(scope="class")
 def page(request: pytest.FixtureRequest, browser: Browser, served: ServerProcess) -> Iterator[Page]:
     """The page that a class is about, opened once: its tests stand in the order in which they use it."""
