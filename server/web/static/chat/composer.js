@@ -84,7 +84,7 @@ export class Composer {
   submit() {
     const text = this.#box.value.trim();
     const { isWriting, isLost } = this.#state;
-    if (!text || isWriting || isLost) return;
+    if (!text || isWriting || isLost || !this.#name) return;
     this.#box.value = "";
     this.#changed();
     this.showProblem(null);

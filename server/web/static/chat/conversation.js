@@ -30,6 +30,7 @@ export class Conversation extends EventTarget {
   #writings = new Map();
   #isLoadingOlder = false;
   #refreshing = null;
+  #stopsNext = false;
 
   constructor(name, isKnown) {
     super();
@@ -54,6 +55,12 @@ export class Conversation extends EventTarget {
   /** The reply that is written now, or that comes next. */
   get writing() {
     return [...this.#writings.values()].find((each) => !each.hasEnded) ?? null;
+  }
+
+  /** Stop the reply that is being written, or the one that is about to be. */
+  stop() {
+    if (this.writing) this.writing.stop();
+    else this.#stopsNext = this.sending !== null;
   }
 
   get isBusy() {
@@ -157,11 +164,13 @@ export class Conversation extends EventTarget {
       const at = this.sending.at;
       this.sending = null;
       this.#follow({ id: stream_id, status: "running", input: text, text: "", created_at: at });
+      if (this.#stopsNext) this.stop();
     } catch (error) {
       this.sending = null;
       if (error.status >= 400 && error.status < 500) remember(sendingKey(this.name), null);
       throw error;
     } finally {
+      this.#stopsNext = false;
       this.#tell("change");
     }
   }

@@ -49,8 +49,6 @@ export function showShortcuts() {
   close.focus();
 }
 
-export const isDialogOpen = () => dialog.open;
-
 function open(content, closed = () => {}) {
   if (dialog.open) dialog.close();
   const before = document.activeElement;

@@ -79,7 +79,7 @@ export class Drawers {
     const isOver = isListOpen || (this.isNarrow && this.isPanelOpen);
     if (!this.isNarrow) this.#list.classList.remove("open");
     this.#list.inert = this.isNarrow && !isListOpen;
-    find("#middle").inert = isOver;
+    find("#main").inert = isOver;
     this.#shade.hidden = !isOver;
     find(".settings").setAttribute("aria-expanded", String(this.isPanelOpen));
     find(".open-list").setAttribute("aria-expanded", String(isListOpen));

@@ -151,7 +151,8 @@ export class List {
     const shown = [...this.#ul.children].map((row) => row.dataset.name);
     const wanted = this.entries.map((entry) => entry.client_name);
     const isSameOrder = shown.join("\n") === wanted.join("\n");
-    this.#isWaiting = !isSameOrder && shown.length > 0 && this.#isHeld && wanted.some((name) => shown.includes(name));
+    const isOnlyMoved = shown.length > 0 && shown.every((name) => wanted.includes(name));
+    this.#isWaiting = !isSameOrder && isOnlyMoved && this.#isHeld && !this.#query;
     for (const entry of this.entries) this.#updateRow(entry);
     if (!this.#isWaiting) this.#arrange(wanted);
     const empty = this.entries.length ? "" : this.#query ? t("list.none", this.#query) : this.#readAt ? t("list.empty") : "";
@@ -215,7 +216,7 @@ export class List {
     row.time = h("time", { class: "row-time" });
     row.state = h("span", { class: "row-state" });
     const href = address("./", { client_name: name });
-    row.link = h("a", { href, class: "row-title", onclick: (event) => this.#clicked(event, name) });
+    row.link = h("a", { href, class: "row-title", dir: "auto", onclick: (event) => this.#clicked(event, name) });
     const words = h("div", { class: "row-words" }, row.link, row.below);
     const right = h("div", { class: "row-right" }, row.time, row.state);
     row.rename = h("button", { class: "quiet icon-only rename", type: "button", onclick: () => this.#rename(row) }, icon("pencil"));

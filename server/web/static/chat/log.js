@@ -26,7 +26,7 @@ export class Log {
     this.#on = { ...on, changed: () => on.changed() };
     scroller.append(this.#inner);
     const size = new ResizeObserver(() => this.#follow());
-    size.observe(this.#inner);
+    size.observe(this.#inner, { box: "border-box" });
     size.observe(scroller);
     this.#listen();
     setInterval(() => this.#tick(), 250);
@@ -131,8 +131,10 @@ export class Log {
   }
 
   #follow() {
-    const { scrollHeight, clientHeight } = this.#scroller;
+    const { scrollHeight, clientHeight, offsetWidth, clientWidth } = this.#scroller;
     this.#inner.style.setProperty("--room", `${clientHeight}px`);
+    // Header and box keep their left edges in line with the column beside the scrollbar.
+    document.documentElement.style.setProperty("--bar", `${offsetWidth - clientWidth}px`);
     if (this.#isFollowing) this.#scroller.scrollTop = scrollHeight;
     this.#showJump();
   }

@@ -4,7 +4,6 @@ import { address, ApiError, request } from "./api.js";
 import { Composer, firstVisit } from "./composer.js";
 import { connection } from "./connection.js";
 import { Conversation, newName } from "./conversation.js";
-import { confirmLoss, isDialogOpen, showShortcuts } from "./dialogs.js";
 import { copyText, h, icon, setText } from "./dom.js";
 import { Drawers } from "./drawers.js";
 import { number } from "./format.js";
@@ -30,6 +29,11 @@ for (const element of find_all("[data-label]")) element.setAttribute("aria-label
 for (const element of find_all("[data-placeholder]")) element.placeholder = t(element.dataset.placeholder);
 find("#shell").hidden = false;
 
+/** Loaded when they are needed first, to keep the first load small. */
+const confirmLoss = async (question) => (await import("./dialogs.js")).confirmLoss(question);
+const showShortcuts = async () => (await import("./dialogs.js")).showShortcuts();
+const isDialogOpen = () => find("#dialog").open;
+
 let current = null;
 /** Rises with each opening, so that a late answer does not show a conversation that was left. */
 let opening = 0;
@@ -37,7 +41,7 @@ let opening = 0;
 const drawers = new Drawers(() => panelOpened());
 const composer = new Composer(find(".composer"), {
   send: (text) => send(text),
-  stop: () => current.writing?.stop(),
+  stop: () => current.stop(),
   editLast: () => editLast(),
   drafted: () => {},
 });
@@ -65,6 +69,7 @@ async function open(name, { isNew = false } = {}) {
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
     if (turn !== opening) return;
+    if (error.code === "not_found") return await open(name, { isNew: true }); // It was deleted meanwhile.
     await connection.back();
     if (error.code !== "offline") await new Promise((resolve) => setTimeout(resolve, POLL_MS));
     if (turn === opening) await open(name, { isNew });
@@ -111,7 +116,7 @@ function show({ isOther = false } = {}) {
   find(".first")?.remove();
   log.show(turns, { isOther, isBusy: current.isBusy });
   if (current.isOpened && !turns.length) find(".log").append(firstVisit(current.name, (text) => composer.fill(text)));
-  composer.update({ isWriting: Boolean(current.writing), isLost: connection.isLost, replayed: replayed() });
+  composer.update({ isWriting: current.isBusy, isLost: connection.isLost, replayed: replayed() });
   panel.update();
   showHead();
 }
@@ -154,6 +159,7 @@ async function begin(action) {
   try {
     await action();
     log.startFollowing();
+    if (document.activeElement === document.body && !drawers.isNarrow) composer.focus();
     tell(t("state.writing"));
     return true;
   } catch (error) {
@@ -252,8 +258,9 @@ function poll() {
 
 async function readAll() {
   await list.read();
-  if (!current?.isOpened || !current.isKnown || current.isBusy) {
-    if (current && !current.isKnown && list.find(current.name)) await open(current.name);
+  if (!current?.isOpened || current.isBusy) return;
+  if (!current.isKnown) {
+    if (list.find(current.name)) await open(current.name);
     return;
   }
   if (list.find(current.name) || (await exists(current.name))) await current.poll();
@@ -270,7 +277,7 @@ function foundDeleted() {
 }
 
 setInterval(() => document.visibilityState === "visible" && !connection.isLost && poll(), POLL_MS);
-for (const type of ["focus", "pageshow"]) addEventListener(type, () => current && poll());
+for (const type of ["focus", "pageshow", "visibilitychange"]) addEventListener(type, () => current && poll());
 addEventListener("popstate", () => open(nameOfAddress() ?? newName()));
 connection.addEventListener("back", () => poll());
 connection.addEventListener("change", () => {
@@ -280,7 +287,7 @@ connection.addEventListener("change", () => {
   banner.hidden = !isLost;
   setText(banner.querySelector("p span"), `${t("offline.again", wait)} ${t("offline.draft")}`);
   list.showConnection();
-  if (current) composer.update({ isWriting: Boolean(current.writing), isLost, replayed: replayed() });
+  if (current) composer.update({ isWriting: current.isBusy, isLost, replayed: replayed() });
 });
 find(".banner button").addEventListener("click", () => connection.connectNow());
 find(".new").addEventListener("click", startNew);
@@ -296,7 +303,7 @@ const SHORTCUTS = {
     drawers.openList();
     list.focusSearch();
   },
-  "ctrl Slash": () => showShortcuts(),
+  "ctrl Slash": showShortcuts,
   "alt KeyN": startNew,
   "alt KeyS": () => drawers.togglePanel(),
   "alt ArrowUp": () => goToNeighbour(-1),
@@ -330,7 +337,7 @@ function escape(event) {
     log.editing.cancelEdit();
     composer.focus();
   } else if (drawers.closeNarrow()) return;
-  else if (current?.writing) current.writing.stop();
+  else if (current?.isBusy) current.stop();
   else drawers.closePanel();
 }
 

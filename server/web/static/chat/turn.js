@@ -4,7 +4,6 @@ import { copyButton } from "./code.js";
 import { h, icon, setText } from "./dom.js";
 import { clockTime, exchange, fullTime, number, rate, seconds, tokens } from "./format.js";
 import { renderQuestion, ReplyView } from "./markdown.js";
-import { renderProbabilities } from "./probabilities.js";
 import { errorDetail, errorSentence, t } from "./words.js";
 
 const UNREMEMBERED = ["failed", "interrupted", "expired", "sending"];
@@ -72,6 +71,7 @@ export class Turn {
   #probabilities = null;
   #editor = null;
   #writing = null;
+  #asked = null;
   #shown = "";
   #on;
 
@@ -149,8 +149,8 @@ export class Turn {
     if (!replacement && this.#fresh) this.#endReplacement(model);
     const asked = replacement?.run.input ?? model.question;
     this.#slip.hidden = asked === null;
-    if (asked !== null && this.#question.dataset.text !== asked) {
-      this.#question.dataset.text = asked;
+    if (asked !== null && this.#asked !== asked) {
+      this.#asked = asked;
       renderQuestion(this.#question, asked);
     }
     if (model.asked) {
@@ -259,10 +259,10 @@ export class Turn {
     this.#probabilities?.element.remove();
     this.#probabilities = null;
     if (!logprobs?.length) return;
-    const element = h("div", { class: "probabilities" });
-    renderProbabilities(element, logprobs);
+    const element = h("div", { class: "token-probabilities" });
     this.#probabilities = { element, logprobs };
     this.element.append(element);
+    import("./probabilities.js").then(({ renderProbabilities }) => renderProbabilities(element, logprobs));
   }
 
   /** Edit the question in its place. */
