@@ -446,6 +446,79 @@ class TestProbabilities:
         assert boxes[0]["x"] < boxes[1]["x"]
 
 
+class TestUsage:
+    def test_it_is_drawn_day_by_day_with_a_table_beside_it_and_again_when_the_theme_changes(
+        self, replies: Replies
+    ) -> None:
+        page = replies.page
+        drawn = page.evaluate(
+            """async (files) => {
+              const { drawUsage } = await import(`${files}/usage_chart.js`);
+              const main = document.querySelector("main");
+              const canvas = document.createElement("canvas"), table = document.createElement("table");
+              const frame = document.createElement("div");
+              Object.assign(frame.style, { position: "relative", height: "150px" });
+              frame.append(canvas);
+              main.append(frame, table);
+              const day = (ago) => new Date(Date.now() - ago * 86_400_000 - new Date().getTimezoneOffset() * 60_000);
+              const usage = [0, 0, 1, 2, 3, 4, 5, 6, 40].map((ago) => ({
+                date: day(ago).toISOString().slice(0, 10), prompt_tokens: 1000, completion_tokens: 250 }));
+              await drawUsage(canvas, table, { usage });
+              const colour = () => Chart.getChart(canvas).data.datasets[1].backgroundColor;
+              const light = colour();
+              document.documentElement.dataset.theme = "dark";
+              await new Promise((end) => setTimeout(end));
+              return [light, colour(), Chart.getChart(canvas).data.datasets.map(({ data }) => data)];
+            }""",
+            replies.files,
+        )
+        assert drawn[:2] == ["#0e6656", "#82cdb6"]
+        assert drawn[2] == [[0] * 7 + [1000] * 6 + [2000], [0] * 7 + [250] * 6 + [500]]
+        expect(page.get_by_role("img")).to_have_accessible_name(re.compile("The table below"))
+        rows = page.locator("tbody tr")
+        expect(rows).to_have_count(5)
+        expect(rows.first.get_by_role("cell")).to_have_text(["2,000", "500"])
+        page.get_by_role("button", name="Show all").click()
+        expect(rows).to_have_count(7)
+
+
+FORMATS = """async ([files, lang]) => {
+  const words = await import(`${files}/words.js`), format = await import(`${files}/format.js`);
+  words.setLanguage(lang);
+  const now = new Date(2026, 10, 29, 14, 2), ago = (days) => new Date(2026, 10, 29 - days, 9, 5);
+  return [
+    ...[0, 1, 7, 8, 32, 400].map((days) => format.groupOf(ago(days), now)),
+    ...[0, 1, 3, 32].map((days) => format.listTime(ago(days), now)),
+    ...[2.14, 9.97, 31.4, 59.6, 72].map((each) => format.seconds(each)),
+    format.exchange(412, 84512), format.tokens(1), format.rate(312, 4.2), format.rate(3, 1.2),
+    ...[0.414, 0.004, 1].map((each) => format.percent(each)),
+    format.compact(12000), format.seconds(undefined) + format.tokens(undefined) + format.rate(1, 0),
+    words.t("list.none", "두부"), words.t("import.exists", "kitchen"), words.errorSentence("unheard_of"),
+    words.errorSentence("upstream_rate_limited", "", 20),
+  ];
+}"""
+
+
+class TestDaysAndNumbers:
+    def test_in_english(self, replies: Replies) -> None:
+        assert replies.page.evaluate(FORMATS, [replies.files, "en"]) == [
+            *("Today", "Yesterday", "Previous 7 days", "Previous 30 days", "October", "October 2025"),
+            *("9:05 AM", "9:05 AM", "Thu", "Oct 28", "2.1 s", "10 s", "31 s", "1 min", "1 min 12 s"),
+            *("412 → 84,512 tokens", "1 token", "74 tok/s", "2.5 tok/s", "41%", "<1%", "100%", "12K", ""),
+            *('No conversation contains "두부".', '"kitchen" exists already.', "Something went wrong. Try again."),
+            "The model server is busy. Try again in 20 s.",
+        ]
+
+    def test_in_korean(self, replies: Replies) -> None:
+        assert replies.page.evaluate(FORMATS, [replies.files, "ko"]) == [
+            *("오늘", "어제", "지난 7일", "지난 30일", "10월", "2025년 10월"),
+            *("09:05", "09:05", "목요일", "10월 28일", "2.1초", "10초", "31초", "1분", "1분 12초"),
+            *("412 → 84,512토큰", "1토큰", "74토큰/초", "2.5토큰/초", "41%", "<1%", "100%", "1.2만", ""),
+            *("‘두부’가 든 대화가 없습니다.", "‘kitchen’은 이미 있습니다.", "문제가 생겼습니다. 다시 시도하세요."),
+            "모델 서버가 바쁩니다. 20초 뒤 다시 시도하세요.",
+        ]
+
+
 def fill(line: str, length: int = 20_000) -> str:
     return (line * (length // len(line) + 1))[:length]
 
@@ -453,7 +526,7 @@ def fill(line: str, length: int = 20_000) -> str:
 WORDS = "감자는 **찬 육수부터** 넣고 `중약불`로 익히면 무르지 않습니다. "
 
 LONG = {
-    "blocks": fill(f"{SAMPLE}\n\n"),
+    "blocks": fill(SAMPLE.partition("[첫째]")[0]),
     "code": "```python\n" + fill("def f(x):\n    return 'a' + str(x)  # 더하기\n"),
     "one line of code": "```js\n" + fill("const a = {b: 1}; "),
     "paragraph": fill(WORDS),

@@ -116,13 +116,11 @@ function lastWord(text) {
   return 0;
 }
 
-/** The top-level blocks of a text. `links` are the addresses that it defined so far, and takes in its new ones. */
-export function lex(text, links) {
+/** The top-level blocks of a text. */
+export function lex(text) {
   if (!TOO_DEEP.test(text)) {
     try {
-      const lexer = new PiecewiseLexer(options);
-      lexer.tokens.links = links;
-      return lexer.lex(text);
+      return new PiecewiseLexer(options).lex(text);
     } catch {
       // Too deeply nested for the parser's recursion.
     }
@@ -130,19 +128,14 @@ export function lex(text, links) {
   return [{ type: "paragraph", raw: text, text, tokens: [{ type: "text", raw: text, text }] }];
 }
 
-/** The first piece of a long paragraph, and the same piece as a block. */
-export function firstPiece(text, links) {
-  const lexer = new PiecewiseLexer(options);
-  lexer.tokens.links = links;
-  const raw = text.slice(0, lexer.pieceEnd(text));
-  return inlineBlock(raw, links);
+/** The first piece of a long paragraph as a block. */
+export function firstPiece(text) {
+  return inlineBlock(text.slice(0, new PiecewiseLexer(options).pieceEnd(text)));
 }
 
 /** A paragraph with inline Markdown only, whatever its text begins with. */
-export function inlineBlock(raw, links) {
-  const lexer = new PiecewiseLexer(options);
-  lexer.tokens.links = links;
-  return { type: "paragraph", raw, text: raw, tokens: lexer.inlineTokens(raw) };
+export function inlineBlock(raw) {
+  return { type: "paragraph", raw, text: raw, tokens: new PiecewiseLexer(options).inlineTokens(raw) };
 }
 
 /** The elements of blocks. Code is left as `pre` and `code[data-language]`. */

@@ -45,7 +45,7 @@ export function listTime(then, now = new Date()) {
   return date(then, { month: "short", day: "numeric", ...(sameYear ? {} : { year: "numeric" }) });
 }
 
-export const clockTime = (then) => date(then, { hour: "2-digit", minute: "2-digit", ...clock() });
+export const clockTime = (then) => date(then, { hour: "numeric", minute: "2-digit", ...clock() });
 export const fullTime = (then) => date(then, { dateStyle: "full", timeStyle: "short", ...clock() });
 export const longDate = (then) => date(then, { dateStyle: "long" });
 export const weekdayDate = (then) => date(then, { weekday: "short", day: "numeric", month: "short" });

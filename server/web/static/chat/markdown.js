@@ -5,12 +5,14 @@ import { CodeBlock } from "./code.js";
 import remend from "./remend.js";
 
 const PAINT_MS = 50;
-/** So many new characters one paint takes in at most; more have to wait for the next ones. */
-const STEP = 2_500;
+/** So many new characters each paint but the first takes in at most; more have to wait for the next ones. */
+const STEP = 1_200;
 const FENCE = /^( {0,3})(`{3,}|~{3,})[^\n]*\n/;
 /** A last line that may yet become another kind of block: a number, a rule, a fence, a row or the head of a table. */
 const UNDECIDED =
   /(?:^|\n)(?: {0,3}(?:\d{1,9}[.)]?|[-+*_=#>~]+|(?:`+|~{3,})[^\n`]*)[ \t]*|\|[^\n]*(?:\n[|: \t-]*)?)$/;
+const REDEFINED_AT_MOST = 4_000;
+const DEFINITION = /^ {0,3}\[[^\]\n]+\]:/m;
 const COMPLETED = {
   katex: false,
   singleTilde: false,
@@ -29,7 +31,6 @@ export function renderQuestion(element, text) {
 
 export class ReplyView {
   #element;
-  #links = Object.create(null);
   #text = "";
   #isWhole = false;
   #shown = "";
@@ -37,6 +38,8 @@ export class ReplyView {
   #done = 0;
   /** The nodes of the last block, which the next paint replaces. */
   #tail = [];
+  /** The element at whose end the text goes on. */
+  #growing;
   /** The list, table or long paragraph that the text from `#done` on continues. */
   #open = null;
   /** The block of code that the text from `#done` on continues. */
@@ -75,16 +78,18 @@ export class ReplyView {
     const start = performance.now();
     const whole = this.#text.replace(/\r\n?/g, "\n");
     const isFirst = this.#painted === undefined;
-    const text = this.#isWhole && isFirst ? whole : whole.slice(0, this.#shown.length + STEP);
+    const text = isFirst ? whole : whole.slice(0, this.#shown.length + STEP);
     const final = this.#isWhole && text.length === whole.length;
-    // Addresses that are defined at the end count for what stands before them.
-    const isRedefined = final && this.#done > 0 && Object.keys(this.#links).length > 0;
+    // Addresses that are defined at the end count for what stands before them. In a long reply, that waits for the next
+    // time it is shown: to render all of it at once would keep the page busy.
+    const isRedefined = final && this.#done > 0 && text.length <= REDEFINED_AT_MOST && DEFINITION.test(text);
     if (isRedefined || !text.startsWith(this.#shown)) this.#restart();
     this.#shown = text;
     this.#element.classList.toggle("writing", !final);
     markLanguage(this.#element, text);
     this.#tail.forEach((node) => node.remove());
     this.#tail = [];
+    this.#growing?.classList.remove("growing");
     while (this.#advance(text, final));
     if (final) this.#done = text.length;
     if (this.#element.firstChild) this.#painted = start;
@@ -106,7 +111,7 @@ export class ReplyView {
     const source = text.slice(this.#done);
     const undecided = final ? null : UNDECIDED.exec(source);
     const head = this.#open?.head ?? "";
-    const tokens = lex(head + (undecided ? source.slice(0, undecided.index) : source), this.#links);
+    const tokens = lex(head + (undecided ? source.slice(0, undecided.index) : source));
     const last = tokens.findLastIndex(({ type }) => type !== "space" && type !== "def");
     const finished = tokens.slice(0, Math.max(last, 0));
     const start = finished.reduce((sum, { raw }) => sum + raw.length, this.#done - head.length);
@@ -124,10 +129,13 @@ export class ReplyView {
     if (!final && isLong && this.#keepFirstPart(token, start)) return true;
     const isWhole = final || token.type === "code" || token.type === "html";
     const raw = isWhole ? token.raw : remend(token.raw, COMPLETED);
-    let tokens = raw === token.raw ? [token] : lex(raw, this.#links);
-    if (this.#open?.head === WORD_JOINER) tokens = [inlineBlock(raw.slice(WORD_JOINER.length), this.#links)];
+    let tokens = raw === token.raw ? [token] : lex(raw);
+    if (this.#open?.head === WORD_JOINER) tokens = [inlineBlock(raw.slice(WORD_JOINER.length))];
     const nodes = this.#place(tokens, final);
-    if (!final) this.#tail = nodes;
+    if (final) return false;
+    this.#tail = nodes;
+    this.#growing = growingElement(nodes.at(-1));
+    this.#growing?.classList.add("growing");
     return false;
   }
 
@@ -187,7 +195,7 @@ export class ReplyView {
     let text = isRest ? raw.slice(WORD_JOINER.length) : raw;
     if ((type !== "paragraph" && !isRest) || text.length <= PIECE) return false;
     while (text.length > PIECE) {
-      const piece = firstPiece(text, this.#links);
+      const piece = firstPiece(text);
       this.#keepPart(piece, WORD_JOINER);
       text = text.slice(piece.raw.length);
     }
@@ -222,6 +230,14 @@ export class ReplyView {
     this.#element.append(...nodes);
     return nodes;
   }
+}
+
+/** The innermost block at the end of a node; undefined for code and tables. */
+function growingElement(node) {
+  let element = node?.nodeType === Node.TEXT_NODE ? node.parentElement : node;
+  while (element?.matches("ul, ol, blockquote, li:has(> :is(ul, ol, blockquote, p, figure, .table):last-child)"))
+    element = element.lastElementChild;
+  return element?.matches("p, li, h3, h4, h5, h6") ? element : element?.closest("p") ?? undefined;
 }
 
 /** What of a block belongs into an open one: its items, rows or words. Null if it is of another kind. */
