@@ -6,7 +6,7 @@ import { randomName } from "./dom.js";
 import { recall, remember, sendingKey } from "./memory.js";
 import { Writing } from "./writing.js";
 
-const FIRST_PAGE = 200;
+const FIRST_PAGE = 60;
 const OLDER_PAGE = 1000;
 const NOT_AMONG_MESSAGES = ["failed", "interrupted", "expired"];
 
@@ -28,6 +28,7 @@ export class Conversation extends EventTarget {
   #next = null;
   #failed = new Map();
   #writings = new Map();
+  #hasMoreRuns = false;
   #isLoadingOlder = false;
   #refreshing = null;
   #stopsNext = false;
@@ -41,8 +42,9 @@ export class Conversation extends EventTarget {
 
   /** Read settings, the newest messages and the runs that are no messages. */
   async open() {
-    if (this.isKnown) await this.#load(true);
+    if (this.isKnown) await this.#load();
     this.isOpened = true;
+    if (this.isKnown) this.#loadFailed().catch(() => {}); // The newest of them are there already.
     this.#tell("change");
   }
 
@@ -86,21 +88,20 @@ export class Conversation extends EventTarget {
 
   /** Read the newest messages and runs, once at a time. */
   refresh() {
-    this.#refreshing ??= this.#load(false).finally(() => (this.#refreshing = null));
+    this.#refreshing ??= this.#load().finally(() => (this.#refreshing = null));
     return this.#refreshing;
   }
 
-  async #load(isFirst) {
-    const statuses = isFirst ? NOT_AMONG_MESSAGES : [];
-    const [details, page, runs, ...others] = await Promise.all([
+  async #load() {
+    const [details, page, runs] = await Promise.all([
       this.#get("details"),
       this.#get("messages", { limit: FIRST_PAGE }),
       this.#get("runs", { limit: 20 }),
-      ...statuses.map((status) => this.#get("runs", { status, limit: 100 })),
     ]);
     this.details = details;
     this.#takeMessages(page);
-    this.#takeRuns(runs, others.flatMap((list) => list.runs));
+    this.#takeRuns(runs);
+    this.#hasMoreRuns = Boolean(runs.next);
     for (const run of details.open_runs) this.#follow(run);
     for (const [id, writing] of this.#writings) if (writing.hasEnded) this.#writings.delete(id);
     this.#tell("change");
@@ -120,10 +121,17 @@ export class Conversation extends EventTarget {
     }
   }
 
-  #takeRuns(list, others) {
+  /** Runs that failed before the newest ones. */
+  async #loadFailed() {
+    if (!this.#hasMoreRuns) return;
+    const lists = await Promise.all(NOT_AMONG_MESSAGES.map((status) => this.#get("runs", { status, limit: 100 })));
+    for (const run of lists.flatMap((list) => list.runs)) this.#failed.set(run.id, run);
+    this.#tell("change");
+  }
+
+  #takeRuns(list) {
     if (!list.next) this.#failed.clear();
-    for (const run of [...list.runs, ...others])
-      if (isNoMessage(run)) this.#failed.set(run.id, run);
+    for (const run of list.runs) if (isNoMessage(run)) this.#failed.set(run.id, run);
     const told = list.runs.find((run) => run.replayed !== undefined);
     this.replay = told ? { replayed: told.replayed, omitted: told.omitted ?? 0 } : null;
   }
@@ -309,6 +317,8 @@ function placeWriting(turns, writing) {
   const { id, input, created_at, replaces } = writing.run;
   const replaced = replaces && turns.find((turn) => turn.run_id === replaces);
   if (replaced) replaced.replacement = writing;
-  else if (!turns.some((turn) => turn.key === id))
-    turns.push({ key: id, run_id: id, question: input, asked: created_at, reply: "", status: writing.status, writing });
+  else if (!turns.some((turn) => turn.key === id)) {
+    const isTurn = writing.status === "completed";
+    turns.push({ key: id, run_id: id, question: input, asked: created_at, reply: "", status: writing.status, isTurn, writing });
+  }
 }

@@ -6,6 +6,7 @@ import { Turn } from "./turn.js";
 import { t } from "./words.js";
 
 const NEAR_BOTTOM = 40;
+const FIRST_SEEN = 4;
 const LEAVING_KEYS = ["PageUp", "ArrowUp", "Home"];
 
 export class Log {
@@ -67,6 +68,8 @@ export class Log {
     for (const turn of this.#turns.values()) if (!used.has(turn)) turn.element.remove();
     this.#turns = kept;
     this.#keepFresh();
+    // What is seen first is rendered at once.
+    if (isOther) for (const turn of [...kept.values()].slice(-FIRST_SEEN)) turn.render();
     if (anchor) this.#restore(anchor);
     this.#follow();
   }

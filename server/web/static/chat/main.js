@@ -209,7 +209,11 @@ async function remove(entry) {
   });
   if (!isSure) return;
   try {
-    if (name === current.name) current.close();
+    if (name === current.name) {
+      current.close();
+      current.isOpened = false; // It is read no more.
+      await polling;
+    }
     await request("DELETE", "conversations/details", { query: { client_name: name } });
     if (name === current.name) {
       history.replaceState(null, "", "./");

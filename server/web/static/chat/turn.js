@@ -30,7 +30,7 @@ class Reply {
     this.#view = null;
     this.element.textContent = text;
     this.element.classList.add("raw");
-    this.element.renderNow = () => this.#render();
+    this.element.renderNow = () => this.render();
     nearby.observe(this.element);
   }
 
@@ -38,7 +38,7 @@ class Reply {
     if (text === this.#text && isDone === this.#isDone) return;
     this.#text = text;
     this.#isDone = isDone;
-    this.#view ??= new ReplyView(this.element);
+    this.#view ??= this.#makeView();
     if (isDone) this.#view.finish(text);
     else this.#view.update(text);
   }
@@ -47,12 +47,17 @@ class Reply {
     return this.#text;
   }
 
-  #render() {
+  render() {
+    if (this.#view || !this.#text) return;
+    this.#view = this.#makeView();
+    this.#view.finish(this.#text);
+  }
+
+  #makeView() {
     nearby.unobserve(this.element);
     this.element.classList.remove("raw");
     this.element.textContent = "";
-    this.#view = new ReplyView(this.element);
-    this.#view.finish(this.#text);
+    return new ReplyView(this.element);
   }
 }
 
@@ -86,6 +91,11 @@ export class Turn {
 
   get copyable() {
     return (this.#fresh ?? this.#reply).text;
+  }
+
+  /** Render the reply now, wherever it stands. */
+  render() {
+    this.#reply.render();
   }
 
   get isEditing() {
