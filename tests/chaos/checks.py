@@ -9,9 +9,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
+from typing import TypeVar
 
 from tests.chaos.evidence import Evidence
 
+T = TypeVar("T")
 Rule = Callable[[Evidence], Iterator[str]]
 
 
@@ -23,10 +25,12 @@ class Violation:
 
 
 def find_violations(evidence: Evidence) -> list[Violation]:
+    return apply_rules(RULES, evidence.name, evidence)
+
+
+def apply_rules(rules: Sequence[Callable[[T], Iterator[str]]], name: str, evidence: T) -> list[Violation]:
     return [
-        Violation(rule.__name__.replace("_", " "), f"{evidence.name}: {details}")
-        for rule in RULES
-        for details in rule(evidence)
+        Violation(rule.__name__.replace("_", " "), f"{name}: {details}") for rule in rules for details in rule(evidence)
     ]
 
 

@@ -6,10 +6,12 @@ import math
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from tests.chaos.servers import Server
+from tests.chaos.servers import Life, Server
 
 PATIENCE_SECONDS = 30.0
 """Longer than any answer may take, also if a lease has to pass first."""
@@ -65,29 +67,49 @@ class Client:
 
         `manner` is `plain`, `streamed`, `impatient` (accepts a 202) or `leaving` (disconnects once it is accepted).
         """
-        while not (up := [life for each in self._servers if (life := each.life) is not None]):
-            if self.is_over.wait(0.02):
-                return None
-        life = chance.choice(up)
+        life = self.choose_life(chance)
+        if life is None:
+            return None
         ask = Ask(name, question, request_id, life.name, time.time())
         with self._lock:
             self.asks.append(ask)
         self.question_sent.set()
-        connection = http.client.HTTPConnection("127.0.0.1", life.port, timeout=PATIENCE_SECONDS)
-        try:
-            _send(connection, ask, manner)
-        except TimeoutError:
-            ask.error = "timeout"
-        except (OSError, http.client.HTTPException):
-            ask.error = "broken"
-        except ValueError:
-            ask.error = "unreadable"
-        finally:
-            ask.done = time.time()
-            connection.close()
+        ask.error = attempt(life, partial(_send, ask=ask, manner=manner)) or ask.error
+        ask.done = time.time()
         if ask.answer is not None:
             self.answer_received.set()
         return ask
+
+    def choose_life(self, chance: random.Random) -> Life | None:
+        """One of the servers, once any is up; None if `is_over` was set before."""
+        while not (up := [life for each in self._servers if (life := each.life) is not None]):
+            if self.is_over.wait(0.02):
+                return None
+        return chance.choice(up)
+
+
+def attempt(life: Life, send: Callable[[http.client.HTTPConnection], None]) -> str | None:
+    """Call `send` with a connection. Returns `broken`, `timeout` or `unreadable` if no answer could be read."""
+    connection = http.client.HTTPConnection("127.0.0.1", life.port, timeout=PATIENCE_SECONDS)
+    try:
+        send(connection)
+    except TimeoutError:
+        return "timeout"
+    except (OSError, http.client.HTTPException):
+        return "broken"
+    except ValueError:
+        return "unreadable"
+    finally:
+        connection.close()
+    return None
+
+
+def read_frames(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
+    """The events of a stream. The iteration raises ConnectionError if the stream ends."""
+    while (line := response.readline()).endswith(b"\n"):
+        if line.startswith(b"data:"):
+            yield json.loads(line[5:])
+    raise ConnectionError
 
 
 def _send(connection: http.client.HTTPConnection, ask: Ask, manner: str) -> None:
@@ -116,10 +138,7 @@ def _send(connection: http.client.HTTPConnection, ask: Ask, manner: str) -> None
 
 def _read_stream(response: http.client.HTTPResponse, ask: Ask, leaves: bool) -> None:
     text = ""
-    while (line := response.readline()).endswith(b"\n"):
-        if not line.startswith(b"data:"):
-            continue
-        frame = json.loads(line[5:])
+    for frame in read_frames(response):
         if frame["type"] == "START" and leaves:
             ask.error = "left"
             return
@@ -132,7 +151,6 @@ def _read_stream(response: http.client.HTTPResponse, ask: Ask, leaves: bool) -> 
             # If the chunks do not add up to the whole, the checks find no such answer.
             ask.answer = text if text == frame["full_content"] else f"{text!r} in chunks, {frame['full_content']!r}"
             return
-    ask.error = "broken"
 
 
 class ClientThread(threading.Thread):

@@ -90,13 +90,15 @@ class Evidence:
     @cached_property
     def run_indexes(self) -> IndexMap:
         """The index of the run by the index of its call, without calls that no run can have made."""
-        return self._match(self._may_be_of)
+        return match_calls(self.calls, self.runs, self._may_be_of)
 
     @cached_property
     def run_indexes_by_history(self) -> IndexMap:
         """The same, with only those calls that had the history before their run."""
-        return self._match(
-            lambda call, run: self._may_be_of(call, run) and call.messages == self.expected_messages(run)
+        return match_calls(
+            self.calls,
+            self.runs,
+            lambda call, run: self._may_be_of(call, run) and call.messages == self.expected_messages(run),
         )
 
     def expected_messages(self, run: Run) -> Sequence[tuple[str, str]]:
@@ -122,34 +124,36 @@ class Evidence:
         is_its_reply = call.reply == run.text if run.status == "completed" else call.reply.startswith(run.text)
         return is_its_reply and call.life == self.life_of(run) and run.created <= call.received
 
-    def _match(self, fits: Callable[[Call, Run], bool]) -> IndexMap:
-        fitting: dict[int, list[int]] = {index: [] for index in range(len(self.calls))}
-        fitted: dict[int, list[int]] = {index: [] for index in range(len(self.runs))}
-        indexes = _group(range(len(self.runs)), lambda index: self.runs[index].question)
-        for index, call in enumerate(self.calls):
-            fitting[index] = [each for each in indexes.get(call.question, []) if fits(call, self.runs[each])]
-            for each in fitting[index]:
-                fitted[each].append(index)
-        run_by_call: dict[int, int] = {}
-        call_of: dict[int, int] = {}
-        # Matched items stay matched. So if all calls, and all runs with a text, can be matched, they are.
-        for index, run in enumerate(self.runs):
-            if run.text:
-                _find_partner(index, fitted, call_of, run_by_call, set())
-        for index in fitting:
-            if index not in run_by_call:
-                _find_partner(index, fitting, run_by_call, call_of, set())
-        return run_by_call
+
+def match_calls(calls: Sequence[Call], runs: Sequence[Run], fits: Callable[[Call, Run], bool]) -> IndexMap:
+    """The index of the run by the index of its call. `fits` tells whether a call can be of a run of its question."""
+    fitting: dict[int, list[int]] = {index: [] for index in range(len(calls))}
+    fitted: dict[int, list[int]] = {index: [] for index in range(len(runs))}
+    indexes = _group(range(len(runs)), lambda index: runs[index].question)
+    for index, call in enumerate(calls):
+        fitting[index] = [each for each in indexes.get(call.question, []) if fits(call, runs[each])]
+        for each in fitting[index]:
+            fitted[each].append(index)
+    run_by_call: dict[int, int] = {}
+    call_of: dict[int, int] = {}
+    # Matched items stay matched. So if all calls, and all runs with a text, can be matched, they are.
+    for index, run in enumerate(runs):
+        if run.text:
+            find_partner(index, fitted, call_of, run_by_call, set())
+    for index in fitting:
+        if index not in run_by_call:
+            find_partner(index, fitting, run_by_call, call_of, set())
+    return run_by_call
 
 
-def _find_partner(
+def find_partner(
     index: int, fitting: Mapping[int, Sequence[int]], own: dict[int, int], others: dict[int, int], tried: set[int]
 ) -> bool:
     """Match an item with one that fits, whose partner may have to change (an augmenting path)."""
     for each in fitting[index]:
         if each not in tried:
             tried.add(each)
-            if each not in others or _find_partner(others[each], fitting, own, others, tried):
+            if each not in others or find_partner(others[each], fitting, own, others, tried):
                 own[index], others[each] = each, index
                 return True
     return False
