@@ -23,6 +23,9 @@ COLUMNS = (
     "interrupted",
     "turns",
     "calls",
+    "replacements",
+    "replaced",
+    "replacements hit",
 )
 
 

@@ -4,6 +4,7 @@ import random
 import shutil
 import signal
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,14 +17,21 @@ from server.domain import Message, Run
 from server.store import open_store
 from tests.chaos.checks import Violation, find_violations
 from tests.chaos.clients import Ask, Client, ClientThread
+from tests.chaos.counts import count_asks, count_replacements
 from tests.chaos.evidence import Evidence, Kill
+from tests.chaos.replacements import checks as replacement_checks
+from tests.chaos.replacements import evidence as replacement_evidence
+from tests.chaos.replacements.clients import Recorder, ReplacingThread
 from tests.chaos.servers import Server
 from tests.chaos.stages import find_stages
-from tests.chaos.upstream import Upstream
+from tests.chaos.upstream import Call, Upstream
 from tests.support.redis_server import RedisServer, redis_server
 
 CLIENTS = {"alone 0": 1, "alone 1": 1, "alone 2": 1, "alone 3": 1, "a few": 2, "many": 5}
 """How many clients ask concurrently in each conversation."""
+REPLACING = {"replaced 0": 1, "replaced 1": 1, "replaced by two": 2}
+"""How many clients ask, regenerate and edit concurrently in each further conversation."""
+NAMES = (*CLIENTS, *REPLACING)
 LEASE_SECONDS = 5
 """Long enough that a worker on a busy machine keeps its lease if it gets no CPU for a second or two."""
 EVERYTHING = 1_000_000
@@ -107,18 +115,13 @@ class _Round:
         self._servers = servers
         self._redis = redis
         self._client = Client(servers)
+        self._recorder = Recorder(self._client)
         self._kills: list[Kill] = []
         self._violations: list[Violation] = []
 
     def run(self, folder: Path) -> Outcome:
         self._start(self._servers)
-        threads = [
-            ClientThread(self._client, name, number, count == 1, self._seed)
-            for name, count in CLIENTS.items()
-            for number in range(count)
-        ]
-        for thread in threads:
-            thread.start()
+        threads = self._start_clients()
         self._kill_again_and_again()
         self._await_moment()
         self._client.is_over.set()
@@ -130,9 +133,20 @@ class _Round:
         self._start(self._servers[:1])
         self._client.is_over.clear()
         self._ask_last_questions()
-        shown = {name: self._servers[0].history(name) for name in CLIENTS}
+        self._replace_last_turns()
+        shown = {name: self._servers[0].history(name) for name in NAMES}
         self._kill_all()
         return self._check_everything(shown, folder)
+
+    def _start_clients(self) -> list[threading.Thread]:
+        threads: list[threading.Thread] = []
+        for name, count in CLIENTS.items():
+            threads += [ClientThread(self._client, name, number, count == 1, self._seed) for number in range(count)]
+        for name, count in REPLACING.items():
+            threads += [ReplacingThread(self._recorder, name, number, self._seed) for number in range(count)]
+        for thread in threads:
+            thread.start()
+        return threads
 
     def _kill_again_and_again(self) -> None:
         while sum(kill.is_running for kill in self._kills) < self._plan.kills:
@@ -205,27 +219,38 @@ class _Round:
                 if last is None or last.answer is None:
                     self._report("a conversation goes on after all kills", f"{name}: {last}")
 
+    def _replace_last_turns(self) -> None:
+        """Ask a question in each of the other conversations, and have its turn replaced."""
+        for name in REPLACING:
+            for kind in ("ask", "regenerate"):
+                question = f"The last question in {name}" if kind == "ask" else None
+                created = self._recorder.send(self._chance, kind, name, question=question)
+                told = created.told if created else None
+                last = self._recorder.read(self._chance, name, told) if told else created
+                if last is None or last.end != "END":
+                    self._report("a conversation goes on after all kills", f"{name}: {last}")
+
     def _report(self, rule: str, details: str) -> None:
         self._violations.append(Violation(rule, details))
 
     def _check_everything(self, shown: dict[str, list[tuple[str, str]]], folder: Path) -> Outcome:
         runs, histories = self._load_store()
-        calls = self._upstream.calls()
-        names = {ask.question: ask.name for ask in self._client.asks}
         error_codes = frozenset(
             {"run_interrupted"} if self._redis is None else {"run_interrupted", "store_unavailable"}
         )
-        conversations = []
-        for call in calls:
-            if call.question not in names:
-                self._report("the upstream is asked only what clients asked", repr(call.question))
-        for name in CLIENTS:
-            asks = [ask for ask in self._client.asks if ask.name == name]
-            own = [call for call in calls if names.get(call.question) == name]
-            conversations.append(Evidence(name, asks, own, runs[name], histories[name], self._kills, error_codes))
+        calls = self._calls_by_name()
+        conversations, replaced = [], []
+        for name in NAMES:
+            end = calls[name], runs[name], histories[name], self._kills, error_codes
+            if name in CLIENTS:
+                conversations.append(Evidence(name, [ask for ask in self._client.asks if ask.name == name], *end))
+                self._violations += find_violations(conversations[-1])
+            else:
+                requests = [request for request in self._recorder.requests if request.name == name]
+                replaced.append(replacement_evidence.Evidence(name, requests, *end))
+                self._violations += replacement_checks.find_violations(replaced[-1])
             if shown[name] != [(each.role, each.content) for each in histories[name]]:
                 self._report("GET /history shows what the store has", f"{name}: {len(shown[name])} messages")
-            self._violations += find_violations(conversations[-1])
         for server in self._servers:
             for log in server.logs_with_tracebacks():
                 self._report("every failure has a name", f"a traceback in {log}")
@@ -236,27 +261,28 @@ class _Round:
             self._plan.title,
             Counter(kill.victim for kill in self._kills),
             hit,
-            _count(self._client.asks, conversations),
+            count_asks(self._client.asks, conversations) + count_replacements(replaced),
             self._violations,
             folder if self._violations else None,
         )
 
+    def _calls_by_name(self) -> dict[str, list[Call]]:
+        """The calls of each conversation, by their questions, which name it."""
+        names = {ask.question: ask.name for ask in self._client.asks}
+        names |= {each.question: each.name for each in self._recorder.requests if each.question is not None}
+        calls: dict[str, list[Call]] = {name: [] for name in NAMES}
+        for call in self._upstream.calls():
+            if call.question in names:
+                calls[names[call.question]].append(call)
+            else:
+                self._report("the upstream is asked only what clients asked", repr(call.question))
+        return calls
+
     def _load_store(self) -> tuple[dict[str, list[Run]], dict[str, list[Message]]]:
         """The runs and the history of each conversation, oldest first."""
-        store = open_store(self._url, max_conversations=len(CLIENTS), max_records=1, lease_seconds=LEASE_SECONDS)
+        store = open_store(self._url, max_conversations=len(NAMES), max_records=1, lease_seconds=LEASE_SECONDS)
         try:
-            runs = {name: list(reversed(store.list_runs(name, None, EVERYTHING))) for name in CLIENTS}
-            return runs, {name: list(store.list_messages(name, 0, EVERYTHING)) for name in CLIENTS}
+            runs = {name: list(reversed(store.list_runs(name, None, EVERYTHING))) for name in NAMES}
+            return runs, {name: list(store.list_messages(name, 0, EVERYTHING)) for name in NAMES}
         finally:
             store.close()
-
-
-def _count(asks: Sequence[Ask], conversations: Sequence[Evidence]) -> Counter[str]:
-    return Counter(
-        questions=len({ask.question for ask in asks}),
-        requests=len(asks),
-        answered=len({ask.question for ask in asks if ask.answer is not None}),
-        interrupted=sum(run.status != "completed" for evidence in conversations for run in evidence.runs),
-        turns=sum(len(evidence.turns) for evidence in conversations),
-        calls=sum(len(evidence.calls) for evidence in conversations),
-    )

@@ -10,6 +10,10 @@ import pytest
 from tests.chaos import checks, samples
 from tests.chaos.checks import find_violations
 from tests.chaos.evidence import Evidence, Kill
+from tests.chaos.replacements import checks as replacement_checks
+from tests.chaos.replacements import evidence as replacement_evidence
+from tests.chaos.replacements import faults as replacement_faults
+from tests.chaos.replacements import samples as replacement_samples
 from tests.chaos.rounds import Outcome, Plan, run_round
 from tests.chaos.samples import BROKEN, SOUND
 from tests.chaos.stages import find_stages
@@ -32,6 +36,7 @@ def test_nothing_is_lost_if_a_server_on_sqlite_is_killed(rounds: dict[str, Futur
     assert outcome.violations == [], f"SEED={SEED}"
     assert outcome.stages["while running"] >= SQLITE.kills
     assert outcome.counts["answered"] > 0
+    assert outcome.counts["replaced"] > 0
 
 
 @needs_redis
@@ -42,6 +47,7 @@ def test_nothing_is_lost_if_one_of_two_servers_or_redis_itself_is_killed(
     assert outcome.violations == [], f"SEED={SEED}"
     assert outcome.stages["while running"] >= REDIS.kills
     assert outcome.counts["answered"] > 0
+    assert outcome.counts["replaced"] > 0
 
 
 @pytest.mark.parametrize("evidence", SOUND.values(), ids=SOUND)
@@ -63,6 +69,29 @@ def test_the_checks_find(rule: checks.Rule, evidence: Evidence) -> None:
 
 def test_each_rule_is_asked_and_is_known_to_be_breakable() -> None:
     assert list(BROKEN) == list(checks.RULES)
+
+
+@pytest.mark.parametrize("evidence", replacement_samples.SOUND.values(), ids=replacement_samples.SOUND)
+def test_the_checks_of_replaced_turns_accuse_no_sound_server(evidence: replacement_evidence.Evidence) -> None:
+    assert replacement_checks.find_violations(evidence) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "evidence"),
+    [
+        pytest.param(rule, evidence, id=name)
+        for rule, conversations in replacement_faults.BROKEN.items()
+        for name, evidence in conversations.items()
+    ],
+)
+def test_the_checks_of_replaced_turns_find(
+    rule: replacement_checks.Rule, evidence: replacement_evidence.Evidence
+) -> None:
+    assert list(rule(evidence))
+
+
+def test_each_rule_of_replaced_turns_is_asked_and_is_known_to_be_breakable() -> None:
+    assert list(replacement_faults.BROKEN) == list(replacement_checks.RULES)
 
 
 @pytest.mark.parametrize(
