@@ -1,7 +1,8 @@
-"""Threads: a pool that grows without limit, and calls that block even under gevent."""
+"""Threads: a pool that grows without limit, and computations and calls that block even under gevent."""
 
 import sys
 import threading
+import time
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
@@ -9,6 +10,9 @@ from queue import SimpleQueue
 from typing import Any, Generic, ParamSpec
 
 P = ParamSpec("P")
+
+SLICE_SECONDS = 0.002
+"""How long a computation goes on before others run. With longer slices, each of those waits longer for its turn."""
 
 
 class ThreadPool(Generic[P]):
@@ -49,6 +53,19 @@ class ThreadPool(Generic[P]):
             with self._lock:
                 self._idle += 1
             task = self._tasks.get()
+
+
+class Pauses:
+    """Lets other threads run during a long computation in one of them, which under gevent has to stop for that."""
+
+    def __init__(self) -> None:
+        self._resumed = time.monotonic()
+
+    def take(self) -> None:
+        """Pause if the last pause was more than SLICE_SECONDS ago."""
+        if time.monotonic() - self._resumed > SLICE_SECONDS:
+            time.sleep(0)
+            self._resumed = time.monotonic()
 
 
 def run_in_os_thread(call: Callable[[], object]) -> None:

@@ -10,6 +10,7 @@ from typing import BinaryIO, Literal
 
 import orjson
 
+from server.concurrency import Pauses
 from server.core.export_format import FORMAT, VERSION, dump_conversation, dump_message, dump_run
 from server.core.history import read_forward
 from server.domain import Conversation, Message
@@ -102,10 +103,12 @@ class Exports:
     def _write_runs(self, file: BinaryIO, name: str) -> "array[int]":
         """Write the ended runs of a conversation, newest first, a line each. Returns where each line starts."""
         starts = array("Q")
+        pauses = Pauses()
         count, oldest = READ_RUNS, None
         while runs := self._store.list_runs(name, None, count, oldest):
             begin = file.tell()
             for run in runs:
+                pauses.take()
                 if not run.is_open:
                     starts.append(file.tell())
                     file.write(_dump(dump_run(run)) + b"\n")
@@ -113,7 +116,6 @@ class Exports:
             size = max(1, file.tell() - begin)
             count = max(1, min(READ_RUNS, 2 * count, len(runs) * READ_BYTES // size))
             del runs  # Frees the memory before the next read.
-            time.sleep(0)  # Under gevent, this lets other greenlets run.
         return starts
 
     def _find_late_runs(self, before: Conversation) -> set[str]:
@@ -127,16 +129,14 @@ class Exports:
 
     def _read_messages(self, before: Conversation) -> Iterator[Message]:
         """The messages that there were at that moment; fewer if the history changes."""
-        for number, message in enumerate(
-            read_forward(
-                lambda start, stop: self._store.list_messages(before.name, start, stop),
-                lambda _, index: index if self._is_current(before) else None,
-                before.message_count,
-            )
+        pauses = Pauses()
+        for message in read_forward(
+            lambda start, stop: self._store.list_messages(before.name, start, stop),
+            lambda _, index: index if self._is_current(before) else None,
+            before.message_count,
         ):
+            pauses.take()
             yield message
-            if number % READ_RUNS == 0:
-                time.sleep(0)
 
     def _write_markdown(self, file: BinaryIO, before: Conversation) -> None:
         file.write(f"# {_title_of(before)}\n".encode())
@@ -160,8 +160,10 @@ class _Parts:
         self._file = file
         self._has_lines = has_lines
         self._separator = b"\n"
+        self._pauses = Pauses()
 
     def add(self, kind: bytes, record: bytes) -> None:
+        self._pauses.take()
         if self._has_lines:
             self._file.write(b'{"type":"%b",%b\n' % (kind, record[1:]))
         else:

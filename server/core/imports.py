@@ -18,8 +18,8 @@ from server.store.protocol import Store
 MAX_IMPORTS = 16
 """How many imports one process takes at the same time: each has a file of its own on the disk."""
 
-BATCH_BYTES, BATCH_COUNT = 262_144, 500
-"""How much one write to the store has at most, but for the last record of it."""
+BATCH_BYTES, BATCH_COUNT = 131_072, 100
+"""How much one write to the store has at most, but for its last record. Other writes wait for it."""
 
 HIDDEN_SECONDS = 600.0
 """How long after the last write to it a conversation is kept that is not completely imported, if the process dies."""

@@ -2,13 +2,13 @@
 
 import mmap
 import re
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import orjson
 
+from server.concurrency import Pauses
 from server.errors import InvalidImport
 
 MAX_VALUE_BYTES = 16 * 1_048_576
@@ -19,9 +19,6 @@ MAX_DEPTH = 100
 
 MAX_FIELDS = 1_000
 """The most fields of an object that is read field by field."""
-
-SLICE_SECONDS = 0.002
-"""How long a file is read before other greenlets run. With longer slices, each of them waits longer for its turn."""
 
 RESIDENT_BYTES = 8 * 1_048_576
 """How much of the file is read before its pages are given back to the system."""
@@ -57,7 +54,7 @@ class JsonFile:
         if not self._size:
             raise InvalidImport(EMPTY)
         self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._resumed = time.monotonic()
+        self._pauses = Pauses()
         self._released = 0
         # Windows programs write a byte order mark, which a JSON parser may ignore (RFC 8259, 8.1).
         self._first = len(_BOM) if self._data[: len(_BOM)] == _BOM else 0
@@ -224,10 +221,8 @@ class JsonFile:
             raise self.error(at, BROKEN)
 
     def _pause(self, at: int) -> None:
-        """Let other greenlets run after each SLICE_SECONDS, and give back memory after each RESIDENT_BYTES."""
-        if time.monotonic() - self._resumed > SLICE_SECONDS:
-            time.sleep(0)
-            self._resumed = time.monotonic()
+        """Let others run, and give back memory after each RESIDENT_BYTES."""
+        self._pauses.take()
         if not 0 <= at - self._released < RESIDENT_BYTES:
             self._released = at
             if hasattr(mmap, "MADV_DONTNEED"):  # Not on Windows.
