@@ -21,7 +21,7 @@ from tests.support.conversations import (
     NAMES,
     export,
     export_file,
-    fresh,
+    empty_server,
     histories,
     import_file,
     load,
@@ -40,7 +40,7 @@ QUESTION, ANSWER, FAILED = (f"run_{digit * 32}" for digit in "abc")
 @pytest.fixture
 def exported(file_format: str) -> bytes:
     """A file with two completed runs, a failed one, and a message without a run."""
-    store, client = fresh()
+    store, client = empty_server()
     first = Run("hi", id=QUESTION, created=1.5, status="completed", text="re: hi", ended=2.5)
     second = Run("and\nthen", "r1", 3.0, ANSWER, "completed", "that", ended=4.0, replaces=QUESTION)
     failed = Run("bad", id=FAILED, created=5.0, status="failed", ended=6.0, error=RunError("upstream_cut", "It broke."))
@@ -87,7 +87,7 @@ class TestRoundTrip:
         for question in ("hi", "오늘은?", "bye"):
             client.post("/query", json={"client_name": "ada", "input": question, "request_id": f"id of {question}"})
         first = export(client, "ada", file_format)
-        _, other = fresh()
+        _, other = empty_server()
         assert load(other, first.data, KINDS[file_format]).json == {
             "conversations": [{"client_name": "ada", "title": "hi", "message_count": 6, "run_count": 3}],
             "skipped": {},
@@ -352,7 +352,7 @@ class TestNames:
         assert names(client) == ["eve"]
 
     def test_one_that_comes_twice_in_a_file_exists_too(self, client: FlaskClient, exported: bytes) -> None:
-        _, other = fresh()
+        _, other = empty_server()
         load(other, exported)
         lines = export(other, "ada", "jsonl").data
         again = lines.replace(b"aaaa", b"dddd").replace(b"bbbb", b"eeee").replace(b"cccc", b"ffff")

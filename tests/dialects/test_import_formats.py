@@ -13,7 +13,7 @@ from tests.support.replies import SteeredUpstream
 
 PIXELS = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
 
-PLAIN = [
+MESSAGES = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "hi"},
     {"role": "assistant", "content": "hello"},
@@ -37,10 +37,10 @@ def texts(messages: list[dict[str, Any]]) -> list[tuple[str, str]]:
 
 
 class TestMessages:
-    @pytest.mark.parametrize("form", [PLAIN, {"model": "m", "messages": PLAIN, "stream": True}])
+    @pytest.mark.parametrize("form", [MESSAGES, {"model": "m", "messages": MESSAGES, "stream": True}])
     def test_a_list_is_a_conversation_whose_turns_are_runs(self, client: FlaskClient, form: Any) -> None:
         result = imported(client, form, client_name="ada")
-        assert texts(result["messages"]) == [(each["role"], each["content"]) for each in PLAIN[1:]]
+        assert texts(result["messages"]) == [(each["role"], each["content"]) for each in MESSAGES[1:]]
         assert [(each["input"], each["text"]) for each in result["runs"]] == [("hi", "hello"), ("둘째", "both")]
         assert {each["status"] for each in result["runs"]} == {"completed"}
         assert result["conversation"]["system_prompt"] == "Be brief."
@@ -48,7 +48,7 @@ class TestMessages:
         assert result["skipped"] == {}
 
     def test_the_last_turn_can_be_regenerated_and_edited(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
-        imported(client, PLAIN[:3], client_name="ada")
+        imported(client, MESSAGES[:3], client_name="ada")
         body = {"client_name": "ada", "input": "anew"}
         run_id = client.post("/conversations/edit", json=body).json["id"]
         client.get(f"/chat/stream/{run_id}").get_data()
@@ -57,7 +57,7 @@ class TestMessages:
 
     def test_without_a_name_it_gets_a_new_one(self, client: FlaskClient) -> None:
         for _ in range(2):
-            imported(client, PLAIN)
+            imported(client, MESSAGES)
         assert len(set(names(client))) == 2
 
     def test_parts_are_joined_and_what_is_no_text_is_counted(self, client: FlaskClient) -> None:

@@ -134,7 +134,7 @@ def serve_store(store: Store, **settings: Any) -> Flask:
     return create_app(Settings(upstream="scripted", **settings), store=store)
 
 
-def fresh() -> tuple[MemoryStore, FlaskClient]:
+def empty_server() -> tuple[MemoryStore, FlaskClient]:
     """An empty store, and a client of its server."""
     store = MemoryStore(1000)
     return store, serve_store(store).test_client()
