@@ -271,6 +271,15 @@ class TestTimedUnreader:
             clock(4)
         assert wire.timeouts == [10, 6, 10]
 
+    def test_a_large_body_has_a_new_deadline_after_more_bytes(self, clock: Callable[[float], None]) -> None:
+        wire = Wire(b"x" * request.FILE_AFTER_BYTES, b"x", b"x" * 99_998, b"x", b"x" * 100_000, b"x")
+        unreader = request.TimedUnreader(wire)
+        unreader.expect_body()
+        for _ in range(6):
+            unreader.chunk(2_000_000)
+            clock(3)
+        assert wire.timeouts == [10, 10, 7, 4, 10, 10]
+
     def test_who_misses_the_deadline_is_a_slow_sender(self, clock: Callable[[float], None]) -> None:
         wire = Wire(b"x", TimeoutError())
         unreader = request.TimedUnreader(wire)
