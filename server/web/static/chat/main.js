@@ -200,8 +200,9 @@ async function rename(name, title) {
   }
 }
 
-async function remove(entry) {
-  const name = entry.client_name;
+async function remove({ client_name: name, ...shown }) {
+  await poll(); // The question tells how much goes.
+  const entry = list.find(name) ?? { client_name: name, ...shown };
   const isSure = await confirmLoss({
     title: t("delete.title", titleOf(entry)),
     text: t("delete.text", number(entry.message_count)),
@@ -227,6 +228,7 @@ async function remove(entry) {
 }
 
 async function clear() {
+  await current.poll().catch(ignoreRefusal);
   const exporting = h("a", { class: "quiet button", href: address("conversations/export", { client_name: current.name, format: "json" }), download: "" }, t("clear.export"));
   const isSure = await confirmLoss({
     title: t("clear.title"),
