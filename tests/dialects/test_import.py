@@ -19,9 +19,9 @@ from tests.dialects.test_bad_input import MARK, assert_says_nothing_of_us
 from tests.support.conversations import (
     CHANGES,
     NAMES,
+    empty_server,
     export,
     export_file,
-    empty_server,
     histories,
     import_file,
     load,
