@@ -35,6 +35,7 @@ hypothesis.settings.load_profile("untimed")
 LONGEST = (
     "test_schemathesis",
     "test_workers",
+    "test_large_files",
     "test_chat_look",
     "test_chat_conversations",
     "test_chat_page",

@@ -16,9 +16,9 @@ class TestTheCommandLine:
     def test_the_server_is_named_before_or_after_the_command(
         self, run: Run, served: ServerProcess, before: bool
     ) -> None:
-        named = ["--server", served.url]
+        options = ["--server", served.url]
         ended = run(
-            *(named if before else []), "models", *([] if before else named), CONVERSATION_SERVER="http://x.invalid"
+            *(options if before else []), "models", *([] if before else options), CONVERSATION_SERVER="http://x.invalid"
         )
         assert (ended.returncode, ended.stdout) == (0, "told\n")
 

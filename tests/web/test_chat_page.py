@@ -76,10 +76,10 @@ class TestNegotiation:
 
     def test_its_first_load_is_small(self) -> None:
         client = create_app(Settings.from_env({"UPSTREAM": "scripted"})).test_client()
-        packed = {"Accept": "text/html", "Accept-Encoding": "gzip"}
-        page = client.get("/", headers=packed)
+        accepted = {"Accept": "text/html", "Accept-Encoding": "gzip"}
+        page = client.get("/", headers=accepted)
         addresses = set(re.findall(r'(?:src|href)="(web/[^"]+)"', gzip.decompress(page.data).decode()))
-        sizes = {each: len(client.get(f"/{each}", headers=packed).data) for each in addresses}
+        sizes = {each: len(client.get(f"/{each}", headers=accepted).data) for each in addresses}
         assert len(page.data) + sum(sizes.values()) <= FIRST_LOAD_BYTES, sizes
 
 
@@ -87,10 +87,10 @@ def test_it_loads_only_what_its_page_names(browser: Browser, chat_server: Server
     with open_chat(browser, chat_server.url) as chat:
         expect(chat.page.get_by_text("Connected")).to_be_visible()
         loaded = chat.page.evaluate("performance.getEntriesByType('resource').map((each) => each.name)")
-        named = chat.page.evaluate(
+        preloaded = chat.page.evaluate(
             "[...document.querySelectorAll('link, script')].map((each) => each.href || each.src)"
         )
-        assert {each for each in loaded if "/web/" in each} <= set(named)
+        assert {each for each in loaded if "/web/" in each} <= set(preloaded)
 
 
 class TestAsking:

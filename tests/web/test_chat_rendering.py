@@ -523,15 +523,15 @@ def fill(line: str, length: int = 20_000) -> str:
     return (line * (length // len(line) + 1))[:length]
 
 
-WORDS = "감자는 **찬 육수부터** 넣고 `중약불`로 익히면 무르지 않습니다. "
+SENTENCE = "감자는 **찬 육수부터** 넣고 `중약불`로 익히면 무르지 않습니다. "
 
 LONG = {
     "blocks": fill(SAMPLE.partition("[첫째]")[0]),
     "code": "```python\n" + fill("def f(x):\n    return 'a' + str(x)  # 더하기\n"),
     "one line of code": "```js\n" + fill("const a = {b: 1}; "),
-    "paragraph": fill(WORDS),
+    "paragraph": fill(SENTENCE),
     "paragraph without spaces": fill("가나다라마바사아자차카타파하"),
-    "list": fill(f"- {WORDS}\n"),
+    "list": fill(f"- {SENTENCE}\n"),
     "table": "| a | b | c |\n|---|---|---|\n" + fill("| 하나 **둘** | 12 | `셋` 넷 |\n"),
 }
 

@@ -117,14 +117,14 @@ class TestFiles:
     def test_a_caller_that_accepts_it_gets_them_compressed(self, client: FlaskClient) -> None:
         for address in ("docs", address_of("redoc.standalone.js")):
             plain = client.get(f"/{address}")
-            packed = client.get(f"/{address}", headers={"Accept-Encoding": "br, gzip"})
-            assert packed.headers["Content-Encoding"] == "gzip"
-            assert plain.headers["Vary"] == packed.headers["Vary"] == "Accept-Encoding"
-            assert (gzip.decompress(packed.data), len(packed.data) < len(plain.data)) == (plain.data, True)
+            compressed = client.get(f"/{address}", headers={"Accept-Encoding": "br, gzip"})
+            assert compressed.headers["Content-Encoding"] == "gzip"
+            assert plain.headers["Vary"] == compressed.headers["Vary"] == "Accept-Encoding"
+            assert (gzip.decompress(compressed.data), len(compressed.data) < len(plain.data)) == (plain.data, True)
             again = client.get(
-                f"/{address}", headers={"Accept-Encoding": "gzip", "If-None-Match": packed.headers["ETag"]}
+                f"/{address}", headers={"Accept-Encoding": "gzip", "If-None-Match": compressed.headers["ETag"]}
             )
-            assert (again.status_code, again.headers["ETag"]) == (304, packed.headers["ETag"])
+            assert (again.status_code, again.headers["ETag"]) == (304, compressed.headers["ETag"])
             refused = client.get(f"/{address}", headers={"Accept-Encoding": "gzip;q=0"})
             assert "Content-Encoding" not in refused.headers
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from server.store.redis.caller import BATCH, ScriptCaller, tag_of
 from server.store.redis.client import RedisClient
 from server.store.redis.commands import Command, evalsha
-from server.store.redis.listing import Listing
 from server.store.redis.usage import add_to_unlisted
+from server.store.redis.use_order import UseOrder
 
 Answer = tuple[Sequence[bytes], bytes | None]
 """Of a script: the entries of `outbox`, and when the tag is due again."""
@@ -23,16 +23,18 @@ Answer = tuple[Sequence[bytes], bytes | None]
 class Expiry:
     """Clears, deletes and expires conversations."""
 
-    def __init__(self, redis: RedisClient, clock: Callable[[], float], scripts: ScriptCaller, listing: Listing) -> None:
+    def __init__(
+        self, redis: RedisClient, clock: Callable[[], float], scripts: ScriptCaller, use_order: UseOrder
+    ) -> None:
         self._redis = redis
         self._clock = clock
         self._scripts = scripts
-        self._listing = listing
+        self._use_order = use_order
 
     def clear(self, name: str) -> Sequence[str]:
         """Returns the ids of the runs that were open."""
         now = self._clock()
-        return self._delete(name, "clear_conversation", now, self._listing.move(name, now))
+        return self._delete(name, "clear_conversation", now, self._use_order.move(name, now))
 
     def delete(self, name: str) -> Sequence[str]:
         """Returns the ids of the runs that were open."""
@@ -80,7 +82,7 @@ class Expiry:
         names = [entry[1:].decode() for entry in entries if entry.startswith(b"@")]
         if names:
             self._scripts.ask_all(commands)
-            self._listing.settle(*names)
+            self._use_order.settle(*names)
             commands = []
         for tag, (listed, due) in answers.items():
             if listed:

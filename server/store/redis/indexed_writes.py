@@ -8,8 +8,8 @@ from server.store.redis.caller import ScriptCaller, tag_of
 from server.store.redis.client import RedisClient
 from server.store.redis.commands import Argument, Command
 from server.store.redis.expiry import Expiry
-from server.store.redis.listing import Listing
 from server.store.redis.serializers import load_conversation
+from server.store.redis.use_order import UseOrder
 
 
 class IndexedWrites:
@@ -18,22 +18,22 @@ class IndexedWrites:
         redis: RedisClient,
         clock: Callable[[], float],
         scripts: ScriptCaller,
-        listing: Listing,
+        use_order: UseOrder,
         expiry: Expiry,
     ) -> None:
         self._redis = redis
         self._clock = clock
         self._scripts = scripts
-        self._listing = listing
+        self._use_order = use_order
         self._expiry = expiry
 
     def touch(self, script: str, name: str, *given: Argument) -> Any:
         """The answer of a script that touches the conversation, unless that is missing or the script refuses."""
         now = self._clock()
         command = self._scripts.command(script, tag_of(name), *given, now=now)
-        answer, _ = self._redis.ask(command, self._listing.move(name, now))
+        answer, _ = self._redis.ask(command, self._use_order.move(name, now))
         if answer not in (1, b"added") and not (isinstance(answer, list) and answer[0] == b"ended"):
-            self._listing.settle(name)
+            self._use_order.settle(name)
         return answer
 
     def create(
@@ -53,9 +53,9 @@ class IndexedWrites:
         """
         while True:
             now = self._clock()
-            before = [*first, self._listing.add(name, now)] if listed else first
+            before = [*first, self._use_order.add(name, now)] if listed else first
             command = self._scripts.command(script, tag_of(name), listed, *given, now=now)
-            after = [self._listing.move(name, now, is_new=bool(listed))] if listed or touches else []
+            after = [self._use_order.move(name, now, is_new=bool(listed))] if listed or touches else []
             answer = self._redis.ask(*before, command, *after)[len(before)]
             if answer == b"expired":
                 self._expiry.expire(tag_of(name))
@@ -65,5 +65,5 @@ class IndexedWrites:
                 break
         conversation = load_conversation(name, answer[0]) if isinstance(answer, list) else None
         if after and (conversation is None or conversation.touched < now):
-            self._listing.settle(name)
+            self._use_order.settle(name)
         return answer, conversation

@@ -50,9 +50,9 @@ from server.store.redis.commands import Argument, Command, evalsha
 from server.store.redis.expiry import Expiry
 from server.store.redis.indexed_writes import IndexedWrites
 from server.store.redis.listener import RedisListener
-from server.store.redis.listing import Listing
 from server.store.redis.serializers import dump_message, load_conversation, load_message, load_run, message_head
 from server.store.redis.usage import dump_usage, list_usage
+from server.store.redis.use_order import UseOrder
 from server.store.rules import as_abandoned
 
 T = TypeVar("T")
@@ -80,9 +80,9 @@ class RedisStore:
         self._redis = RedisClient(url)
         self._listener = RedisListener(self._redis)
         self._scripts = ScriptCaller(self._redis, clock, lease_seconds)
-        self._listing = Listing(self._redis, self._scripts)
-        self._expiry = Expiry(self._redis, clock, self._scripts, self._listing)
-        self._writes = IndexedWrites(self._redis, clock, self._scripts, self._listing, self._expiry)
+        self._use_order = UseOrder(self._redis, self._scripts)
+        self._expiry = Expiry(self._redis, clock, self._scripts, self._use_order)
+        self._writes = IndexedWrites(self._redis, clock, self._scripts, self._use_order, self._expiry)
         self._max_records = max_records
         self._clock = clock
         self._rest: Callable[[], None] = lambda: time.sleep(0)
@@ -113,7 +113,7 @@ class RedisStore:
     def touch(self, name: str) -> bool:
         answer = self._ask("touch", name)
         if answer == b"touched":
-            self._listing.settle(name)
+            self._use_order.settle(name)
         return answer is not None
 
     def update_conversation(self, name: str, changes: Mapping[str, Any], *, create: bool = True) -> Conversation:
@@ -123,7 +123,7 @@ class RedisStore:
     def list_conversations(
         self, owner: str, before: tuple[float, str] | None, most: int
     ) -> Sequence[ConversationEntry]:
-        return self._listing.list_entries(owner, before, most)
+        return self._use_order.list_entries(owner, before, most)
 
     def create_run(
         self, name: str, run: Run, options: CreateOptions = DEFAULT_OPTIONS, *, waiting: int, start: bool
@@ -224,12 +224,12 @@ class RedisStore:
 
     def publish_conversation(self, name: str, created: float, touched: float) -> Conversation:
         script = self._scripts.command("publish_conversation", tag_of(name), name, created, touched)
-        _, answer = self._redis.ask(self._listing.add(name, touched), script)
-        self._listing.settle(name)
+        _, answer = self._redis.ask(self._use_order.add(name, touched), script)
+        self._use_order.settle(name)
         return load_conversation(name, _require(answer)[0])
 
     def list_usage(self, owner: str, name: str | None, since: str, until: str) -> Sequence[DailyUsage]:
-        return list_usage(self._scripts, self._listing, owner, name, since, until)
+        return list_usage(self._scripts, self._use_order, owner, name, since, until)
 
     def set_message_metadata(self, name: str, message_id: str, metadata: Mapping[str, Any]) -> Message:
         lines = self._ask("set_message_metadata", name, message_head(message_id), orjson.dumps(metadata))

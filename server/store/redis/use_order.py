@@ -22,7 +22,7 @@ OWNED = "listed:"
 """The index of the owner without a name, who owns every conversation."""
 
 
-class Listing:
+class UseOrder:
     """Writes and reads the index."""
 
     def __init__(self, redis: RedisClient, scripts: ScriptCaller) -> None:

@@ -98,7 +98,7 @@ class TestIndex:
     def test_a_call_that_touches_moves_the_entry(
         self, redis: RedisServer, store: RedisStore, clock: Clock, call: Callable[[RedisStore], object]
     ) -> None:
-        store.create_conversation("ada", None, {})
+        store.create_conversation("ada", 3600.0, {})
         before = index(redis)
         clock.now += 0.1
         call(store)
