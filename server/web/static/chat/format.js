@@ -75,9 +75,9 @@ export function seconds(s) {
   return decimal(Math.floor(whole / 60), 0) + minute + (rest ? ` ${rest}${second}` : "");
 }
 
-/** "74 tok/s", "7.4 tok/s" */
+/** "74 tok/s", "7.4 tok/s"; nothing for a time that is too short to tell. */
 export function rate(n, s) {
-  if (!known(n, s) || n <= 0 || s <= 0) return "";
+  if (!known(n, s) || n <= 0 || s < 0.1) return "";
   const value = n / s;
   return decimal(value, Math.round(value * 10) < 100 ? 1 : 0) + (language() === "ko" ? "토큰/초" : " tok/s");
 }
