@@ -1,12 +1,13 @@
 """An OpenAI-compatible server that answers with ScriptedReplies, for servers under test that run as processes.
 
-If the replies yield a Completion, the reply ends with it; that can have tool calls, a finish reason and usage.
+If the replies yield a Completion, the reply ends with it; that can have tool calls, a finish reason, usage and, if it
+is streamed, logprobs.
 """
 
 import json
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +19,8 @@ from tests.support.replies import ScriptedReplies
 
 STOPPED = Completion("told", None, "stop")
 """How a reply ends that yields no Completion."""
+
+MODELS = ({"id": "told", "object": "model", "created": 1, "owned_by": "test"},)
 
 
 class Replies(Protocol):
@@ -45,6 +48,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 1024
     replies: Replies
+    models: Sequence[Mapping[str, Any]]
 
     def handle_error(self, *address: Any) -> None:
         if not isinstance(sys.exception(), ConnectionError):  # The client disconnected or was killed.
@@ -56,9 +60,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
-        self._send_json(
-            {"object": "list", "data": [{"id": "told", "object": "model", "created": 1, "owned_by": "test"}]}
-        )
+        self._send_json({"object": "list", "data": list(self.server.models)})
 
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -105,7 +107,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_event({"choices": [{"delta": {"content": piece}}]})
         for index, call in enumerate(end.calls):
             self._send_call(index, call)
-        self._send_event({"choices": [{"delta": {}, "finish_reason": end.finish_reason}]})
+        logprobs = None if end.logprobs is None else {"content": end.logprobs}
+        self._send_event({"choices": [{"delta": {}, "finish_reason": end.finish_reason, "logprobs": logprobs}]})
         if end.usage is not None:
             self._send_event({"choices": [], "usage": _dump_usage(end.usage)})
         self.wfile.write(b"data: [DONE]\n\n")
@@ -137,10 +140,10 @@ def _dump_usage(usage: Usage | None) -> dict[str, Any] | None:
 
 
 @contextmanager
-def serve_replies(replies: Replies) -> Iterator[str]:
-    """The base URL of a server that answers with `replies`."""
+def serve_replies(replies: Replies, models: Sequence[Mapping[str, Any]] = MODELS) -> Iterator[str]:
+    """The base URL of a server that answers with `replies`, whatever model is asked, and lists `models`."""
     server = _Server(("127.0.0.1", 0), _Handler)
-    server.replies = replies
+    server.replies, server.models = replies, models
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}/v1"
