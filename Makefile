@@ -52,11 +52,18 @@ vendor: ## Fetch the files of others that the pages use again, and check them; n
 postman: scripts/postman/node_modules ## Write docs/postman_collection.json anew from the OpenAPI documents; needs npm
 	@$(PYTHON) -m scripts.generate_postman
 
+screenshots: .venv/dev chromium fonts ## Take the pictures of the page and the terminal that README and docs/ show
+	@$(BIN)/python -m scripts.screenshots
+
 redis:
 	@command -v valkey-server > /dev/null || { $(call DEBIAN,redis-server,redis-server); }
 
 chromium:
 	@$(call DEBIAN,chromium,chromium)
+
+fonts:
+	@test -e /usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc || { $(call APT,fonts-noto-cjk); }
+	@test -e /usr/share/fonts/truetype/noto/NotoSansMono-Regular.ttf || { $(call APT,fonts-noto-mono); }
 
 # The tests tell what they miss where it cannot be installed. `make`, since with -n a $(MAKE) would be run.
 litellm:
@@ -93,11 +100,14 @@ endef
 
 # Installs Debian's package $(2) where its command $(1) is missing and who runs this may. Where not, the tests tell.
 define DEBIAN
-command -v $(1) > /dev/null || { \
-	sudo=$$(test "$$(id -u)" = 0 || echo sudo -n); \
-	command -v apt-get > /dev/null && $$sudo true 2> /dev/null && echo "Installing $(2)." \
+command -v $(1) > /dev/null || { $(call APT,$(2)); }
+endef
+
+define APT
+sudo=$$(test "$$(id -u)" = 0 || echo sudo -n); \
+	{ command -v apt-get > /dev/null && $$sudo true 2> /dev/null && echo "Installing $(1)." \
 	&& $$sudo apt-get -qq update \
-	&& $$sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends $(2) > /dev/null; } || true
+	&& $$sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends $(1) > /dev/null; } || true
 endef
 
 define INSTALL
@@ -107,4 +117,4 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 o
 	&& $(BIN)/pip install --quiet --disable-pip-version-check --requirement
 endef
 
-.PHONY: run chat test check chaos bench bench-litellm format vendor postman redis chromium litellm
+.PHONY: run chat test check chaos bench bench-litellm format vendor postman screenshots redis chromium fonts litellm
