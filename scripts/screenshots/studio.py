@@ -30,6 +30,10 @@ class Studio:
         self.replies = replies
         self._url = url
 
+    @property
+    def host(self) -> str:
+        return self._url.removeprefix("http://")
+
     @contextmanager
     def open(self, client_name: str, **options: Any) -> Iterator[Page]:
         """The page of a conversation, when its log is there; `options` as for `visit`."""
