@@ -65,20 +65,27 @@ class _Names:
         self._store = store
         self._name = name
         self._copies = copies
+        self._has_conflict = False
         self._chosen: set[str] = set()
         self._numbers: Counter[str] = Counter()
 
     def choose(self, wanted: str | None) -> str:
-        """A free name. Raises ConversationExists, and InvalidRequest if one name was given for several."""
+        """A free name; without `copies` also one that is taken. Raises InvalidRequest if one was given for several."""
         if self._name is not None and self._chosen:
             raise InvalidRequest(ONE_ONLY)
         name = self._name or wanted or new_id("chat")
         if not self._is_free(name):
             if not self._copies:
-                raise ConversationExists
+                self._has_conflict = True
+                return name
             name = next(each for each in self._number(name) if self._is_free(each))
         self._chosen.add(name)
         return name
+
+    def require_free(self) -> None:
+        """Raises ConversationExists if a name was chosen that is taken."""
+        if self._has_conflict:
+            raise ConversationExists
 
     def _is_free(self, name: str) -> bool:
         return name not in self._chosen and self._store.get_conversation(name) is None
@@ -121,10 +128,11 @@ class _Check:
         self._latest = span
 
     def end(self) -> None:
-        """The end of the file has come. Raises InvalidImport."""
+        """The end of the file has come. Raises InvalidImport, and ConversationExists for a file without a fault."""
         if self._header is None:
             raise self._data.cut_off()
         self._require_complete()
+        self._names.require_free()
 
     def _require_complete(self) -> None:
         """Raises InvalidImport if the conversation so far has not as many records as its header says."""

@@ -333,6 +333,11 @@ class TestNames:
         assert (answer.status_code, answer.json["code"]) == (409, "conversation_exists")
         assert contents(client) == ["mine", "re: mine"]
 
+    def test_a_fault_of_the_file_is_told_before_a_name_that_exists(self, client: FlaskClient, exported: bytes) -> None:
+        client.post("/query", json={"client_name": "ada", "input": "mine"})
+        assert "Line" in refusal(client, exported[: len(exported) // 2])
+        assert contents(client) == ["mine", "re: mine"]
+
     def test_a_copy_gets_a_number_and_runs_with_new_ids(self, client: FlaskClient, exported: bytes) -> None:
         for name in ("ada", "ada (2)", "ada (3)"):
             (told,) = load(client, exported, on_conflict="copy").json["conversations"]
