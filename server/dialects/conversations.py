@@ -1,7 +1,7 @@
 """Conversations, named by `client_name`: list, search, change, regenerate, count, export, import and delete them."""
 
 from dataclasses import asdict
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from hashlib import sha256
 from typing import Any
 
@@ -114,7 +114,7 @@ def _serve_counts(bp: Blueprint, contract: Contract, core: Core) -> None:
     @contract.serves(bp, "getUsage")
     def get_usage(client_name: str | None, since: str | None, until: str | None) -> dict[str, Any]:
         last = datetime.now(UTC).date() if until is None else _parse_day("until", until)
-        first = last - timedelta(days=USAGE_DAYS - 1) if since is None else _parse_day("since", since)
+        first = _find_first_day(last) if since is None else _parse_day("since", since)
         usage = core.conversations.list_usage(client_name, first.isoformat(), last.isoformat())
         return {"usage": [_dump_usage(each) for each in usage], "total": _add_up(usage)}
 
@@ -250,6 +250,11 @@ def _dump_usage(usage: DailyUsage) -> dict[str, Any]:
 def _add_up(usage: Any) -> dict[str, int]:
     counts = {name: sum(getattr(each, name) for each in usage) for name in COUNTS}
     return {"questions": sum(each.runs for each in usage), **counts}
+
+
+def _find_first_day(last: date) -> date:
+    """The first of USAGE_DAYS days, of which no date is earlier than the year 1."""
+    return date.fromordinal(max(1, last.toordinal() - USAGE_DAYS + 1))
 
 
 def _parse_day(name: str, text: str) -> date:

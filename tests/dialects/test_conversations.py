@@ -527,6 +527,10 @@ class TestCounts:
     def test_a_day_that_is_none_is_refused(self, client: FlaskClient, query: str) -> None:
         assert client.get(f"/conversations/usage?{query}").status_code == 400
 
+    def test_no_day_is_before_the_first_of_the_calendar(self, client: FlaskClient) -> None:
+        for until in ("0001-01-01", "0001-01-29", "0001-01-30", "9999-12-31"):
+            assert get(client, "/usage", None, until=until)["usage"] == []
+
 
 def test_a_name_may_have_any_character_that_a_client_name_may(client: FlaskClient) -> None:
     name = "a/../b?c=d&e#f g+%25 한"
