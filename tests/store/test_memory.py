@@ -118,6 +118,16 @@ def test_a_client_that_has_a_history_or_a_thread_without_one_stays(store: Memory
     assert contents(store) == ["why?", "re: why?"]
 
 
+def test_a_client_that_only_keeps_data_of_its_own_stays(store: MemoryStore, clock: Clock) -> None:
+    store.update_conversation("ada", {"metadata": {"color": "blue"}})
+    clock.now += IDLE_SECONDS + 1
+    for n in range(MOST - 1):
+        asked(store, name=f"client {n}")
+    with pytest.raises(StoreFull):
+        asked(store, name="bob")
+    assert kept(store, "ada") == ["ada"]
+
+
 def test_a_question_that_is_refused_makes_no_room(store: MemoryStore) -> None:
     for n in range(MOST):
         chat(store, f"chat {n}")

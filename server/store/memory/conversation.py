@@ -40,7 +40,8 @@ class ConversationState:
 
     def has_only_model(self) -> bool:
         """Whether it exists only because its client chose a model."""
-        return not (self.is_explicit or self.messages or self.runs or self.conversation.settings)
+        current = self.conversation
+        return not (self.is_explicit or self.messages or self.runs or current.settings or current.metadata)
 
     def copy_settings(self, history_id: str, touched: float) -> "ConversationState":
         """A new state with the same settings, and without messages, runs and request ids."""
