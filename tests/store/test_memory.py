@@ -150,6 +150,28 @@ def test_to_make_room_is_no_search(clock: Clock, monkeypatch: pytest.MonkeyPatch
     assert list(looks) == [f"chat {n}" for n in range(1000)]
 
 
+def test_a_page_of_runs_is_no_search(clock: Clock) -> None:
+    """The runs before it are not looked at, regardless of their number."""
+    looks = 0
+
+    class Id(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal looks
+            looks += 1
+            return str.__eq__(self, other)
+
+    store = MemoryStore(MOST, clock)
+    store.create_conversation("ada", None, {})
+    runs = [Run("why?", id=Id(f"run_{n}"), status="completed", text="so", ended=2.0) for n in range(1000)]
+    store.import_history("ada", [], runs)
+    looks = 0
+    found = store.list_runs("ada", None, 2, Id("run_3"))
+    assert [each.id for each in found] == ["run_2", "run_1"] and looks < 10
+
+
 def test_a_sweep_forgets_thousands_at_once(clock: Clock) -> None:
     store = MemoryStore(100_000, clock)
     for n in range(5000):

@@ -24,7 +24,11 @@ class ConversationState:
         self.touched = touched
         self.messages: list[Message] = []
         self.runs: dict[str, Run] = {}
-        """By id, oldest first."""
+        """By id."""
+        self.run_ids: list[str] = []
+        """The ids of these, oldest first."""
+        self._run_indexes: dict[str, int] = {}
+        """Where in `run_ids` each of them is, so that a page of runs costs what the page costs."""
         self.open_runs: dict[str, Run] = {}
         """Those of `runs` that have not ended, oldest first."""
         self.request_ids: dict[str, tuple[str, float]] = {}
@@ -140,10 +144,8 @@ class ConversationState:
         """Newest first, and only those created before the run `before`. Raises NotFound."""
         if before is not None and before not in self.runs:
             raise NotFound
-        newest_first = iter(reversed(self.runs))
-        if before is not None:
-            next(each for each in newest_first if each == before)
-        return (self.read_run(run_id, now) for run_id in newest_first)
+        stop = len(self.run_ids) if before is None else self._run_indexes[before]
+        return (self.read_run(self.run_ids[index], now) for index in range(stop - 1, -1, -1))
 
     def has_added(self, messages: Sequence[Message]) -> bool:
         """Whether `Store.add_messages` is repeated with these messages."""
@@ -161,10 +163,17 @@ class ConversationState:
         self.touched = now
         if run.question and not self.conversation.excerpt:
             self.set_excerpt(run.question)
-        self.replace_run(run)
+        self.append_run(run)
+        self.open_runs[run.id] = run
         if run.request_id is not None:
             self.request_ids.pop(run.request_id, None)
             self.request_ids[run.request_id] = (run.id, now)
+
+    def append_run(self, run: Run) -> None:
+        """Add a run as the newest."""
+        self._run_indexes[run.id] = len(self.run_ids)
+        self.run_ids.append(run.id)
+        self.runs[run.id] = run
 
     def replace_run(self, run: Run) -> None:
         """`run` is open."""
@@ -178,7 +187,7 @@ class ConversationState:
         for each in self.open_runs.values():
             if is_same_question(each, run):
                 return each
-        newest = next(reversed(self.runs.values()), None)
+        newest = self.runs[self.run_ids[-1]] if self.run_ids else None
         return newest if newest is not None and can_redeliver(newest, run, now) else None
 
     def _find_run_by_request_id(self, request_id: str, question: str) -> Run | None:

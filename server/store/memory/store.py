@@ -216,7 +216,7 @@ class MemoryStore:
             if any(run.id in self._table.run_names for run in runs):
                 raise RunExists
             for run in runs:
-                state.runs[run.id] = replace(run, conversation=name)
+                state.append_run(replace(run, conversation=name))
                 self._table.run_names[run.id] = name
             state.add_messages(messages)
             self._table.touch(name, state)
