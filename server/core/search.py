@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from unicodedata import normalize
 
 from server.domain import Conversation, ConversationEntry
@@ -84,7 +85,7 @@ class Search:
                 content = normalize("NFC", message.content)
                 at = content.casefold().find(text)
                 if at >= 0:
-                    return _passage(content, at)
+                    return _passage(content, _find_offset(content, at))
             stop = start
         return None
 
@@ -92,6 +93,12 @@ class Search:
 def _fold(text: str) -> str:
     # Composed, since some systems write a Korean syllable as its letters.
     return normalize("NFC", text).casefold()
+
+
+def _find_offset(content: str, at: int) -> int:
+    """The offset in `content` of what has the offset `at` once it is folded, which makes some characters longer."""
+    ends = accumulate(len(each.casefold()) for each in content)
+    return next(offset for offset, end in enumerate(ends) if end > at)
 
 
 def _passage(content: str, at: int) -> str:

@@ -172,6 +172,11 @@ class TestSearch:
         update(client, title="tofu")
         assert "match" not in get(client, "", None, q="tofu")["conversations"][0]
 
+    def test_the_passage_has_the_text_after_letters_that_folding_makes_longer(self, client: FlaskClient) -> None:
+        ask(client, f"{'Straße İﬃ ' * 30}TOFU {'after ' * 50}")
+        (entry,) = get(client, "", None, q="tofu")["conversations"]
+        assert "TOFU after" in entry["match"]
+
     def test_pages_and_goes_on_after_it_ran_out_of_time(
         self, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
