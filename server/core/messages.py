@@ -1,5 +1,6 @@
 """The messages of a conversation, each with the run that it belongs to, and what both add up to."""
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
@@ -76,6 +77,7 @@ class Messages:
             for message in self._store.list_messages(conversation.name, start, start + READ_MESSAGES):
                 is_question = message.role == "user"
                 questions, replies = questions + is_question, replies + (not is_question)
+            time.sleep(0)  # Under gevent, this lets other greenlets run.
         return questions, replies
 
     def _find_runs(self, name: str, messages: Sequence[Message], following: str | None) -> dict[str, Run]:
@@ -98,3 +100,4 @@ class Messages:
         while runs := self._store.list_runs(name, None, READ_RUNS, before):
             yield from runs
             before = runs[-1].id
+            time.sleep(0)

@@ -15,8 +15,8 @@ from server.store.protocol import Store
 SEARCH_SECONDS = 2.0
 """A search begins no further conversation after this time, and its page ends there."""
 
-READ_MESSAGES = 200
-"""How many messages a search reads at a time."""
+READ_MESSAGES = 50
+"""How many messages a search reads at a time; after these, other callers get their turn."""
 
 PASSAGE_BEFORE, PASSAGE_CHARACTERS = 24, 120
 """How much of a message is shown before the text that was found, and in all."""
@@ -87,6 +87,7 @@ class Search:
                 if at >= 0:
                     return _passage(content, _find_offset(content, at))
             stop = start
+            time.sleep(0)  # Under gevent, this lets other greenlets run.
         return None
 
 

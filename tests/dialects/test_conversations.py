@@ -1,6 +1,7 @@
 """The conversations dialect, as a caller sees it, over a conversation that any door may have begun."""
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
@@ -11,7 +12,7 @@ from flask.testing import FlaskClient
 
 from server import errors
 from server.core import search
-from server.domain import Usage
+from server.domain import Run, Usage
 from server.store.memory import MemoryStore
 from server.upstream.protocol import Completion
 from tests.support.clock import Clock
@@ -514,6 +515,19 @@ class TestCounts:
         assert (counts["message_count"], counts["question_count"], counts["reply_count"]) == (4, 2, 2)
         assert counts["runs"] == {"completed": 2, "failed": 1}
         assert counts["usage"]["total_tokens"] >= 30 and counts["reply_seconds"] >= 0
+
+    def test_others_are_answered_while_a_long_history_is_counted_or_searched(
+        self, client: FlaskClient, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store.create_conversation("ada", None, {})
+        turns = [Run("hi", id=f"run_{n}", status="completed", text="ho", ended=2.0) for n in range(1000)]
+        store.import_history("ada", [each for turn in turns for each in turn.history_messages()], turns)
+        rests: list[float] = []
+        monkeypatch.setattr(time, "sleep", rests.append)
+        for path in ("/statistics?client_name=ada", "?q=tofu"):
+            rests.clear()
+            assert client.get(f"/conversations{path}").status_code == 200
+            assert rests.count(0) >= 10
 
     def test_usage_outlives_the_history(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
         upstream.answer = lambda _: ["ok", Completion(None, Usage(1, 2, 3))]
