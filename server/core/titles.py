@@ -5,7 +5,7 @@ from collections.abc import Callable
 from server.core.conversations import Conversations
 from server.core.replies import Replies
 from server.domain import Run, RunOptions, derive_id
-from server.errors import InvalidRequest, UpstreamEmptyReply
+from server.errors import InvalidRequest, NotFound, RunCancelled, UpstreamEmptyReply
 
 INSTRUCTIONS = (
     "Write a title for the conversation that follows, in the language that it is held in, of at most six words. "
@@ -43,7 +43,13 @@ class Titles:
         chat = derive_id("title", name, f"{conversation.history_id} {text}")
         self._conversations.create(chat, seconds=KEPT_SECONDS, is_unlisted=True)
         draft = Run(text, conversation=chat, options=RunOptions(conversation.model, INSTRUCTIONS))
-        title = _clean(self._replies.answer(draft, is_connected, create_conversation=False).text)
+        try:
+            title = _clean(self._replies.answer(draft, is_connected, create_conversation=False).text)
+        except (NotFound, RunCancelled):  # A request in another process had the title first, and has deleted the chat.
+            written: str | None = self._conversations.get(name).settings.get("title")
+            if written is None:
+                raise
+            return written
         if not title:
             raise UpstreamEmptyReply
         self._conversations.update(name, {"title": title}, create=False)

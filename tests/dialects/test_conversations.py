@@ -491,6 +491,21 @@ class TestTitles:
         assert contents(client) == ["두부 요리", "re: 두부 요리"]
         assert listed(client) == ["ada"]
 
+    def test_one_that_another_process_had_first_is_told_to_all(
+        self, client: FlaskClient, store: MemoryStore, upstream: SteeredUpstream
+    ) -> None:
+        ask(client, "hi")
+
+        def answer_after_another(_: object) -> list[str]:
+            store.update_conversation("ada", {"title": "Theirs"})
+            (chat,) = [name for name in store._table.states if name.startswith("title_")]
+            store.delete_conversation(chat)
+            return ["Ours"]
+
+        upstream.answer = answer_after_another
+        assert post(client, "title", status=200) == {"title": "Theirs"}
+        assert get(client, "/details")["title"] == "Theirs"
+
     def test_there_is_none_without_a_message_or_a_text(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
         update(client, top_p=1)
         assert post(client, "title", status=400)["code"] == "invalid_request"
