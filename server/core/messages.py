@@ -3,10 +3,12 @@
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass
 
 from server.core.conversations import Conversations
 from server.domain import Conversation, Message, Run, Usage
+from server.errors import NotFound
 from server.store.protocol import Store
 
 READ_RUNS = 100
@@ -86,7 +88,8 @@ class Messages:
         found: dict[str, Run] = {}
         if following is not None and following in missing:
             missing.discard(following)
-            found[following] = self._store.get_run(following)
+            with suppress(NotFound):  # The history was cleared since.
+                found[following] = self._store.get_run(following)
         for run in self._read_runs(name, following) if missing else ():
             if run.id in missing:
                 missing.discard(run.id)
@@ -96,8 +99,9 @@ class Messages:
         return found
 
     def _read_runs(self, name: str, before: str | None) -> Iterator[Run]:
-        """The runs of a conversation, newest first."""
-        while runs := self._store.list_runs(name, None, READ_RUNS, before):
-            yield from runs
-            before = runs[-1].id
-            time.sleep(0)
+        """The runs of a conversation, newest first. If the history is cleared meanwhile, they end there."""
+        with suppress(NotFound):
+            while runs := self._store.list_runs(name, None, READ_RUNS, before):
+                yield from runs
+                before = runs[-1].id
+                time.sleep(0)

@@ -544,6 +544,32 @@ class TestCounts:
             assert client.get(f"/conversations{path}").status_code == 200
             assert rests.count(0) >= 10
 
+    @pytest.mark.parametrize(
+        ("path", "query", "read"),
+        [("/statistics", {}, "list_runs"), ("/messages", {"before": "301"}, "list_messages")],
+    )
+    def test_a_history_that_is_cleared_while_it_is_read_is_no_error(
+        self,
+        client: FlaskClient,
+        store: MemoryStore,
+        monkeypatch: pytest.MonkeyPatch,
+        path: str,
+        query: dict[str, str],
+        read: str,
+    ) -> None:
+        store.create_conversation("ada", None, {})
+        turns = [Run("hi", id=f"run_{n}", status="completed", text="ho", ended=2.0) for n in range(200)]
+        store.import_history("ada", [each for turn in turns for each in turn.history_messages()], turns)
+        unpatched = getattr(store, read)
+
+        def read_and_clear(*given: Any) -> Any:
+            found = unpatched(*given)
+            store.clear_conversation("ada")
+            return found
+
+        monkeypatch.setattr(store, read, read_and_clear)
+        get(client, path, **query)
+
     def test_usage_outlives_the_history(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
         upstream.answer = lambda _: ["ok", Completion(None, Usage(1, 2, 3))]
         ask(client, "hi")
