@@ -497,6 +497,24 @@ class TestFunctions:
         assert len({step["id"] for step in steps}) == 3
         assert texts(client, run["thread_id"]) == ["look", "Hm. Here."]
 
+    @pytest.mark.parametrize("is_streamed", [False, True])
+    def test_a_turn_written_anew_takes_outputs_as_the_first_one_did(
+        self, client: FlaskClient, upstream: SteeredUpstream, is_streamed: bool
+    ) -> None:
+        outputs = [{"tool_call_id": "call_1", "output": "found"}]
+        upstream.answer = lambda call: ["Here."] if b"found" in call.messages else [LOOK]
+        run = run_thread(client, thread(client, "Hi"), tools=[TOOL])
+        thread_id = run["thread_id"]
+        create(client, f"/threads/{thread_id}/runs/{run['id']}/submit_tool_outputs", tool_outputs=outputs)
+        await_end(client, run)
+        anew = client.post("/conversations/regenerate", json={"client_name": thread_id}).json
+        assert await_end(client, {"id": anew["id"], "thread_id": thread_id})["status"] == "requires_action"
+        path = f"/threads/{thread_id}/runs/{anew['id']}/submit_tool_outputs"
+        answer = post(client, path, tool_outputs=outputs, stream=is_streamed)
+        assert answer.status_code == 200 and "error" not in answer.get_data(as_text=True).replace("last_error", "")
+        await_end(client, {"id": anew["id"], "thread_id": thread_id})
+        assert texts(client, thread_id) == ["Hi", "Here."]
+
 
 class TestStreams:
     def test_deltas_are_exactly_the_text(self, client: FlaskClient, replies: ScriptedReplies) -> None:

@@ -33,6 +33,7 @@ def stream_resumed_run(run: Run, run_events: RunEvents) -> Iterator[bytes]:
 
 
 def _stream_events(queued: Run, is_started: bool, run_events: RunEvents) -> Iterator[bytes]:
+    """`queued` has an assistant, which the run at the end lacks if it was created through another dialect."""
     yield _frame_run("queued", queued)
     running = replace(queued, status="running")
     has_message = False
@@ -53,7 +54,8 @@ def _stream_events(queued: Run, is_started: bool, run_events: RunEvents) -> Iter
             if is_delta:
                 yield _frame_delta(running, event.text)
             else:
-                yield from _frame_run_end(event, has_message)
+                details = {**queued.options.details, **event.options.details}
+                yield from _frame_run_end(replace(event, options=replace(event.options, details=details)), has_message)
     except AppError as error:
         yield _frame("error", error_body(error))
     yield b"event: done\ndata: [DONE]\n\n"

@@ -87,7 +87,7 @@ def blueprint(contract: Contract, core: Core, assistants: Assistants, max_charac
         read_run(thread_id, run_id)
         outputs = {each["tool_call_id"]: each.get("output") or "" for each in body["tool_outputs"]}
         try:
-            run = core.replies.submit_outputs(run_id, outputs)
+            run = assistants.assign_default(core.replies.submit_outputs(run_id, outputs))
         except NoActionRequired as error:
             raise InvalidRequest(str(error)) from None
         if not body.get("stream"):
