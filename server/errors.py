@@ -24,6 +24,7 @@ AppError
     BodyTooLarge
     UnsupportedMediaType
     ConversationBusy
+      ConversationImporting
     TooManyRecords
   Unavailable              the server or something behind it failed; the same request may work later
     InternalError
@@ -167,6 +168,11 @@ class UnsupportedMediaType(Refused):
 class ConversationBusy(Refused):
     code = "conversation_busy"
     sentence = "Too many questions are waiting in this conversation; wait for a reply before asking the next."
+
+
+class ConversationImporting(ConversationBusy):
+    code = "conversation_importing"
+    sentence = "This conversation is being imported at the moment; ask again when that is done."
 
 
 class TooManyRecords(Refused):

@@ -131,7 +131,7 @@ class _Writing:
         """Create the next conversation. Raises ConversationExists if somebody else has created it meanwhile."""
         name = self._plan.conversations[len(self._headers)].name
         mark = {"import": self._token}
-        created = self._store.create_conversation(name, HIDDEN_SECONDS, mark, is_unlisted=True)
+        created = self._store.create_conversation(name, HIDDEN_SECONDS, mark, is_unlisted=True, is_importing=True)
         if created.metadata != mark:
             raise ConversationExists
         self._written.append(name)

@@ -84,11 +84,13 @@ class Store(Protocol):
         messages: Sequence[Message] = (),
         *,
         is_unlisted: bool = False,
+        is_importing: bool = False,
     ) -> Conversation:
         """Create a conversation with `messages`. It expires `seconds` after it was last touched; None: never.
 
         An unlisted conversation is in no list, and a full store may delete it if it has no open run, the least recently
-        used one first. Raises StoreFull. Repeated: an existing conversation is left as it is and returned.
+        used one first. Until a conversation that is importing is published, `create_run` and `add_messages` raise
+        ConversationImporting. Raises StoreFull. Repeated: an existing conversation is left as it is and returned.
         """
 
     def touch(self, name: str) -> bool:
@@ -123,6 +125,7 @@ class Store(Protocol):
         run. These rules apply in this order:
 
         - If the conversation is missing and `options.create_conversation` is false: NotFound.
+        - If it is importing: ConversationImporting.
         - A run with the id of `run`, from the same call made before, is returned, and counts as new.
         - A `request_id` seen within 24 hours decides alone. With another question: RequestIdConflict. Otherwise its
           run is returned, open or ended; only after a failed, interrupted or expired one is `run` created instead.

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from server.domain import Conversation, Message, Run, Step, ToolCall, Usage
-from server.errors import NotFound, NotLastTurn, RunExists
+from server.errors import ConversationImporting, NotFound, NotLastTurn, RunExists
 from server.store.protocol import CreatedRun, CreateOptions, Store
 from tests.support.clock import Clock
 
@@ -301,8 +301,12 @@ class ConversationTests:
             for n in range(3)
         ]
         failed = replace(runs[0], id="run_failed", status="failed", text="half")
-        store.create_conversation("ada", 60.0, {}, is_unlisted=True)
+        store.create_conversation("ada", 60.0, {}, is_unlisted=True, is_importing=True)
         turns = [run.history_messages() for run in runs]
+        with pytest.raises(ConversationImporting):
+            create(store, Run("too early"))
+        with pytest.raises(ConversationImporting):
+            store.add_messages("ada", [Message.of("user", "too early", None, 1.0)])
         for run, turn in zip(runs, turns, strict=True):
             store.import_history("ada", turn, [run])
             store.import_history("ada", turn, [run])

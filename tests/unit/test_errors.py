@@ -37,6 +37,7 @@ CODES = {
     "not_editable": 409,
     "conversation_exists": 409,
     "run_exists": 409,
+    "conversation_importing": 429,
     "no_action_required": 409,
     "requires_action": 409,
     "run_expired": 504,

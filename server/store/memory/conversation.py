@@ -6,7 +6,7 @@ from itertools import takewhile
 from typing import Any
 
 from server.domain import SETTINGS, Conversation, Message, Run, excerpt_of
-from server.errors import NotFound, NotLastTurn, RequestIdConflict
+from server.errors import ConversationImporting, NotFound, NotLastTurn, RequestIdConflict
 from server.store.protocol import RECENT_MESSAGES, REQUEST_ID_SECONDS, RETRYABLE_STATUSES
 from server.store.rules import as_abandoned, can_redeliver, is_same_question
 
@@ -21,6 +21,7 @@ class ConversationState:
         self.is_explicit = False
         """Whether `Store.create_conversation` created it."""
         self.is_unlisted = False
+        self.is_importing = False
         self.touched = touched
         self.messages: list[Message] = []
         self.runs: dict[str, Run] = {}
@@ -92,7 +93,7 @@ class ConversationState:
 
     def publish(self, created: float, touched: float) -> None:
         """As `Store.publish_conversation`."""
-        self.seconds, self.is_unlisted, self.touched = None, False, touched
+        self.seconds, self.is_unlisted, self.is_importing, self.touched = None, False, False, touched
         self.conversation = replace(self.conversation, created=created)
 
     def set_details(self, run_id: str, details: Mapping[str, Any]) -> Run:
@@ -105,6 +106,11 @@ class ConversationState:
 
     def set_excerpt(self, question: str) -> None:
         self.conversation = replace(self.conversation, excerpt=excerpt_of(question))
+
+    def require_published(self) -> None:
+        """Raises ConversationImporting."""
+        if self.is_importing:
+            raise ConversationImporting
 
     def require_last_turn(self, run_id: str | None) -> None:
         """Raises NotLastTurn if there is a `run_id` and the newest message does not belong to it."""

@@ -48,12 +48,14 @@ class MemoryStore:
         messages: Sequence[Message] = (),
         *,
         is_unlisted: bool = False,
+        is_importing: bool = False,
     ) -> Conversation:
         with self._lock:
             state = self._table.find(name)
             if state is None:
                 state = self._table.new_state(name)
-                state.seconds, state.is_explicit, state.is_unlisted = seconds, True, is_unlisted
+                state.seconds, state.is_explicit = seconds, True
+                state.is_unlisted, state.is_importing = is_unlisted, is_importing
                 state.conversation = replace(state.conversation, metadata=metadata)
                 state.add_messages(messages)
                 self._table.put(name, state)
@@ -92,6 +94,7 @@ class MemoryStore:
                 if options.create_conversation
                 else self._table.require(name)
             )
+            state.require_published()
             self._table.expire_runs(name, state)
             if run.id in state.runs:
                 return CreatedRun(state.runs[run.id], state.snapshot(), is_new=True)
@@ -200,6 +203,7 @@ class MemoryStore:
     def add_messages(self, name: str, messages: Sequence[Message]) -> None:
         with self._lock:
             state = self._table.require(name)
+            state.require_published()
             if state.has_added(messages):
                 return
             self._table.expire_runs(name, state)

@@ -28,6 +28,7 @@ from server.domain import Conversation, ConversationEntry, DailyUsage, Message, 
 from server.errors import (
     AppError,
     ConversationBusy,
+    ConversationImporting,
     NotFound,
     NotLastTurn,
     RequestIdConflict,
@@ -59,6 +60,7 @@ T = TypeVar("T")
 
 REFUSALS: Mapping[bytes, type[AppError]] = {
     b"busy": ConversationBusy,
+    b"importing": ConversationImporting,
     b"conflict": RequestIdConflict,
     b"missing": NotFound,
     b"not last": NotLastTurn,
@@ -101,11 +103,12 @@ class RedisStore:
         messages: Sequence[Message] = (),
         *,
         is_unlisted: bool = False,
+        is_importing: bool = False,
     ) -> Conversation:
         # In this order: a sweep removes a tag without a conversation, but never finds a conversation without its tag.
         schedule = [] if seconds is None else [("ZADD", "expiring", self._clock() + seconds, tag_of(name))]
         fields = "" if seconds is None else seconds, orjson.dumps(metadata), secrets.token_hex(8)
-        rest = *fields, arguments.first_excerpt(messages), *map(dump_message, messages)
+        rest = *fields, int(is_importing), arguments.first_excerpt(messages), *map(dump_message, messages)
         listed = "" if is_unlisted else name
         _, conversation = self._writes.create("create_conversation", name, *rest, first=schedule, listed=listed)
         return _require(conversation)

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from server.domain import SETTINGS, Conversation, ConversationEntry, Message, Run, Status, excerpt_of
-from server.errors import NotFound
+from server.errors import ConversationImporting, NotFound
 from server.store.rules import as_abandoned
 from server.store.sqlite.history import History, row_key_range
 from server.store.sqlite.transaction import CONVERSATION_COLUMNS, ConversationRow, Transaction, load_conversation
@@ -32,8 +32,12 @@ UPDATE_CONVERSATION = "UPDATE conversations SET model = ?, metadata = ?, setting
 PUBLISH_CONVERSATION = """
 UPDATE conversations SET seconds = NULL, expires = NULL, unlisted = 0, created = ?, touched = ? WHERE id = ?
 """
+UNLISTED = "SELECT unlisted FROM conversations WHERE id = ?"
 TOUCH = "UPDATE conversations SET touched = ?, expires = ? + seconds WHERE id = ?"
 SET_EXCERPT = "UPDATE conversations SET excerpt = ? WHERE id = ?"
+
+IMPORTING = 2
+"""The value of `unlisted` until an import is published; it is 1 for other unlisted conversations."""
 
 LAST = (float("inf"), "")
 """No conversation comes before this in the order of a list."""
@@ -54,15 +58,23 @@ def add_conversation(
     metadata: Mapping[str, Any] | None = None,
     *,
     is_unlisted: bool = False,
+    is_importing: bool = False,
 ) -> ConversationRow:
     """Add a conversation, in place of an expired one of that name."""
     delete_conversation(tx, name)
     metadata, history_id = metadata or {}, secrets.randbits(62)
+    listing = IMPORTING if is_importing else int(is_unlisted)
     expires = None if seconds is None else tx.now + seconds
-    values = name, seconds, expires, tx.now, tx.now, orjson.dumps(metadata), is_unlisted, history_id
+    values = name, seconds, expires, tx.now, tx.now, orjson.dumps(metadata), listing, history_id
     key = tx.db.execute(ADD_CONVERSATION, values).lastrowid or 0
     conversation = Conversation(name, history_id=str(history_id), created=tx.now, touched=tx.now, metadata=metadata)
     return ConversationRow(key, conversation, seconds is not None, has_open_runs=False)
+
+
+def require_published(tx: Transaction, row: ConversationRow) -> None:
+    """Raises ConversationImporting."""
+    if row.has_time_limit and tx.db.execute(UNLISTED, (row.id,)).fetchone() == (IMPORTING,):
+        raise ConversationImporting
 
 
 def touch(tx: Transaction, conversation_id: int) -> None:

@@ -15,6 +15,7 @@ from server.store.sqlite.conversations import (
     add_to_history,
     renew_history_id,
     require_conversation,
+    require_published,
     set_excerpt,
     touch,
 )
@@ -37,6 +38,8 @@ def create_run(
     row = tx.find_conversation(name)
     if row is None and not options.create_conversation:
         raise NotFound
+    if row is not None:
+        require_published(tx, row)
     open_runs = end_abandoned_runs(tx, row.id) if row is not None and row.has_open_runs else []
     if row is not None:
         same = tx.find_run(run.id, name)
@@ -180,6 +183,7 @@ def mark_delivered(tx: Transaction, name: str, run_id: str) -> None:
 
 def add_messages(tx: Transaction, name: str, messages: Sequence[Message]) -> None:
     row = require_conversation(tx, name)
+    require_published(tx, row)
     if History(tx.db, row.id).has_added(row.conversation.message_count, messages):
         return
     if end_abandoned_runs(tx, row.id):

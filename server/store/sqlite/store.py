@@ -74,12 +74,14 @@ class SqliteStore:
         messages: Sequence[Message] = (),
         *,
         is_unlisted: bool = False,
+        is_importing: bool = False,
     ) -> Conversation:
         def create(tx: Transaction) -> Conversation:
             row = tx.find_conversation(name)
             if row is not None:
                 return row.conversation
-            row = conversations.add_conversation(tx, name, seconds, metadata, is_unlisted=is_unlisted)
+            kind = {"is_unlisted": is_unlisted, "is_importing": is_importing}
+            row = conversations.add_conversation(tx, name, seconds, metadata, **kind)
             return conversations.add_to_history(tx, row, messages)
 
         return self._write(create)

@@ -2,12 +2,13 @@
 -- An existing conversation is left as it is. `name` is empty if the new one is unlisted; otherwise its entry in the index
 -- is written. Messages follow the named arguments.
 local name, time_limit, metadata, new_history_id = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
-local excerpt, first_message = ARGV[8], 9
+local is_importing, excerpt, first_message = ARGV[8] == '1', ARGV[9], 10
 if has_expired() then return 'expired' end
 if touched then return {read_conversation()} end
 make_conversation(name, new_history_id)
 redis.call('HSET', conversation, 'metadata', metadata)
 if time_limit ~= '' then redis.call('HSET', conversation, 'seconds', time_limit) end
+if is_importing then redis.call('HSET', conversation, 'importing', 1) end
 for n = first_message, #ARGV do redis.call('RPUSH', messages, ARGV[n]) end
 set_excerpt(excerpt)
 return {read_conversation()}

@@ -41,6 +41,7 @@ end
 
 if not create_conversation and not exists() then return 'missing' end
 if has_expired() then return 'expired' end
+if is_importing() then return 'importing' end
 if needs_entry and name == '' then return 'unlisted' end
 local open = end_abandoned_runs()
 if redis.call('EXISTS', run_key(id)) == 1 then return {read_conversation(), 1, read_run(id)} end

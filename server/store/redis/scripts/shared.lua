@@ -12,6 +12,9 @@ local is_unlisted = listed == '' or (not listed and seconds)
 -- Whether this call lists the conversation, so that its entry in the index must have been written before.
 local needs_entry = not touched or not (listed or seconds)
 
+-- Whether it waits for its publication.
+local function is_importing() return seconds and redis.call('HEXISTS', conversation, 'importing') == 1 end
+
 local function run_key(id) return conversation .. ':run:' .. id end
 local function text_key(id) return conversation .. ':text:' .. id end
 local function get_field(id, name) return redis.call('HGET', run_key(id), name) end
