@@ -264,7 +264,7 @@ class TestKeyboard:
         chat.ask("hello")
         chat.open_settings()
         seen = set()
-        for _ in range(60):
+        for _ in range(120):
             chat.page.keyboard.press("Tab")
             seen.add(chat.page.evaluate("document.activeElement.ariaLabel || document.activeElement.innerText"))
         for name in (
