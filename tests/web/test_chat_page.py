@@ -2,10 +2,11 @@
 
 import gzip
 import re
+from threading import Event
 
 import pytest
 from flask.testing import FlaskClient
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from server.app import create_app
 from server.settings import Settings
@@ -190,6 +191,30 @@ class TestAsking:
         chat.entry("first").get_by_role("link").click()
         expect(chat.box).to_have_value("half a thou")
         chat.page.reload()
+        expect(chat.box).to_have_value("half a thou")
+
+    def test_what_is_typed_while_a_conversation_opens_stays_and_is_its_draft(self, chat: ChatPage) -> None:
+        chat.ask("hello")
+        held: list[Route] = []
+        released = Event()
+        chat.page.route(
+            re.compile("/conversations/details"),
+            lambda route: route.continue_() if released.is_set() else held.append(route),
+        )
+        chat.page.reload()
+        chat.box.fill("half a thou")
+        chat.box.press("Enter")
+        expect(chat.box).to_have_value("half a thou")
+        expect(chat.button("Send")).to_be_disabled()
+        expect(chat.turns).to_have_count(0)
+        released.set()
+        for route in held:
+            route.continue_()
+        expect(chat.turns).to_have_count(1)
+        expect(chat.button("Send")).to_be_enabled()
+        expect(chat.box).to_have_value("half a thou")
+        chat.page.reload()
+        expect(chat.turns).to_have_count(1)
         expect(chat.box).to_have_value("half a thou")
 
     def test_a_question_that_is_refused_returns_to_the_box(

@@ -16,7 +16,7 @@ export class Composer {
   #right;
   #problem;
   #name = "";
-  #state = { isWriting: false, isLost: false, replayed: null };
+  #state = { isOpened: false, isWriting: false, isLost: false, replayed: null };
   #on;
 
   /** `on` has send(text), stop() and editLast(). */
@@ -33,10 +33,12 @@ export class Composer {
     this.#box.addEventListener("keydown", (event) => this.#pressed(event));
   }
 
-  /** Show the draft of another conversation. */
+  /** Show the draft of a conversation; what was typed while it was opened is its draft. */
   open(name) {
+    const isTyped = this.#box.value && ["", name].includes(this.#name);
     this.#name = name;
-    this.#box.value = recall(draftKey(name)) ?? recall(sendingKey(name))?.text ?? "";
+    if (isTyped) remember(draftKey(name), this.#box.value);
+    else this.#box.value = recall(draftKey(name)) ?? recall(sendingKey(name))?.text ?? "";
     this.showProblem(null);
     this.#fit();
     this.#showSlot();
@@ -76,15 +78,15 @@ export class Composer {
   /** `replayed` is how many earlier messages will come with the question; null if that is not known. */
   update(state) {
     const hadWriting = this.#state.isWriting;
-    this.#state = state;
+    this.#state = { ...state, isOpened: true };
     this.#showSlot();
     if (hadWriting && !state.isWriting) this.#rest();
   }
 
   submit() {
     const text = this.#box.value.trim();
-    const { isWriting, isLost } = this.#state;
-    if (!text || isWriting || isLost || !this.#name) return;
+    const { isOpened, isWriting, isLost } = this.#state;
+    if (!text || !isOpened || isWriting || isLost) return;
     this.#box.value = "";
     this.#changed();
     this.showProblem(null);
@@ -125,11 +127,11 @@ export class Composer {
   }
 
   #showSlot() {
-    const { isWriting, isLost, replayed } = this.#state;
+    const { isOpened, isWriting, isLost, replayed } = this.#state;
     const hadFocus = document.activeElement === this.#stop || document.activeElement === this.#send;
     this.#send.hidden = isWriting;
     this.#stop.hidden = !isWriting;
-    this.#send.disabled = this.isEmpty || isLost;
+    this.#send.disabled = this.isEmpty || isLost || !isOpened;
     if (hadFocus && document.activeElement === document.body) this.focus();
     setText(this.#left, hintOf(isLost, isWriting));
     setText(this.#right, isWriting ? t("hint.stop") : replayed ? t("hint.replay", number(replayed)) : "");

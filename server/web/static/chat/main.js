@@ -360,6 +360,8 @@ const nameOfAddress = () => new URLSearchParams(location.search).get("client_nam
 
 async function start() {
   const name = nameOfAddress();
+  const made = name ?? newName();
+  composer.open(made); // One may type while it is loaded.
   atMidnight();
   if (drawers.isPanelOpen) panelOpened();
   const reading = poll();
@@ -367,8 +369,7 @@ async function start() {
     await reading;
     return open(name);
   }
-  const made = newName();
-  history.replaceState(null, "", address("./", { client_name: made }));
+  history.replaceState(null, "", address("", { client_name: made }));
   return open(made, { isNew: true });
 }
 
