@@ -359,6 +359,12 @@ class TestCode:
         assert replies.page.evaluate("navigator.clipboard.readText()") == 'const a = "<b>&amp;";\n'
         expect(replies.page.get_by_role("button", name="Copy", exact=True)).to_be_visible()
 
+    def test_it_has_the_same_lines_whether_it_was_streamed_or_not(self, replies: Replies) -> None:
+        text = "```\nx = 1\n```\n\nafter"
+        for pieces in (0, 2, len(text)):
+            replies.show(text, pieces)
+            assert replies.page.locator("pre").last.evaluate("(pre) => pre.textContent") == "x = 1\n"
+
     def test_a_long_one_is_folded_when_it_is_finished_and_not_before(self, replies: Replies) -> None:
         text = "```sql\n" + "".join(f"select {line};\n" for line in range(40))
         replies.write(text)

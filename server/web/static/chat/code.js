@@ -54,7 +54,8 @@ export class CodeBlock {
 
   /** Add the last of the text, and the end of its last line. */
   finish(text) {
-    this.#add(`${text}\n`.replace(/\n\n$/, "\n"));
+    this.#add(text);
+    if (!this.#text.endsWith("\n")) this.#add("\n");
     this.#keepPiece(this.#piece);
     const lines = this.#text.replace(/\n$/, "").split("\n").length;
     if (lines > FOLDED_OVER) this.#fold(lines);
