@@ -335,6 +335,14 @@ class TestProse:
         for cell in cells.all():
             expect(cell).to_have_css("text-align", "right")
 
+    def test_code_in_a_line_has_its_padding_and_radius_on_both_sides_of_a_break(self, replies: Replies) -> None:
+        replies.show("`code`")
+        style = replies.page.locator("code").evaluate("""(code) => {
+          const style = getComputedStyle(code);
+          return [style.boxDecorationBreak ?? style.webkitBoxDecorationBreak, style.paddingLeft, style.paddingRight];
+        }""")
+        assert style == ["clone", "4px", "4px"]
+
     def test_a_question_is_shown_as_it_was_typed(self, replies: Replies) -> None:
         shown = replies.page.evaluate(
             """async (files) => {
