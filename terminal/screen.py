@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from rich.cells import cell_len
 from rich.color import ColorSystem
 from rich.console import Console
+from rich.style import Style
 from rich.text import Text
 
 ANSWER_SECONDS = 0.25
@@ -81,8 +82,10 @@ class Screen:
         self._size = terminal_size()
 
     def _styled(self, row: Text) -> str:
+        # rich gives no style to the segment of a text without spans.
+        base = self._console.get_style(row.style, default=Style.null())
         return "".join(
-            segment.style.render(segment.text, color_system=self._colors) if segment.style else segment.text
+            (segment.style or base).render(segment.text, color_system=self._colors)
             for segment in row.render(self._console)
         )
 

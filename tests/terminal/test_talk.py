@@ -166,6 +166,16 @@ class TestAReply:
             assert set(re.findall(rb"\x1b\[([\d;]*)m", terminal.received)) <= {b"0"}
 
 
+class TestTheScreen:
+    def test_what_is_secondary_is_dim(self, talk: Terminal, replies: ScriptedReplies) -> None:
+        talk.type("slow\r")
+        replies.say("slow", "word ")
+        talk.wait_for("Writing")
+        for secondary in ("    /help commands", "  Ask anything.", "─" * 80):
+            assert f"\x1b[2m{secondary}".encode() in talk.received
+        replies.end("slow")
+
+
 class TestThePrompt:
     def test_a_paste_of_several_lines_is_one_question(self, talk: Terminal, served: ServerProcess, name: str) -> None:
         talk.paste("first\n\nsecond 한국어")
