@@ -212,7 +212,7 @@ class _State:
             parts = [words.say("Stopping")]
         if width >= NARROW:
             duration = reply.seconds
-            parts += [words.tokens(self.tokens)] if self.tokens else []
+            parts += [f"≈ {words.tokens(self.tokens)}"] if self.tokens else []
             parts += [words.seconds(duration), words.rate(self.tokens, duration)]
         row = Text().append("◌ ", "green").append(join_fitting(parts, width - 4), "dim")
         return spread(row, words.say("Ctrl-C stops"), width)

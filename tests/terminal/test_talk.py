@@ -80,7 +80,7 @@ class TestAReply:
         replies.say("slow", "Some ", "words.")
         talk.wait_for("◌ Writing · ")
         (row,) = [row for row in talk.shown if "Writing" in row]
-        assert re.fullmatch(r"◌ Writing · \d+ tokens · [\d.]+ s( · \d+ tok/s)? +Ctrl-C stops", row)
+        assert re.fullmatch(r"◌ Writing · ≈ \d+ tokens · [\d.]+ s( · \d+ tok/s)? +Ctrl-C stops", row)
         assert talk.shown[talk.shown.index(row) + 1] == "─" * 80
         replies.end("slow")
         talk.wait_for("●")
