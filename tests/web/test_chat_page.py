@@ -127,6 +127,21 @@ class TestAsking:
         expect(chat.turns).to_have_count(1)
         expect(chat.turns.last.locator(".reply")).to_have_text("re: hello")
 
+    @pytest.mark.parametrize(("seconds", "shown"), [(0.04, "12 → 3 tokens"), (0.05, "12 → 3 tokens · 0.1 s")])
+    def test_a_time_too_short_for_one_decimal_is_left_out(self, chat: ChatPage, seconds: float, shown: str) -> None:
+        chat.ask("hello")
+
+        def tell(route: Route) -> None:
+            answer = route.fetch()
+            told = answer.json()
+            told["messages"][-1] |= {"seconds": seconds, "usage": {"prompt_tokens": 12, "completion_tokens": 3}}
+            route.fulfill(response=answer, json=told)
+
+        chat.page.route(re.compile("/conversations/messages"), tell)
+        chat.page.reload()
+        expect(chat.turns.last.locator(".numbers .wide")).to_have_text(shown)
+        expect(chat.turns.last.locator(".numbers .offscreen")).to_have_text(re.compile(r"received( · 0\.1 s)?$"))
+
     @pytest.mark.parametrize("way", ["button", "Escape"])
     def test_it_can_be_stopped_and_what_was_written_is_kept(
         self, chat: ChatPage, model: ChatUpstream, way: str

@@ -6,6 +6,8 @@ import { clockTime, exchange, fullTime, number, rate, seconds, tokens } from "./
 import { renderQuestion, ReplyView } from "./markdown.js";
 import { errorDetail, errorSentence, t } from "./words.js";
 
+/** What is shorter would be shown as 0. */
+const LEAST_SECONDS = 0.05;
 const UNREMEMBERED = ["failed", "interrupted", "expired", "sending"];
 
 /** Replies that are far from the screen are plain text; near it they are rendered. */
@@ -247,7 +249,7 @@ export class Turn {
   }
 
   #showNumbers(usage, took, state) {
-    const time = seconds(took);
+    const time = took < LEAST_SECONDS ? "" : seconds(took);
     if (["failed", "expired"].includes(state)) {
       this.#numbers.append(time && t("state.failed_after", time));
       return;
@@ -256,7 +258,7 @@ export class Turn {
     const whole = [exchange(sent, received), time, rate(received, took)].filter(Boolean).join(" · ");
     const short = [tokens(received), time].filter(Boolean).join(" · ");
     if (!whole) return;
-    const heard = usage ? `${t("log.exchange", number(sent), number(received))} · ${time}` : time;
+    const heard = [usage && t("log.exchange", number(sent), number(received)), time].filter(Boolean).join(" · ");
     this.#numbers.append(
       h("span", { class: "offscreen" }, heard),
       h("span", { class: "wide", "aria-hidden": "true" }, whole),
