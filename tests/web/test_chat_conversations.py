@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.support.chat_page import ChatPage, ChatUpstream, open_chat
@@ -120,6 +121,24 @@ class TestList:
         expect(chat.entry("Greetings")).to_be_visible()
         expect(chat.page.get_by_role("heading", level=1)).to_have_text("Greetings")
         expect(chat.page).to_have_title("Greetings — Conversations")
+
+    def test_a_title_is_cut_off_by_the_time_and_not_by_the_state(self, chat: ChatPage, model: ChatUpstream) -> None:
+        question = "a question whose words are far too many for one row of the list"
+        replies = model.hold(question)
+        chat.send(question)
+        replies.say(question, "Once upon ")
+        row = chat.entry(question)
+        expect(row).to_contain_text("writing")
+        title, time = row.get_by_role("link").bounding_box(), row.locator("time").bounding_box()
+        state, name = row.locator(".row-state").bounding_box(), row.locator(".row-below").bounding_box()
+        assert title and time and state and name
+        assert time["x"] - title["x"] - title["width"] == pytest.approx(8, abs=0.5)
+        assert time["x"] + time["width"] == pytest.approx(state["x"] + state["width"], abs=0.5)
+        assert name["x"] + name["width"] <= state["x"]
+        row.hover()
+        title, rename = row.get_by_role("link").bounding_box(), row.get_by_role("button", name="Rename").bounding_box()
+        assert title and rename
+        assert title["x"] + title["width"] <= rename["x"]
 
     def test_delete_asks_first_and_says_what_goes(self, chat: ChatPage) -> None:
         chat.ask("to be deleted")

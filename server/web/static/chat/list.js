@@ -217,11 +217,10 @@ export class List {
     row.state = h("span", { class: "row-state" });
     const href = address("./", { client_name: name });
     row.link = h("a", { href, class: "row-title", dir: "auto", onclick: (event) => this.#clicked(event, name) });
-    const words = h("div", { class: "row-words" }, row.link, row.below);
-    const right = h("div", { class: "row-right" }, row.time, row.state);
+    const lines = [[row.link, row.time], [row.below, row.state]].map((each) => h("div", { class: "row-line" }, each));
     row.rename = h("button", { class: "quiet icon-only rename", type: "button", onclick: () => this.#rename(row) }, icon("pencil"));
     row.remove = h("button", { class: "quiet icon-only delete", type: "button", onclick: () => this.#on.remove(row.entry) }, icon("trash"));
-    row.main = h("div", { class: "row" }, words, right, h("div", { class: "row-actions" }, row.rename, row.remove));
+    row.main = h("div", { class: "row" }, h("div", { class: "row-words" }, lines), h("div", { class: "row-actions" }, row.rename, row.remove));
     row.element = h("li", { data: { name } }, row.main);
     return row;
   }
