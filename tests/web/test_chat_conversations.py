@@ -45,6 +45,17 @@ class TestSettings:
         details = details_of(chat, chat_server)
         assert (details["temperature"], details["response_format"]) == (None, {"type": "json_object"})
 
+    def test_the_total_stands_off_its_unit(self, chat: ChatPage) -> None:
+        total = {"prompt_tokens": 1000, "completion_tokens": 200, "total_tokens": 1200, "questions": 2}
+        told = {"usage": [{"date": "2026-01-01", **total}], "total": total}
+        chat.page.route(re.compile("/conversations/usage"), lambda route: route.fulfill(json=told))
+        chat.open_settings()
+        number, unit = chat.settings.get_by_text("1,200", exact=True), chat.settings.get_by_text("tokens · 2 questions")
+        expect(number).to_be_visible()
+        left, right = number.bounding_box(), unit.bounding_box()
+        assert left and right
+        assert right["x"] - left["x"] - left["width"] == pytest.approx(8, abs=0.5)
+
     def test_the_usage_is_shown_when_the_panel_opens(self, chat: ChatPage) -> None:
         chat.open_settings()
         expect(chat.settings.get_by_text("Usage · last 14 days")).to_be_visible()
