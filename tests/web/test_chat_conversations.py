@@ -45,6 +45,22 @@ class TestSettings:
         details = details_of(chat, chat_server)
         assert (details["temperature"], details["response_format"]) == (None, {"type": "json_object"})
 
+    def test_the_default_temperature_is_offered_beside_the_value_and_moves_nothing(self, chat: ChatPage) -> None:
+        chat.ask("hello")
+        chat.open_settings()
+        slider = chat.page.get_by_role("slider", name="Temperature")
+        before = slider.bounding_box()
+        slider.focus()
+        slider.press("ArrowLeft")
+        expect(chat.button("Use the default")).to_be_visible()
+        assert slider.bounding_box() == before
+        value = chat.settings.locator("output").bounding_box()
+        button = chat.button("Use the default").bounding_box()
+        assert value and button and before
+        assert button["y"] < value["y"] + value["height"] / 2 < button["y"] + button["height"]
+        assert button["x"] + button["width"] <= value["x"]
+        assert value["x"] + value["width"] == before["x"] + before["width"]
+
     def test_the_total_stands_off_its_unit(self, chat: ChatPage) -> None:
         total = {"prompt_tokens": 1000, "completion_tokens": 200, "total_tokens": 1200, "questions": 2}
         told = {"usage": [{"date": "2026-01-01", **total}], "total": total}
