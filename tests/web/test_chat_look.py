@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
+from tests.support.browser import visit
 from tests.support.chat_page import ChatUpstream, open_chat
 from tests.support.process import ROOT, ServerProcess, serve
 from tests.support.replies_over_http import SwitchableReplies, serve_replies
@@ -173,6 +174,35 @@ class TestLongLogs:
               return Number(/Question (\\d+)/.exec(seen.textContent)[1]);
             }""")
             assert first >= 1000 - count - 5
+
+
+class TestTimes:
+    @pytest.mark.parametrize("shown", ["12:29\u202fPM", "10:00\u00a0p.m."])
+    def test_one_of_twelve_hours_keeps_off_the_question(
+        self, browser: Browser, chat_server: ServerProcess, model: ChatUpstream, shown: str
+    ) -> None:
+        with open_chat(browser, chat_server.url, viewport={"width": 1360, "height": 900}) as chat:
+            chat.ask("hello")
+            time, thread, slip = (chat.turns.last.locator(each) for each in (".when", ".thread", ".slip"))
+            around = time.bounding_box(), thread.bounding_box()
+            assert around[0] and around[1]
+            middle = around[0]["x"] + around[0]["width"] / 2
+            assert middle == pytest.approx(around[1]["x"] + 1, abs=1)
+            time.evaluate("(time, shown) => (time.textContent = shown)", shown)
+            left, right = time.bounding_box(), slip.bounding_box()
+            assert left and right
+            assert right["x"] - left["x"] - left["width"] >= 4
+            assert left["height"] <= 20
+
+    def test_one_of_24_hours_has_two_digits(self, browser: Browser, chat_server: ServerProcess) -> None:
+        script = """async () => {
+          const main = document.querySelector("script[type=module]").src;
+          const { clockTime } = await import(new URL("format.js", main));
+          return clockTime(new Date(2026, 10, 29, 9, 18));
+        }"""
+        for locale, shown in {"en-GB": "09:18", "ko-KR": "09:18", "en-US": "9:18 AM"}.items():
+            with visit(browser, f"{chat_server.url}/", locale=locale) as page:
+                assert page.evaluate(script) == shown
 
 
 class TestOutages:

@@ -45,7 +45,11 @@ export function listTime(then, now = new Date()) {
   return date(then, { month: "short", day: "numeric", ...(sameYear ? {} : { year: "numeric" }) });
 }
 
-export const clockTime = (then) => date(then, { hour: "numeric", minute: "2-digit", ...clock() });
+/** "09:18", "9:18 AM" */
+export function clockTime(then) {
+  const { hourCycle } = intl(Intl.DateTimeFormat, { hour: "numeric", ...clock() }).resolvedOptions();
+  return date(then, { hour: hourCycle === "h23" ? "2-digit" : "numeric", minute: "2-digit", ...clock() });
+}
 export const fullTime = (then) => date(then, { dateStyle: "full", timeStyle: "short", ...clock() });
 export const longDate = (then) => date(then, { dateStyle: "long" });
 export const weekdayDate = (then) => date(then, { weekday: "short", day: "numeric", month: "short" });
