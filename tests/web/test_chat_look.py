@@ -206,6 +206,38 @@ class TestTimes:
 
 
 class TestOutages:
+    @pytest.mark.parametrize("messages", [2, 400])
+    def test_the_banner_moves_nothing_and_the_first_question_can_be_read_below_it(
+        self, browser: Browser, chat_server: ServerProcess, messages: int
+    ) -> None:
+        name, still = f"banner-{messages}", {"reduced_motion": "reduce"}
+        lines = [{"role": ("user", "assistant")[n % 2], "content": f"Message {n}"} for n in range(messages)]
+        assert chat_server.ask("POST", f"/conversations/import?client_name={name}", lines)[0] == 200
+        with open_chat(browser, chat_server.url, name, ignored="net::ERR", **still) as chat:
+            expect(chat.turns.last).to_contain_text(f"Message {messages - 1}")
+            chat.log.hover()
+            chat.page.mouse.wheel(0, -700)
+            if messages > 2:
+                expect(chat.button("Jump to latest")).to_be_visible()
+            seen = chat.turns.first if messages == 2 else chat.page.locator("article:has-text('Message 390')")
+            before = seen.bounding_box()
+            banner = chat.page.get_by_role("alert").filter(has_text="The connection is lost.")
+            chat.page.context.set_offline(True)
+            expect(banner).to_be_visible()
+            assert seen.bounding_box() == before
+            if messages == 2:
+                chat.page.mouse.wheel(0, -700)
+                slip, bar = chat.turns.first.locator(".slip"), banner.bounding_box()
+                assert bar is not None
+                chat.page.wait_for_function(
+                    "(bottom) => document.querySelector('.slip').getBoundingClientRect().top >= bottom",
+                    arg=bar["y"] + bar["height"],
+                )
+                expect(slip).to_be_in_viewport()
+            chat.page.context.set_offline(False)
+            expect(banner).to_be_hidden()
+            assert seen.bounding_box() == before
+
     def test_a_server_that_restarts_is_told_and_the_reply_is_picked_up(self, browser: Browser, tmp_path: Path) -> None:
         replies = SwitchableReplies()
         upstream = ChatUpstream(replies)

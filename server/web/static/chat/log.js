@@ -19,6 +19,8 @@ export class Log {
   /** Only a gesture or a button changes it. */
   #isFollowing = true;
   #lastTop = 0;
+  /** The height of what lies over the top of the log. */
+  #over = 0;
 
   /** `on` is what turns need, with `loadOlder`. */
   constructor(scroller, jump, on) {
@@ -85,6 +87,15 @@ export class Log {
   jump() {
     this.#isFollowing = true;
     this.#follow();
+  }
+
+  /** Leave room above the first turn for what lies over the log, without moving what is read. */
+  makeRoom(height) {
+    if (height === this.#over) return;
+    const top = this.#scroller.scrollTop + height - this.#over;
+    this.#over = height;
+    this.#scroller.style.setProperty("--over", `${height}px`);
+    this.#scroller.scrollTop = top;
   }
 
   #find(model, used) {

@@ -292,6 +292,7 @@ connection.addEventListener("change", () => {
   if (isLost !== !banner.hidden) setText(banner.querySelector("strong"), t("offline.title"));
   banner.hidden = !isLost;
   setText(banner.querySelector("p span"), `${t("offline.again", wait)} ${t("offline.draft")}`);
+  log.makeRoom(banner.offsetHeight);
   list.showConnection();
   if (current) composer.update({ isWriting: current.isBusy, isLost, replayed: replayed() });
 });
