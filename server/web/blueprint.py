@@ -43,7 +43,7 @@ def blueprint(contract: Contract, documents: Mapping[str, dict[str, Any]]) -> Bl
     @contract.serves(bp, "getService")
     def get_service() -> Response:
         is_browser = request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html"
-        response = pages.render_chat(CHAT_POLICY) if is_browser else jsonify(_service(version, documents))
+        response = pages.render_chat(CHAT_POLICY, prefix()) if is_browser else jsonify(_service(version, documents))
         response.vary.add("Accept")
         return response
 

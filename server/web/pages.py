@@ -51,9 +51,13 @@ def render_page(template: str, additions: Mapping[str, str], *, nonce: str = "",
     return compress(response)
 
 
-def render_chat(additions: Mapping[str, str]) -> Response:
-    """The chat page. It names the modules that its first one imports, so that all are fetched at once."""
-    return render_page("chat.html", additions, modules=list_imports("main.js"))
+def render_chat(additions: Mapping[str, str], prefix: str) -> Response:
+    """The chat page. It names the modules that its first one imports, so that all are fetched at once.
+
+    `prefix` is the path under which callers reach the server. With one, the page's addresses are absolute, since its
+    own may lack the slash at the end. With none they are relative, since a proxy may strip a path and not tell it.
+    """
+    return render_page("chat.html", additions, modules=list_imports("main.js"), root=f"{prefix}/" if prefix else "")
 
 
 @cache

@@ -33,10 +33,10 @@ class Beneath:
         self._client = create_app(Settings.from_env({"UPSTREAM": "scripted", **env})).test_client()
         self._headers = headers
 
-    def open(self, address: str, method: str = "GET", **values: Any) -> Any:
+    def open(self, address: str, method: str = "GET", accept: str = "*/*", **values: Any) -> Any:
         assert address.startswith(f"{HERE}/bot/"), address
         path = address.removeprefix(f"{HERE}/bot")
-        return self._client.open(path, method=method, headers=self._headers, **values)
+        return self._client.open(path, method=method, headers={**self._headers, "Accept": accept}, **values)
 
 
 @pytest.fixture(params=WAYS.values(), ids=WAYS)
@@ -73,6 +73,14 @@ def test_all_that_a_page_loads_is_found(beneath: Beneath, page: str) -> None:
     found = [each for each in re.findall(r'(?:src|href|data-url)="([^"]+)"', text) if each != "data:,"]
     found += re.findall(r'"url": ?"([^"]+)"', text)
     assert found
+    assert [each for each in found if beneath.open(urljoin(page, each)).status_code != 200] == []
+
+
+@pytest.mark.parametrize("page", [f"{HERE}/bot", f"{HERE}/bot/"])
+def test_all_that_the_chat_page_loads_is_found_with_and_without_a_slash_at_its_end(beneath: Beneath, page: str) -> None:
+    text = beneath.open(f"{HERE}/bot/", accept="text/html").text
+    found = [each for each in re.findall(r'(?:src|href)="([^"]+)"', text) if not each.startswith("data:")]
+    assert len(found) > 4
     assert [each for each in found if beneath.open(urljoin(page, each)).status_code != 200] == []
 
 

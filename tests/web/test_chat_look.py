@@ -4,12 +4,13 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.support.browser import visit
-from tests.support.chat_page import ChatUpstream, open_chat
+from tests.support.chat_page import ChatPage, ChatUpstream, open_chat
 from tests.support.process import ROOT, ServerProcess, serve
 from tests.support.replies_over_http import SwitchableReplies, serve_replies
 from tests.support.requirements import skip_or_fail
@@ -203,6 +204,33 @@ class TestTimes:
         for locale, shown in {"en-GB": "09:18", "ko-KR": "09:18", "en-US": "9:18 AM"}.items():
             with visit(browser, f"{chat_server.url}/", locale=locale) as page:
                 assert page.evaluate(script) == shown
+
+
+class TestBeneathAPath:
+    @pytest.mark.parametrize("path", ["/bot", "/bot/"])
+    def test_it_works_with_and_without_a_slash_at_the_end(self, browser: Browser, path: str) -> None:
+        def strip(route: Route) -> None:
+            parts = urlsplit(route.request.url)
+            if not parts.path.startswith("/bot"):
+                route.abort()
+                return
+            stripped = parts._replace(path=parts.path.removeprefix("/bot") or "/").geturl()
+            route.continue_(url=stripped, headers={**route.request.headers, "x-forwarded-prefix": "/bot"})
+
+        with serve(UPSTREAM="scripted", TRUSTED_PROXIES="1") as served, browser.new_context(locale="en-GB") as context:
+            context.route("**/*", strip)
+            page = context.new_page()
+            page.goto(f"{served.url}{path}")
+            chat = ChatPage(page)
+            chat.ask("hello")
+            assert urlsplit(page.url).path == "/bot/"
+            page.reload()
+            expect(chat.turns).to_have_count(1)
+            chat.button("New conversation").click()
+            expect(chat.page.get_by_text("Ask anything.")).to_be_visible()
+            assert urlsplit(page.url).path == "/bot/"
+            entry = chat.entry("hello").get_by_role("link")
+            assert (entry.get_attribute("href") or "").startswith("/bot/?client_name=")
 
 
 class TestOutages:

@@ -1,5 +1,6 @@
-/** Requests to the server. Addresses are relative to the page, so that it works beneath a path. */
+/** Requests to the server. */
 
+import { address } from "./address.js";
 import { connection } from "./connection.js";
 
 /** A refusal, with the `code` of the server. "offline" if the server did not answer, "aborted" if nobody waits. */
@@ -8,11 +9,6 @@ export class ApiError extends Error {
     super(message);
     Object.assign(this, { code, status, seconds });
   }
-}
-
-export function address(path, query = {}) {
-  const known = Object.entries(query).filter(([, value]) => value !== undefined && value !== null);
-  return known.length ? `${path}?${new URLSearchParams(known)}` : path;
 }
 
 /** The JSON of one request. Throws ApiError. */
@@ -35,7 +31,7 @@ export async function request(method, path, { query, body, headers = {}, signal 
 export async function* readStream(id, position, signal) {
   const headers = { Accept: "text/event-stream" };
   if (position) headers["Last-Event-ID"] = String(position);
-  const response = await send(`chat/stream/${encodeURIComponent(id)}`, { headers, signal });
+  const response = await send(address(`chat/stream/${encodeURIComponent(id)}`), { headers, signal });
   const reader = response.body.getReader();
   try {
     const decoder = new TextDecoder();

@@ -1,5 +1,7 @@
 /** Whether the server answers, and the attempts to reach it again. */
 
+import { address } from "./address.js";
+
 const WAITS = [3, 3, 5, 8, 10];
 
 class Connection extends EventTarget {
@@ -35,7 +37,7 @@ class Connection extends EventTarget {
     clearInterval(this.#timer);
     this.wait = 0;
     try {
-      const response = await fetch("healthz", { cache: "no-store" });
+      const response = await fetch(address("healthz"), { cache: "no-store" });
       if (response.ok) return this.gain();
     } catch {
       // It is still away.

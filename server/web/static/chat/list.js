@@ -1,6 +1,7 @@
 /** The list of conversations: groups by day, search, renaming in place. */
 
-import { address, request } from "./api.js";
+import { address } from "./address.js";
+import { request } from "./api.js";
 import { connection } from "./connection.js";
 import { h, icon, setText } from "./dom.js";
 import { fullTime, groupOf, listTime, number, seconds } from "./format.js";
@@ -215,7 +216,7 @@ export class List {
     row.below = h("span", { class: "row-below" });
     row.time = h("time", { class: "row-time" });
     row.state = h("span", { class: "row-state" });
-    const href = address("./", { client_name: name });
+    const href = address("", { client_name: name });
     row.link = h("a", { href, class: "row-title", dir: "auto", onclick: (event) => this.#clicked(event, name) });
     const lines = [[row.link, row.time], [row.below, row.state]].map((each) => h("div", { class: "row-line" }, each));
     row.rename = h("button", { class: "quiet icon-only rename", type: "button", onclick: () => this.#rename(row) }, icon("pencil"));

@@ -1,6 +1,7 @@
 /** The page: which conversation is open, what the keys do, and what is read again and when. */
 
-import { address, ApiError, request } from "./api.js";
+import { address } from "./address.js";
+import { ApiError, request } from "./api.js";
 import { Composer, firstVisit } from "./composer.js";
 import { connection } from "./connection.js";
 import { Conversation, newName } from "./conversation.js";
@@ -105,7 +106,7 @@ async function exists(name) {
 
 function go(name, options) {
   drawers.closeNarrow();
-  history.pushState(null, "", address("./", { client_name: name }));
+  history.pushState(null, "", address("", { client_name: name }));
   return open(name, options);
 }
 
@@ -217,7 +218,7 @@ async function remove({ client_name: name, ...shown }) {
     }
     await request("DELETE", "conversations/details", { query: { client_name: name } });
     if (name === current.name) {
-      history.replaceState(null, "", "./");
+      history.replaceState(null, "", address(""));
       await go(newName(), { isNew: true });
     }
     await list.read();

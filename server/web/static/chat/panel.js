@@ -1,6 +1,7 @@
 /** The panel: settings of the conversation, usage, export and import, and choices for this page. */
 
-import { address, request } from "./api.js";
+import { address } from "./address.js";
+import { request } from "./api.js";
 import { h, setText } from "./dom.js";
 import { longDate, number } from "./format.js";
 import { recall, remember } from "./memory.js";
