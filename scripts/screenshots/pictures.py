@@ -66,6 +66,7 @@ def take_states(studio: Studio, file: Path) -> None:
         ChatPage(page).box.fill("Leave out the returns")
         page.context.set_offline(True)
         expect(page.get_by_text("The connection is lost.")).to_be_visible()
+        ChatPage(page).log.evaluate("(log) => log.scrollTo(0, 0)")
         shoot(page, file)
 
 
