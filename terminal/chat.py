@@ -16,7 +16,7 @@ from terminal.commands import message_rows
 from terminal.inert import make_inert_line
 from terminal.prompt import Prompt
 from terminal.render import indent, wrap
-from terminal.reply import SERVER_DOWN, Follower, join_fitting, show_reply
+from terminal.reply import SERVER_DOWN, STOPPED, Follower, join_fitting, show_reply
 from terminal.screen import Screen, make_console, quiet_keys, spread
 from terminal.slash import COMMANDS, run_slash
 
@@ -93,7 +93,9 @@ class Chat:
 
     def show_run(self, run: dict[str, Any]) -> None:
         """Show the reply of a run that was begun."""
-        self._show(lambda: str(run["id"]))
+        # Nothing is kept of a regeneration that is stopped.
+        stopped = "Stopped · the earlier reply stays" if run.get("replaces") else STOPPED
+        self._show(lambda: str(run["id"]), stopped=stopped)
 
     def tell(self, sentence: str, sign: str = "", style: str = "") -> None:
         """Print a sentence below what is there."""
@@ -118,9 +120,9 @@ class Chat:
         self._model = make_inert_line(model or self.client.get("/model", client_name=self.client_name)["model"] or "")
         return details
 
-    def _show(self, start: Callable[[], str], question: str = "") -> None:
+    def _show(self, start: Callable[[], str], question: str = "", stopped: str = STOPPED) -> None:
         reply = Follower(self.client, start)
-        end = show_reply(self.screen, reply, self._footer, words.say("/retry asks again"))
+        end = show_reply(self.screen, reply, self._footer, words.say("/retry asks again"), stopped)
         if question and (end.code == SERVER_DOWN or not reply.has_begun):
             self._draft = question
         if end.code != SERVER_DOWN:

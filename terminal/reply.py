@@ -24,6 +24,7 @@ from terminal.stream import Delta, End, Event, LineLost, follow
 PAINT_SECONDS = 0.05
 SERVER_DOWN = "server_down"
 """The code of a question that reached no server."""
+STOPPED = "Stopped · kept up to here"
 NARROW = 40
 """Below so many columns, numbers are left out."""
 
@@ -111,10 +112,13 @@ def on_ctrl_c(action: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def show_reply(screen: Screen, reply: Follower, footer: Callable[[int], list[Text]], hint: str = "") -> End:
+def show_reply(
+    screen: Screen, reply: Follower, footer: Callable[[int], list[Text]], hint: str = "", stopped: str = STOPPED
+) -> End:
     """Write the reply below what is on the screen, until it ends.
 
-    `footer` gives the rows below its state for a width; `hint` says what can be done if it fails.
+    `footer` gives the rows below its state for a width; `hint` says what can be done if it fails, and `stopped` what
+    is kept if it is stopped.
     """
     text, inert = GrowingText(), InertPieces()
     state = _State()
@@ -133,7 +137,7 @@ def show_reply(screen: Screen, reply: Follower, footer: Callable[[int], list[Tex
             screen.write(final, [*indented(text.movable(width - 2)), *below])
             time.sleep(PAINT_SECONDS)  # Pieces gather, so that a fast reply is painted ten times a second.
         rest = indented(text.take_rest(width - 2))
-        screen.write([*final, *rest, *gap, *describe_end(state.end, reply.seconds, width, hint), Text()])
+        screen.write([*final, *rest, *gap, *describe_end(state.end, reply.seconds, width, hint, stopped), Text()])
     return state.end
 
 
@@ -159,14 +163,16 @@ def print_reply(reply: Follower) -> End:
                     return event
 
 
-def describe_end(end: End, duration: float | None, width: int, hint: str = "") -> list[Text]:
+def describe_end(
+    end: End, duration: float | None, width: int, hint: str = "", stopped: str = STOPPED
+) -> list[Text]:
     """How a reply ended: its sign, and its numbers or what went wrong."""
     sign = Text(f"{words.SIGNS[end.status]} ", words.STYLES[end.status])
     if end.status == "completed":
         return [Text().append_text(sign).append(words.numbers(end.usage, duration) if width >= NARROW else "", "dim")]
     time_ = words.seconds(duration) if duration is not None and width >= NARROW else ""
     if end.status == "cancelled":
-        parts = [words.say("Stopped · kept up to here"), time_]
+        parts = [words.say(stopped), time_]
         return [Text().append_text(sign).append(" · ".join(part for part in parts if part), "dim")]
     sentence = wrap(Text(make_inert_line(end.error), "bold"), width - 3)
     phrase = "Failed after {}" if end.status != "interrupted" else "Cut off after {}"

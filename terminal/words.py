@@ -35,6 +35,7 @@ _KOREAN = {
     "Writing": "쓰는 중",
     "Stopping": "멈추는 중",
     "Stopped · kept up to here": "멈춤 · 여기까지 저장됨",
+    "Stopped · the earlier reply stays": "멈춤 · 앞의 답이 남음",
     "Failed after {}": "{} 뒤 실패",
     "Cut off after {}": "{} 뒤 끊김",
     "/retry asks again": "/retry 다시 시도",

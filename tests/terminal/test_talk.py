@@ -132,6 +132,23 @@ class TestAReply:
         talk.wait_for("The whole of it.")
         talk.wait_for("●")
 
+    def test_one_that_is_written_anew_and_stopped_leaves_the_earlier_one(
+        self, talk: Terminal, replies: ScriptedReplies, served: ServerProcess, name: str
+    ) -> None:
+        talk.type("slow\r")
+        replies.end("slow", "The first reply.")
+        talk.wait_for("●")
+        talk.wait_for_prompt()
+        talk.type("/retry\r")
+        replies.await_call("slow", 2)
+        replies.say("slow", "Another")
+        talk.wait_for("Another")
+        talk.type("\x03")
+        talk.wait_for("– Stopped · the earlier reply stays")
+        talk.wait_for_prompt()
+        assert "kept up to here" not in talk.text
+        assert served.history(name) == ["slow", "The first reply."]
+
     def test_one_that_is_being_written_is_picked_up(
         self, served: ServerProcess, replies: ScriptedReplies, name: str, tmp_path: Path
     ) -> None:
