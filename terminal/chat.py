@@ -1,6 +1,7 @@
 """`chat`: questions at a prompt, replies below them, and a line that says where one is."""
 
 import os
+import re
 import sys
 import uuid
 from argparse import Namespace
@@ -17,18 +18,19 @@ from terminal.inert import make_inert_line
 from terminal.prompt import Prompt
 from terminal.render import indent, wrap
 from terminal.reply import SERVER_DOWN, STOPPED, Follower, join_fitting, show_reply
-from terminal.screen import Screen, make_console, quiet_keys, spread
+from terminal.screen import CTRL_D, Screen, make_console, quiet_keys, spread
 from terminal.slash import COMMANDS, run_slash
 
 SHOWN_MESSAGES = 4
 """How many messages of a conversation are shown when it is opened."""
+ENTER, ALT_ENTER = re.compile(rb"(?<!\x1b)\r"), b"\x1b\r"
 
 
 def chat(client: Client, arguments: Namespace) -> int:
     """Talk until Ctrl-D."""
     if not sys.stdin.isatty() or not sys.stdout.isatty():
         raise UsageError("chat needs a terminal; in a pipe, use ask.")
-    with quiet_keys():
+    with quiet_keys(outlive_ctrl_c=True):
         talk = Chat(client, arguments.client_name)
         talk.open(arguments.client_name)
         talk.run()
@@ -61,7 +63,8 @@ class Chat:
         self._draft = ""
 
     def run(self) -> None:
-        while (question := self._prompt.ask(self._take_draft())) is not None:
+        """Ask questions until Ctrl-D, also while a reply is written."""
+        while not self._is_left() and (question := self._prompt.ask(*self._take_draft())) is not None:
             if not question.strip():
                 continue
             try:
@@ -122,17 +125,26 @@ class Chat:
 
     def _show(self, start: Callable[[], str], question: str = "", stopped: str = STOPPED) -> None:
         reply = Follower(self.client, start)
-        end = show_reply(self.screen, reply, self._footer, words.say("/retry asks again"), stopped)
+        end = show_reply(self.screen, reply, self._footer, words.say("/retry asks again"), stopped, self._is_left)
+        if end.status != "completed":
+            # A question that was typed behind this one is sent when its reader has seen what came of this one.
+            self.screen.read_keys()
+            self.screen.typed = ENTER.sub(ALT_ENTER, self.screen.typed)
         if question and (end.code == SERVER_DOWN or not reply.has_begun):
             self._draft = question
-        if end.code != SERVER_DOWN:
+        if end.code != SERVER_DOWN and end.status != "running":
             self.refresh()
 
-    def _take_draft(self) -> str:
-        """What the prompt begins with: a question that was not asked, or what was typed meanwhile."""
+    def _is_left(self) -> bool:
+        """Whether Ctrl-D was typed while there was no prompt."""
+        self.screen.read_keys()
+        return CTRL_D in self.screen.typed
+
+    def _take_draft(self) -> tuple[str, bytes]:
+        """What the prompt begins with: a question that was not asked, and the keys that were typed meanwhile."""
         draft, self._draft = self._draft, ""
         typed, self.screen.typed = self.screen.typed, b""
-        return draft + "".join(each for each in typed.decode("utf-8", "ignore") if each.isprintable())
+        return draft, typed
 
     def _info(self, width: int) -> tuple[str, str]:
         """The line below the prompt: its left and its right part."""

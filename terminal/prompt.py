@@ -10,7 +10,9 @@ from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import WordCompleter
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
-from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.input.typeahead import store_typeahead
+from prompt_toolkit.input.vt100_parser import Vt100Parser
+from prompt_toolkit.key_binding import KeyBindings, KeyPress, KeyPressEvent
 from prompt_toolkit.output.color_depth import ColorDepth
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.styles import Style
@@ -45,8 +47,15 @@ class Prompt:
             prompt_continuation="  ",
         )
 
-    def ask(self, draft: str = "") -> str | None:
-        """The next question; None after Ctrl-D. Ctrl-C empties the prompt."""
+    def ask(self, draft: str = "", typed: bytes = b"") -> str | None:
+        """The next question; None after Ctrl-D. Ctrl-C empties the prompt.
+
+        The prompt begins with `draft`, and then with the keys that were typed before it was there.
+        """
+        keys: list[KeyPress] = []
+        parser = Vt100Parser(keys.append)
+        parser.feed_and_flush(typed.decode("utf-8", "ignore"))
+        store_typeahead(self._session.input, keys)
         while True:
             try:
                 return self._session.prompt([("class:prompt", "› ")], default=draft)

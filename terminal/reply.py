@@ -113,12 +113,18 @@ def on_ctrl_c(action: Callable[[], None]) -> Iterator[None]:
 
 
 def show_reply(
-    screen: Screen, reply: Follower, footer: Callable[[int], list[Text]], hint: str = "", stopped: str = STOPPED
+    screen: Screen,
+    reply: Follower,
+    footer: Callable[[int], list[Text]],
+    hint: str = "",
+    stopped: str = STOPPED,
+    is_left: Callable[[], bool] = lambda: False,
 ) -> End:
     """Write the reply below what is on the screen, until it ends.
 
     `footer` gives the rows below its state for a width; `hint` says what can be done if it fails, and `stopped` what
-    is kept if it is stopped.
+    is kept if it is stopped. Returns an end with the status `running` as soon as `is_left` and the server goes on
+    without a reader.
     """
     text, inert = GrowingText(), InertPieces()
     state = _State()
@@ -131,6 +137,8 @@ def show_reply(
                     text.feed(inert.feed(event.text))
             width, gap = screen.width, [Text()] if state.tokens else []
             final = indented(text.take_final(width - 2))
+            if state.end is None and is_left() and reply.has_begun and not reply.is_stopping:
+                state.end = End("running")
             if state.end is not None:
                 break
             below = [*gap, state.describe(reply, width), *(footer(width) if screen.height > 10 else [])]
@@ -163,14 +171,14 @@ def print_reply(reply: Follower) -> End:
                     return event
 
 
-def describe_end(
-    end: End, duration: float | None, width: int, hint: str = "", stopped: str = STOPPED
-) -> list[Text]:
+def describe_end(end: End, duration: float | None, width: int, hint: str = "", stopped: str = STOPPED) -> list[Text]:
     """How a reply ended: its sign, and its numbers or what went wrong."""
     sign = Text(f"{words.SIGNS[end.status]} ", words.STYLES[end.status])
     if end.status == "completed":
         return [Text().append_text(sign).append(words.numbers(end.usage, duration) if width >= NARROW else "", "dim")]
     time_ = words.seconds(duration) if duration is not None and width >= NARROW else ""
+    if end.status == "running":
+        return [Text().append_text(sign).append(words.say("The reply is finished without you."), "dim")]
     if end.status == "cancelled":
         parts = [words.say(stopped), time_]
         return [Text().append_text(sign).append(" · ".join(part for part in parts if part), "dim")]

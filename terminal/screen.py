@@ -21,6 +21,7 @@ from rich.text import Text
 
 ANSWER_SECONDS = 0.25
 """How long a terminal may take to say where its cursor is."""
+CTRL_D = b"\x04"
 _CURSOR = re.compile(rb"\x1b\[(\d+);(\d+)R")
 
 
@@ -57,7 +58,7 @@ class Screen:
         self._console = console
         self._colors = None if console.color_system is None else ColorSystem.STANDARD
         self.typed = b""
-        """Keys that were read while the terminal was asked for something."""
+        """Keys that were read outside of the prompt."""
         self._drawn: list[int] = []
         """The widths of the rows that are drawn and not final."""
         self._size = terminal_size()
@@ -80,6 +81,14 @@ class Screen:
         sys.stdout.flush()
         self._drawn = [row.cell_len for row in kept]
         self._size = terminal_size()
+
+    def read_keys(self) -> None:
+        """Add the keys that were typed to `typed`, without waiting for any. The keyboard's end counts as Ctrl-D."""
+        while select.select([sys.stdin], [], [], 0)[0]:
+            received = os.read(sys.stdin.fileno(), 1024)
+            self.typed += received or CTRL_D
+            if not received:
+                break
 
     def _styled(self, row: Text) -> str:
         # rich gives no style to the segment of a text without spans.
@@ -126,8 +135,11 @@ class Screen:
 
 
 @contextmanager
-def quiet_keys() -> Iterator[None]:
-    """Keys typed within the block are not echoed, and stay to be read after it; Ctrl-C is still a signal."""
+def quiet_keys(outlive_ctrl_c: bool = False) -> Iterator[None]:
+    """Keys typed within the block are not echoed, and stay to be read after it; Ctrl-C is still a signal.
+
+    With `outlive_ctrl_c`, those before a Ctrl-C stay, too.
+    """
     if not sys.stdin.isatty():
         yield
         return
@@ -135,6 +147,7 @@ def quiet_keys() -> Iterator[None]:
     quiet = termios.tcgetattr(sys.stdin)
     quiet[0] &= ~termios.ICRNL
     quiet[3] &= ~(termios.ECHO | termios.ICANON)
+    quiet[3] |= termios.NOFLSH if outlive_ctrl_c else 0
     termios.tcsetattr(sys.stdin, termios.TCSANOW, quiet)
     try:
         yield

@@ -36,6 +36,7 @@ _KOREAN = {
     "Stopping": "멈추는 중",
     "Stopped · kept up to here": "멈춤 · 여기까지 저장됨",
     "Stopped · the earlier reply stays": "멈춤 · 앞의 답이 남음",
+    "The reply is finished without you.": "답은 끝까지 써 둡니다.",
     "Failed after {}": "{} 뒤 실패",
     "Cut off after {}": "{} 뒤 끊김",
     "/retry asks again": "/retry 다시 시도",

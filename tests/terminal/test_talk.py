@@ -117,6 +117,21 @@ class TestAReply:
         talk.type("next\r")
         talk.wait_for("re: next")
 
+    def test_ctrl_d_leaves_and_it_is_finished(
+        self, talk: Terminal, replies: ScriptedReplies, served: ServerProcess, name: str
+    ) -> None:
+        talk.type("slow\r")
+        replies.say("slow", "The beginning, ")
+        talk.wait_for("The beginning,")
+        talk.type("\x04")
+        assert talk.wait_for_exit() == 0
+        assert [row for row in talk.shown if row][-2:] == [
+            "  The beginning,",
+            "◌ The reply is finished without you.",
+        ]
+        replies.end("slow", "the end.")
+        assert eventually(lambda: served.history(name) == ["slow", "The beginning, the end."])
+
     def test_one_that_failed_says_why_and_can_be_asked_again(self, talk: Terminal, replies: ScriptedReplies) -> None:
         talk.type("slow\r")
         replies.say("slow", "Half of")
@@ -235,6 +250,31 @@ class TestThePrompt:
         replies.end("slow", "end")
         talk.wait_for("› the next")
         assert talk.text.count("the next") == 1
+
+    def test_what_is_typed_while_a_reply_is_written_outlives_its_stop(
+        self, talk: Terminal, replies: ScriptedReplies, served: ServerProcess, name: str
+    ) -> None:
+        talk.type("slow\r")
+        replies.say("slow", "word ")
+        talk.wait_for("Writing")
+        talk.type("the next\rquestion, 한국어\x03")
+        talk.wait_for("– Stopped")
+        talk.wait_for("› the next")
+        talk.wait_for("question, 한국어")
+        assert served.history(name) == ["slow", "word "]
+        talk.type("\r")
+        talk.wait_for("●")
+        assert served.history(name)[2] == "the next\nquestion, 한국어"
+
+    def test_a_question_that_is_sent_while_a_reply_is_written_is_asked_after_it(
+        self, talk: Terminal, replies: ScriptedReplies
+    ) -> None:
+        talk.type("slow\r")
+        replies.say("slow", "word ")
+        talk.wait_for("Writing")
+        talk.type("the next\r")
+        replies.end("slow", "end")
+        talk.wait_for("re: the next")
 
     def test_a_question_that_reached_no_server_comes_back(self, tmp_path: Path) -> None:
         with (
