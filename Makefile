@@ -19,7 +19,7 @@ run: .venv/run ## Start on port 10000; without a key, the demonstration
 	fi; \
 	exec $(BIN)/python run.py
 
-chat: .venv/chat ## Talk with the running server, in this terminal
+chat: .venv/chat ## Talk with the running server, in this terminal; PORT=8000 if it is on another port
 	@exec $(BIN)/python -m terminal chat
 
 test: .venv/dev redis chromium litellm tests/node/node_modules scripts/postman/node_modules ## Run all the tests

@@ -29,7 +29,7 @@ class Parser(argparse.ArgumentParser):
 
 def make_parser() -> Parser:
     shared = Parser(add_help=False)
-    told = f"address of the server; CONVERSATION_SERVER or {DEFAULT_SERVER} if left out"
+    told = f"address of the server; CONVERSATION_SERVER, or PORT of this machine, or {DEFAULT_SERVER} if left out"
     # Without a default here, so that one before the command is not overridden.
     shared.add_argument("--server", metavar="URL", default=argparse.SUPPRESS, help=told)
     parser = Parser(prog="python -m terminal", description="Talk with a conversation server.", parents=[shared])
@@ -69,7 +69,7 @@ def make_parser() -> Parser:
 
 def main(arguments: list[str] | None = None) -> int:
     parsed = make_parser().parse_args(arguments)
-    server = getattr(parsed, "server", "") or os.environ.get("CONVERSATION_SERVER") or DEFAULT_SERVER
+    server = getattr(parsed, "server", "") or os.environ.get("CONVERSATION_SERVER") or _local_server()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
@@ -84,6 +84,12 @@ def main(arguments: list[str] | None = None) -> int:
         # Who read the output has left; nothing may be written at the interpreter's end either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _local_server() -> str:
+    """Where a server that is started with this environment listens."""
+    port = os.environ.get("PORT", "").strip()
+    return f"http://127.0.0.1:{port}" if port else DEFAULT_SERVER
 
 
 def _run(function: Any, server: str, parsed: argparse.Namespace) -> int:

@@ -154,7 +154,8 @@ class Client:
                 response.read()
         except (httpx.ConnectError, httpx.ConnectTimeout):
             raise ServerDown(
-                f"No server answers at {self.address}; start it with `make run`, or name another with --server."
+                f"No server answers at {self.address}; start it with `make run`, or name another with "
+                "CONVERSATION_SERVER or --server."
             ) from None
         except httpx.HTTPError as problem:
             raise ServerDown(f"The connection to {self.address} broke ({type(problem).__name__}); try again.") from None

@@ -1,13 +1,14 @@
 """The commands that do one thing and end, mostly in pipes, as scripts use them."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.support.process import ServerProcess, free_port
+from tests.support.process import ROOT, ServerProcess, free_port
 from tests.support.replies import ScriptedReplies
-from tests.support.terminal import open_terminal
+from tests.support.terminal import clean_environment, open_terminal
 from tests.terminal.conftest import HOSTILE, Run
 
 
@@ -25,6 +26,17 @@ class TestTheCommandLine:
     def test_an_address_without_its_scheme_is_taken(self, run: Run, served: ServerProcess) -> None:
         assert run("models", "--server", f"127.0.0.1:{served.port}").stdout == "told\n"
 
+    def test_the_port_of_the_environment_is_asked_if_no_server_is_named(self, run: Run, served: ServerProcess) -> None:
+        assert run("models", CONVERSATION_SERVER="", PORT=str(served.port)).stdout == "told\n"
+        assert run("models", PORT=str(free_port())).stdout == "told\n"
+
+    def test_make_chat_passes_the_port_on_as_make_run_does(self, tmp_path: Path) -> None:
+        python = tmp_path / "python"
+        python.write_text('#!/bin/sh\necho "$PORT" "$@"\n')
+        python.chmod(0o755)
+        command = ["make", "--silent", "--old-file=.venv/chat", "chat", "PORT=8000", f"BIN={tmp_path}"]
+        assert subprocess.check_output(command, cwd=ROOT, env=clean_environment()) == b"8000 -m terminal chat\n"
+
     @pytest.mark.parametrize(
         "arguments", [["models"], ["ask", "hi"], ["history"], ["export"], ["batch", "q.txt"], ["import", "q.txt"]]
     )
@@ -34,8 +46,8 @@ class TestTheCommandLine:
         (tmp_path / "q.txt").write_text("one\n")
         address = f"http://127.0.0.1:{free_port()}"
         ended = run("--server", address, *arguments)
-        sentence = f"No server answers at {address}; start it with `make run`, or name another with --server."
-        assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", f"{sentence}\n")
+        advice = "start it with `make run`, or name another with CONVERSATION_SERVER or --server."
+        assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", f"No server answers at {address}; {advice}\n")
 
     @pytest.mark.parametrize(
         ("arguments", "told"),
