@@ -28,11 +28,12 @@ def read_environment() -> dict[str, str | None]:
 
     Raises ValueError, with a sentence that says what to do, if the file exists and cannot be read.
     """
-    return {**_read_dotenv(Path(".env")), **os.environ}
+    return {**read_dotenv(), **os.environ}
 
 
-def _read_dotenv(path: Path) -> dict[str, str | None]:
-    """The variables of the file; empty if it does not exist."""
+def read_dotenv() -> dict[str, str | None]:
+    """The variables of the file `.env` alone; empty if it does not exist. Raises ValueError as `read_environment`."""
+    path = Path(".env")
     try:
         content = path.read_bytes()
     except (FileNotFoundError, IsADirectoryError):

@@ -41,9 +41,10 @@ def doctor(client: Client, _arguments: Namespace) -> int:
 def _examine(client: Client, settings: LocalSettings | None) -> Iterator[Finding]:
     local_store = None
     if settings is not None:
-        yield from settings.findings
-        yield settings.check_key()
+        found = [*settings.findings, settings.check_key()]
+        yield from found
         local_store = settings.check_store()
+        yield from settings.ask_server([*found, *([local_store] if local_store else [])])
     server = _check_server(client, settings)
     yield server
     if server.status == "failed":

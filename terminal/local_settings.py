@@ -1,6 +1,10 @@
 """The settings that a server started in this folder would read, and what is wrong with them. No value is ever shown."""
 
 import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
 from io import StringIO
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -10,6 +14,7 @@ from dotenv.parser import parse_stream
 
 from terminal.findings import Finding, bad, good, unsettled
 
+ROOT = Path(__file__).parent.parent
 MISNAMED = {
     **dict.fromkeys(
         ("OPENAI_KEY", "OPENAI_APIKEY", "OPEN_AI_KEY", "OPENAI_TOKEN", "OPENAI_SECRET_KEY"), "OPENAI_API_KEY"
@@ -105,6 +110,30 @@ class LocalSettings:
         else:
             return good("key", "OPENAI_API_KEY is set.")
         return bad("key", told, "Copy the whole key from platform.openai.com/api-keys into the file .env.")
+
+    def ask_server(self, found: Iterable[Finding]) -> Iterator[Finding]:
+        """What the server's own rules say about the settings, without what `found` has already.
+
+        The server's code runs as another program; nothing is said if it is not there or not installed.
+        """
+        if not (ROOT / "run.py").exists():
+            return
+        command, paths = [sys.executable, "-m", "server.serving.check"], {"PYTHONPATH": str(ROOT)}
+        try:
+            told = subprocess.run(command, cwd=self._folder, env=os.environ | paths, capture_output=True, timeout=30)
+        except (OSError, subprocess.TimeoutExpired):
+            return
+        known = " ".join(finding.told for finding in found if finding.status == "failed")
+        for line in (told.stderr + told.stdout).decode("utf-8", "replace").splitlines():
+            names = re.findall(r"\b[A-Z][A-Z_]{3,}\b", line)
+            if not names or names[0] in known:  # Without a name, it is about the file, which is looked at here.
+                continue
+            if line.startswith("The server cannot start"):
+                advice = "Correct it, in the file .env or in the environment; docs/configuration.md has the settings."
+                yield bad("settings", line, advice)
+            elif line.startswith("The file .env"):
+                sentence, _, advice = line.partition("; ")
+                yield unsettled("settings", f"{sentence}.", advice[:1].upper() + advice[1:])
 
     def check_store(self) -> Finding | None:
         """Whether a server started here can open its store; None if there is nothing to say."""

@@ -65,6 +65,38 @@ def test_what_is_wrong_with_the_settings_is_told_with_what_to_do(
     assert advice in ended.stdout
 
 
+@pytest.mark.parametrize(
+    ("settings", "told", "advice"),
+    [
+        ("DEFAULT_TEMPERATURE=hot", "✕ settings  The server cannot start. DEFAULT_TEMPERATURE: must be ", "Correct it"),
+        ("MAX_BODY_BYTES=1", "✕ settings  The server cannot start. MAX_BODY_BYTES: must be between ", "Correct it"),
+        ("WEB_CONCURRENCY=2", "✕ settings  The server cannot start: the memory store holds for one", "Correct it"),
+        ("DEFAULT_TEMPRATURE=1", "○ settings  The file .env has DEFAULT_TEMPRATURE", "→ Write DEFAULT_TEMPERATURE if"),
+        ("log_level=debug", "○ settings  The file .env has log_level, which is no setting.", "→ Write LOG_LEVEL if"),
+    ],
+)
+def test_the_settings_are_judged_by_the_rules_of_the_server(
+    run: Run, tmp_path: Path, settings: str, told: str, advice: str
+) -> None:
+    (tmp_path / ".env").write_text(f"{settings}\nUPSTREAM=scripted\n")
+    ended = run("doctor")
+    assert told in ended.stdout
+    assert advice in ended.stdout
+    assert ended.returncode == int("✕" in told)
+
+
+def test_names_that_resemble_no_setting_are_nobodys_business(run: Run, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("EDITOR=vi\nRENDER_EXTERNAL_HOSTNAME=x\nAWS_REGION=y\nCONVERSATION_SERVER=z\n")
+    assert "no setting" not in run("doctor").stdout
+
+
+def test_a_wrong_setting_is_told_once(run: Run, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(f"STORE_URL=sqlite:///nowhere/x.db\nOPENAI_KEY={KEY}\nOPENAI_BASE_URL=x\n")
+    told = run("doctor", "--server", f"http://127.0.0.1:{free_port()}").stdout
+    assert "no setting" not in told
+    assert "cannot start" not in told
+
+
 def test_a_file_that_is_not_in_utf_8_is_told(run: Run, tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes("OPENAI_API_KEY=x\n".encode("utf-16"))
     ended = run("doctor")
@@ -91,7 +123,7 @@ def test_no_secret_is_printed(run: Run, tmp_path: Path) -> None:
     password = "hunter2-hunter2"
     (tmp_path / ".env").write_text(
         f"OPENAI_API_KEY={KEY} x\nOPENAI_KEY={KEY}\nSTORE_URL=redis://:{password}@localhost:1/0\n"
-        f"DEFAULT_MODEL={KEY}\nOPENAI_BASE_URL=http://me:{password}@localhost:1/v1\n"
+        f"DEFAULT_TEMPERATURE={KEY}\nOPENAI_APIKEY={KEY}\nDEFAULT_MODEL={KEY}\nOPENAI_BASE_URL=http://me:{password}@localhost:1/v1\n"
     )
     for arguments in ([], ["--server", f"http://me:{password}@127.0.0.1:{free_port()}"]):
         ended = run("doctor", *arguments, OPENAI_API_KEY=f"{KEY}-other")

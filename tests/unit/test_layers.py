@@ -24,6 +24,7 @@ ALSO = {
     ("settings", "environment"),
     ("settings", "setting_rules"),
     ("setting_rules", "addresses"),
+    ("serving", "environment"),
     ("serving", "settings"),
 }
 """What a unit may import of its own row."""
