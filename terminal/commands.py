@@ -23,6 +23,10 @@ INTERRUPTED = 130
 """The exit code after Ctrl-C, as of any program."""
 
 
+UNSAFE = re.compile(r"""[\x00-\x1f\x7f-\x9f!"#$%&'*/:;<=>?@\[\\\]^`{|}~]""")
+"""What a shell or a file system may read as more than a letter of a name."""
+
+
 def ask(client: Client, arguments: Namespace) -> int:
     """Ask one question. Returns 0 if the reply was completed."""
     body = {"message": read_question(arguments.question), "client_name": arguments.client_name}
@@ -169,7 +173,7 @@ def _name_of(disposition: str) -> Path:
     encoded = re.search(r"filename\*=UTF-8''([^;\s]+)", disposition, re.IGNORECASE)
     plain = re.search(r'filename="([^"]+)"|filename=([^;\s]+)', disposition)
     name = unquote(encoded[1]) if encoded else (plain[1] or plain[2] if plain else "")
-    clean = re.sub(r"[\x00-\x1f\x7f-\x9f/\\:]", "_", make_inert_line(name)).lstrip(".")
+    clean = UNSAFE.sub("_", make_inert_line(name)).lstrip(".- ")
     return Path(clean or "conversation.json")
 
 
@@ -193,7 +197,7 @@ def import_(client: Client, arguments: Namespace) -> int:
         raise UsageError(f"{arguments.file} cannot be read: {problem.strerror}.") from None
     except Refused as error:
         if error.code == "conversation_exists":
-            error.sentence += " With --copy, it is imported under another name."
+            error.sentence = "There is a conversation of that name already; --copy imports under another name."
         raise
     count, skipped = len(result["conversations"]), sum(result["skipped"].values())
     told = f"{count} conversation{'s' * (count != 1)} imported"

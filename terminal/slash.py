@@ -3,13 +3,14 @@
 import re
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 from rich.text import Text
 
 from terminal import words
-from terminal.client import Refused
+from terminal.client import Refused, UsageError
 from terminal.commands import save_export
 from terminal.inert import make_inert_line
 from terminal.render import indent, wrap
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from terminal.chat import Chat
 
 _COMMAND = re.compile(r"/([a-z]+)(?:[ \t]+(.*))?", re.DOTALL)
+FORMATS = {".json": "json", ".jsonl": "jsonl", ".md": "markdown"}
 LISTED = 15
 """How many conversations `/list` shows."""
 
@@ -41,7 +43,12 @@ def run_slash(chat: "Chat", line: str) -> bool:
 
 def _set_model(chat: "Chat", name: str) -> None:
     if name:
-        chat.client.post("/model", {"client_name": chat.client_name, "model": name})
+        try:
+            chat.client.post("/model", {"client_name": chat.client_name, "model": name})
+        except Refused as error:
+            if error.code == "unknown_model":
+                error.sentence = f'There is no model "{name}"; /model lists them.'
+            raise
     chat.refresh()
     details = chat.client.conversation(chat.client_name)
     current = name or (details and (details["model"] or details["default_model"]))
@@ -115,11 +122,13 @@ def _clear(chat: "Chat", _: str) -> None:
 
 def _export(chat: "Chat", text: str) -> None:
     format_, _, target = text.partition(" ")
-    if format_ not in ("", "json", "jsonl", "markdown"):
-        format_, target = "", text
-    guessed = {"md": "markdown", "jsonl": "jsonl"}.get(target.rpartition(".")[2], "json")
+    if format_ not in ("", *FORMATS.values()):
+        guessed = FORMATS.get(Path(text).suffix.lower())
+        if guessed is None:
+            raise UsageError("/export takes json, jsonl or markdown, or a file that ends in .json, .jsonl or .md.")
+        format_, target = guessed, text
     chat.client.require_conversation(chat.client_name)
-    path = save_export(chat.client, chat.client_name, format_ or guessed, target.strip() or None)
+    path = save_export(chat.client, chat.client_name, format_ or "json", target.strip() or None)
     chat.tell(f"Written to {path}.")
 
 
@@ -155,14 +164,14 @@ def _retry(chat: "Chat", _: str) -> None:
 
 
 def _help(chat: "Chat", _: str) -> None:
-    rows = [Text(f"  {name:<10}").append(told, "dim") for name, (_, told) in COMMANDS.items()]
+    rows = [Text(f"  {name:<10}").append(words.say(told), "dim") for name, (_, told) in COMMANDS.items()]
     keys = [
         ("Enter", "sends; Alt-Enter adds a line"),
         ("↑ ↓", "earlier questions"),
         ("Ctrl-C", "stops the reply and keeps it; at the prompt, empties it"),
         ("Ctrl-D", "leaves; a reply is finished without you"),
     ]
-    chat.write([*rows, Text(), *(Text(f"  {name:<10}").append(told, "dim") for name, told in keys)])
+    chat.write([*rows, Text(), *(Text(f"  {name:<10}").append(words.say(told), "dim") for name, told in keys)])
 
 
 COMMANDS: dict[str, tuple[Callable[["Chat", str], None], str]] = {

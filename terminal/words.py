@@ -52,6 +52,22 @@ _KOREAN = {
     "Ask anything. The reply is finished even if you close the window.": (
         "무엇이든 물어보세요. 창을 닫아도 답은 끝까지 써 둡니다."
     ),
+    "NAME sets the model; alone, lists them": "NAME 모델 고르기. 이름이 없으면 목록 보기",
+    "TEXT sets the system prompt; none takes it back": "TEXT 시스템 프롬프트 정하기. none이면 없애기",
+    "[NAME] starts a conversation": "[NAME] 새 대화 시작하기",
+    "[WORDS] lists or searches conversations": "[WORDS] 대화 목록 보기, 찾기",
+    "NAME opens a conversation": "NAME 대화 열기",
+    "deletes the messages of this conversation": "이 대화의 메시지 지우기",
+    "[json|jsonl|markdown] [FILE] writes it to a file": "[json|jsonl|markdown] [FILE] 파일로 내보내기",
+    "[TEXT] sets the title; alone, has one written": "[TEXT] 제목 정하기. 글이 없으면 모델이 짓기",
+    "asks a failed question again, or has the reply written anew": "실패한 질문을 다시 묻거나, 답을 새로 쓰게 하기",
+    "shows this": "이 도움말 보기",
+    "sends; Alt-Enter adds a line": "보내기. Alt-Enter는 줄바꿈",
+    "earlier questions": "지난 질문",
+    "stops the reply and keeps it; at the prompt, empties it": (
+        "답을 멈추고 거기까지 저장하기. 입력하던 중이면 비우기"
+    ),
+    "leaves; a reply is finished without you": "나가기. 쓰던 답은 끝까지 써 둡니다",
     "No conversations yet. Your first question starts one.": (
         "아직 대화가 없습니다. 첫 질문을 보내면 여기에 생깁니다."
     ),

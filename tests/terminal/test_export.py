@@ -36,7 +36,8 @@ def test_an_existing_name_is_kept_unless_a_copy_is_wanted(run: Run, served: Serv
     run("export", "-c", name, "--out", "taken.json")
     ended = run("import", "taken.json")
     assert ended.returncode == 1
-    assert "(conversation_exists)" in ended.stderr
+    assert ended.stderr.endswith("already; --copy imports under another name. (conversation_exists)\n")
+    assert "on_conflict" not in ended.stderr
     copied = run("import", "taken.json", "--copy")
     assert (copied.returncode, copied.stdout.count("\n")) == (0, 2)
 
@@ -59,3 +60,13 @@ def test_in_a_terminal_the_file_gets_the_servers_name_and_replaces_none(
     names = sorted(path.name for path in tmp_path.glob("*.json"))
     assert len(names) == 2
     assert any("(2)" in each for each in names)
+
+
+def test_the_files_name_has_nothing_that_a_shell_would_read(served: ServerProcess, name: str, tmp_path: Path) -> None:
+    served.query(name, "hi")
+    served.ask("PATCH", "/conversations/details", {"client_name": name, "title": "-된장 `rm` $HOME & (a) {b} #1!"})
+    with open_terminal("export", "-c", name, "--server", served.url, folder=tmp_path) as terminal:
+        assert terminal.wait_for_exit() == 0
+    (path,) = tmp_path.glob("*.json")
+    assert path.name.startswith("된장")
+    assert not set(path.name) & set("`$&{}#! ")

@@ -326,7 +326,8 @@ class TestSlashCommands:
         assert served.ask("GET", f"/conversations/details?client_name={name}")[1]["system_prompt"] == "Be brief."
         type_("/system none", "No system prompt")
         type_("/model told", "● told")
-        type_("/model other", "unknown_model")
+        type_("/model other", 'There is no model "other"; /model lists them. (unknown_model)')
+        assert "GET /models" not in talk.text
         talk.type("/clear\r")
         talk.wait_for("y/N")
         talk.type("n\r")
@@ -338,6 +339,36 @@ class TestSlashCommands:
         talk.type("y\r")
         talk.wait_for("The history is cleared.")
         assert count_messages(served, name) == 0
+
+    def test_an_export_in_no_known_format_is_refused(self, served: ServerProcess, name: str, tmp_path: Path) -> None:
+        served.query(name, "hi")
+        folder = tmp_path / "here"
+        folder.mkdir()
+        with open_terminal(
+            "chat", "-c", name, "--server", served.url, folder=folder, XDG_STATE_HOME=str(tmp_path)
+        ) as talk:
+            talk.wait_for_prompt()
+            for count, wrong in enumerate(("xml", "notes.txt", "xml notes"), 1):
+                talk.type(f"/export {wrong}\r")
+                talk.wait_for(lambda count=count: talk.text.count("✕ /export takes json, jsonl or markdown") == count)
+                talk.wait_for_prompt()
+            assert list(folder.iterdir()) == []
+            for right in ("my notes.md", "jsonl notes"):
+                talk.type(f"/export {right}\r")
+                talk.wait_for(f"Written to {right.removeprefix('jsonl ')}.")
+                talk.wait_for_prompt()
+        assert (folder / "my notes.md").read_text().startswith("#")
+        assert len((folder / "notes").read_text().splitlines()) > 1
+
+    def test_help_is_in_korean_in_a_korean_terminal(self, served: ServerProcess, name: str, tmp_path: Path) -> None:
+        env = {"XDG_STATE_HOME": str(tmp_path), "LC_ALL": "ko_KR.UTF-8"}
+        with open_terminal("chat", "-c", name, "--server", served.url, **env) as talk:
+            talk.wait_for_prompt()
+            talk.type("/help\r")
+            talk.wait_for("나가기. 쓰던 답은 끝까지 써 둡니다")
+            lines = [row for row in talk.rows if re.match(r"  (/|Enter|↑|Ctrl)", row)]
+        assert len(lines) == 14
+        assert all(re.search("[가-힣]", row) for row in lines)
 
     def test_an_unknown_one_is_no_question(self, talk: Terminal, served: ServerProcess, name: str) -> None:
         talk.type("/nonsense\r")
@@ -359,4 +390,5 @@ class TestWithoutATerminal:
         with open_terminal("chat", "--server", address, XDG_STATE_HOME=str(tmp_path)) as terminal:
             assert terminal.wait_for_exit() == 2
             told = "".join(terminal.shown)
-        assert told == f"No server answers at {address}; start it with `make run`, or name another with --server."
+        advice = "start it with `make run`, or name another with CONVERSATION_SERVER or --server."
+        assert told == f"No server answers at {address}; {advice}"
