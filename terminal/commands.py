@@ -24,7 +24,7 @@ INTERRUPTED = 130
 
 
 UNSAFE = re.compile(r"""[\x00-\x1f\x7f-\x9f!"#$%&'*/:;<=>?@\[\\\]^`{|}~]""")
-"""What a shell or a file system may read as more than a letter of a name."""
+"""What a shell or a file system may read as more than a part of a name; parentheses, which titles often have, stay."""
 
 
 def ask(client: Client, arguments: Namespace) -> int:
