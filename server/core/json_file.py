@@ -23,11 +23,18 @@ MAX_FIELDS = 1_000
 RESIDENT_BYTES = 8 * 1_048_576
 """How much of the file is read before its pages are given back to the system."""
 
+PIECE_BYTES = 262_144
+"""How much is searched at once: others wait for its end, which comes within a few milliseconds."""
+
+QUOTE = ord('"')
+
 _BOM = b"\xef\xbb\xbf"
+BLANKS = b" \t\r\n"
+
 _BLANKS = re.compile(rb"[ \t\r\n]*+")
 _SCALAR = re.compile(rb'[^ \t\r\n,:"\[\]{}]++')
 # Possessive, so that no position is kept to go back to: memory stays flat in a text of any length.
-_STRING = re.compile(rb'"(?>[^"\\\x00-\x1f]+|\\.)*+"')
+_TEXT = re.compile(rb'(?>[^"\\\x00-\x1f]+|\\.)*+')
 _UP_TO_BRACKET = re.compile(rb'(?>[^"\[\]{}]+|"(?>[^"\\\x00-\x1f]+|\\.)*+")*+')
 
 EMPTY = "Line 1: the file is empty."
@@ -93,20 +100,22 @@ class JsonFile:
 
     def lines(self) -> Iterator[Span]:
         """The values of a file with one on each line; empty lines are skipped."""
-        start = self._first
+        start = self._skip_blanks(self._first, self._size)
         while start < self._size:
-            stop = self._data.find(b"\n", start)
-            stop = self._size if stop < 0 else stop
-            start = self._skip_blanks(start, stop)
-            if start < stop:
-                end = self._end_of(start, stop)
-                if self._skip_blanks(end, stop) < stop:
-                    raise self.error(end, BROKEN)
-                yield Span(start, end)
-            start = stop + 1
+            stop = self._end_of_line(start)
+            end = self._end_of(start, stop)
+            if self._skip_blanks(end, stop) < stop:
+                raise self.error(end, BROKEN)
+            yield Span(start, end)
+            start = self._skip_blanks(stop, self._size)
+
+    def pause(self) -> None:
+        """Let others run: to be called in every loop over parts of a value."""
+        self._pauses.take()
 
     def parse(self, span: Span) -> Any:
         """The value of a span."""
+        self.pause()
         if span.end - span.start > MAX_VALUE_BYTES:
             raise self.error(span.start, TOO_LONG)
         data = self._data[span.start : span.end]
@@ -118,15 +127,19 @@ class JsonFile:
     def error(self, offset: int, sentence: str) -> InvalidImport:
         """An error that names the line of `offset`. `sentence` has neither its first capital nor its full stop."""
         newlines = 0
-        for start in range(0, offset, RESIDENT_BYTES):
-            newlines += self._data[start : min(start + RESIDENT_BYTES, offset)].count(b"\n")
+        for start in range(0, offset, PIECE_BYTES):
+            newlines += self._data[start : min(start + PIECE_BYTES, offset)].count(b"\n")
+            self._release(start)
         return InvalidImport(f"Line {newlines + 1}: {sentence}.")
 
     def cut_off(self) -> InvalidImport:
         """The error of a file that ends too early; it names the last line that is not empty."""
-        end = self._size
-        while end > 1 and self._data[end - 1] in b" \t\r\n":
-            end -= 1
+        end, kept = self._size, b""
+        while end > 1 and not kept:
+            start = max(1, end - PIECE_BYTES)
+            kept = self._data[start:end].rstrip(BLANKS)
+            end = start + len(kept)
+            self._release(start)
         return self.error(end - 1, CUT_OFF)
 
     def _read_items(self, container: Span, *, has_keys: bool) -> Iterator[tuple[str, Span]]:
@@ -162,54 +175,79 @@ class JsonFile:
 
         What is between the brackets of an array or an object is checked when it is parsed.
         """
-        self._pause(start)
+        self._release(start)
         first = self._peek(start)
         if first in "[{":
             return self._end_of_container(start, stop)
-        is_text = first == '"'
-        found = (_STRING if is_text else _SCALAR).match(self._data, start, min(stop, start + MAX_VALUE_BYTES))
+        if first == '"':
+            return self._end_of_text(start, stop)
+        found = _SCALAR.match(self._data, start, min(stop, start + PIECE_BYTES))
         if found is None:
-            raise self._unended(start, start, stop) if is_text else self.error(start, BROKEN)
+            raise self.error(start, BROKEN)
         return found.end()
+
+    def _end_of_text(self, start: int, stop: int) -> int:
+        at = start + 1
+        while at - start < MAX_VALUE_BYTES:
+            end = self._match(_TEXT, at, stop)
+            if end < stop and self._data[end] == QUOTE:
+                return end + 1
+            if end == at:
+                break
+            at = end
+            self._release(at)
+        raise self._unended(start, at, stop)
 
     def _end_of_container(self, start: int, stop: int) -> int:
         levels, at = 0, start
         while True:
-            found = _UP_TO_BRACKET.match(self._data, at, min(stop, at + MAX_VALUE_BYTES))
-            end = at if found is None else found.end()
+            end = self._match(_UP_TO_BRACKET, at, stop)
             mark = self._data[end] if end < stop else 0
             if mark in b"[{":
                 levels += 1
             elif mark in b"]}":
                 levels -= 1
-            else:
+            elif mark == QUOTE and end == at:  # A text that is longer than a piece, or has no end.
+                end = self._end_of_text(end, stop) - 1
+            elif end == at:
                 raise self._unended(at, end, stop)
+            else:
+                end -= 1
             if levels > MAX_DEPTH:
                 raise self.error(end, TOO_DEEP)
             at = end + 1
             if not levels:
                 return at
-            self._pause(at)
+            self._release(at)
 
     def _unended(self, start: int, end: int, stop: int) -> InvalidImport:
         """The error of a value whose end was looked for from `start`, and in vain from `end`."""
-        window = end + MAX_VALUE_BYTES
-        is_long_text = stop > window and self._data.find(b"\n", end, window) < 0
-        if end - start >= MAX_VALUE_BYTES or is_long_text:
+        if end - start >= MAX_VALUE_BYTES:
             return self.error(start, TOO_LONG)
-        if end >= self._size or self._data.find(b"\n", end) < 0:
+        if self._end_of_line(end) == self._size:
             return self.cut_off()
         return self.error(min(end, stop - 1), BROKEN)
 
     def _skip_blanks(self, start: int, stop: int) -> int:
         """The offset of the first byte from `start` on that is not blank, at most `stop`."""
-        while True:
-            found = _BLANKS.match(self._data, start, min(stop, start + MAX_VALUE_BYTES))
-            end = start if found is None else found.end()
-            if end - start < MAX_VALUE_BYTES:
-                return end
+        while (end := self._match(_BLANKS, start, stop)) - start >= PIECE_BYTES:
             start = end
-            self._pause(start)
+            self._release(start)
+        return end
+
+    def _end_of_line(self, start: int) -> int:
+        """The offset of the first line end from `start` on; that of the file's end if there is none."""
+        for at in range(start, self._size, PIECE_BYTES):
+            found = self._data.find(b"\n", at, at + PIECE_BYTES)
+            if found >= 0:
+                return found
+            self._release(at)
+        return self._size
+
+    def _match(self, pattern: re.Pattern[bytes], start: int, stop: int) -> int:
+        """Where the match of a pattern ends, which may be empty; it is looked for in one piece."""
+        found = pattern.match(self._data, start, min(stop, start + PIECE_BYTES))
+        return start if found is None else found.end()
 
     def _peek(self, at: int) -> str:
         if at >= self._size:
@@ -220,9 +258,9 @@ class JsonFile:
         if self._peek(at) != mark:
             raise self.error(at, BROKEN)
 
-    def _pause(self, at: int) -> None:
+    def _release(self, at: int) -> None:
         """Let others run, and give back memory after each RESIDENT_BYTES."""
-        self._pauses.take()
+        self.pause()
         if not 0 <= at - self._released < RESIDENT_BYTES:
             self._released = at
             if hasattr(mmap, "MADV_DONTNEED"):  # Not on Windows.

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from tempfile import TemporaryFile
 from typing import Any
 
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from server.core import json_file
 from server.core.json_file import MAX_DEPTH, JsonFile, Span
 from server.errors import InvalidImport
+from tests.support.pauses import busiest
 
 VALUES = st.recursive(
     st.none()
@@ -175,3 +176,31 @@ class TestLongValues:
 
     def test_a_list_of_many_values_may_be_longer(self) -> None:
         assert whole(json.dumps(["x" * 500] * 100).encode()) == ["x" * 500] * 100
+
+
+class TestPauses:
+    """However a file is made, few lines of code run between two pauses, and each searches no more than a piece."""
+
+    MANY = 20_000
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            pytest.param(b"\n" * MANY + b'{"a": 1}', id="empty lines first"),
+            pytest.param(b'{"a": 1}' + b"\r\n" * MANY + b'{"a": 2}', id="empty lines between"),
+            pytest.param(b'{"a": 1' + b"\n" * MANY, id="cut off before empty lines"),
+            pytest.param(b"\n" * MANY + b"[,", id="broken after empty lines"),
+            pytest.param(b" " * MANY, id="empty"),
+            pytest.param(b'{"' + b"\\\\" * MANY + b'": 1}', id="a long text"),
+            pytest.param(b"[" + b'"",' * MANY + b"1]", id="many texts"),
+            pytest.param(b"[" + b"[]," * MANY + b"1]", id="many lists"),
+            pytest.param(b"[" + b"1" * MANY + b"]", id="a long number"),
+            pytest.param(b"{" + b'"a": 1, ' * MANY + b'"b": 1}', id="one field again and again"),
+        ],
+    )
+    def test_others_are_served_meanwhile(self, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(json_file, "PIECE_BYTES", 64)
+        for reader in (lines, lambda content: read(content, lambda data: data.fields(data.root())), whole):
+            with busiest(monkeypatch) as steps, suppress(InvalidImport):
+                reader(content)
+            assert max(steps) < 200
