@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from server.core.export_format import LAST_SECOND
-from server.core.import_records import Header, Item, PlainMessage, pair_turns
+from server.core.import_records import Header, Item, PlainMessage, pair_turns, require_few_parts
 from server.core.json_file import JsonFile, Span
 
 MAX_NODES = 200_000
@@ -59,6 +59,7 @@ def _find_branch(data: JsonFile, mapping: Span, newest: Any) -> list[Span]:
             raise data.error(span.start, f"a conversation here has more than {MAX_NODES} messages")
     branch: list[Span] = []
     while isinstance(newest, str) and newest in nodes:
+        data.pause()
         span, newest = nodes.pop(newest)  # Taken out, so that a circle ends.
         branch.append(span)
     if nodes and not branch:
@@ -82,18 +83,19 @@ def _read_branch(data: JsonFile, branch: list[Span], skipped: Counter[str], crea
         elif role == "assistant" and message.get("recipient", "all") != "all":
             skipped["tool"] += 1
         else:
-            text = _join_parts(content, skipped)
+            text = _join_parts(data, span, content, skipped)
             model = more.get("model_slug")
             if text.strip():
                 yield PlainMessage(span, role, text, latest, model if isinstance(model, str) else None)
 
 
-def _join_parts(content: dict[str, Any], skipped: Counter[str]) -> str:
+def _join_parts(data: JsonFile, span: Span, content: dict[str, Any], skipped: Counter[str]) -> str:
     """The text of a message. What is no text is counted."""
     kind, parts = content.get("content_type"), content.get("parts")
     if kind not in ("text", "multimodal_text") or not isinstance(parts, list):
         skipped[kind if kind in OTHER_CONTENTS else "other"] += 1
         return ""
+    require_few_parts(data, span, parts)
     texts: list[str] = []
     for part in parts:
         fields = part if isinstance(part, dict) else {}

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from server.core.export_format import LAST_SECOND
-from server.core.import_records import Header, Item, PlainMessage, pair_turns
+from server.core.import_records import Header, Item, PlainMessage, pair_turns, require_few_parts
 from server.core.json_file import JsonFile, Span
 from server.domain import Role
 
@@ -54,6 +54,7 @@ def _read_plain(texts: Iterator[Text], skipped: Counter[str], now: float) -> Ite
 def _read_texts(data: JsonFile, messages: Iterable[tuple[Span, Any]], skipped: Counter[str]) -> Iterator[Text]:
     """Messages with text, but those of tools."""
     for span, message in messages:
+        data.pause()
         if not isinstance(message, dict):
             raise data.error(span.start, "a message must be an object")
         role = message.get("role")
@@ -75,6 +76,7 @@ def _join_parts(data: JsonFile, span: Span, content: Any, skipped: Counter[str])
         return content or ""
     if not isinstance(content, list):
         raise data.error(span.start, "the content of this message is neither a text nor a list of parts")
+    require_few_parts(data, span, content)
     texts = []
     for part in content:
         text = part if isinstance(part, str) else _find_text(part)

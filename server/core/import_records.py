@@ -2,9 +2,13 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from server.core.json_file import Span
+from server.core.json_file import JsonFile, Span
 from server.domain import Message, Role, Run
+
+MAX_PARTS = 10_000
+"""The most parts of one message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,12 @@ class PlainMessage:
 
 Item = tuple[Span, Header | Run | Message]
 """A record, and where it stands in the file."""
+
+
+def require_few_parts(data: JsonFile, span: Span, parts: list[Any]) -> None:
+    """Raises InvalidImport if a message has more than MAX_PARTS."""
+    if len(parts) > MAX_PARTS:
+        raise data.error(span.start, f"this message has more than {MAX_PARTS} parts; split it")
 
 
 def pair_turns(messages: Iterable[PlainMessage]) -> Iterator[Item]:

@@ -1,14 +1,19 @@
 """Imports of other programs' files: lists of messages as OpenAI's APIs take them, and ChatGPT's conversations.json."""
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 
+from server.core import import_records
+from server.errors import InvalidImport
+from server.store.memory import MemoryStore
 from tests.dialects.test_bad_input import MARK
 from tests.dialects.test_import import contents, names, refusal
-from tests.support.conversations import export, load
+from tests.support.conversations import export, import_file, load
+from tests.support.pauses import busiest
 from tests.support.replies import SteeredUpstream
 
 PIXELS = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
@@ -257,3 +262,53 @@ class TestChatgpt:
         assert sentence.startswith("Line 2: ")
         assert told in sentence
         assert names(client) == []
+
+
+class TestManyParts:
+    """Others are served meanwhile, and one message cannot have any number of parts."""
+
+    @pytest.mark.parametrize(
+        "part", ["x", {"type": "text", "text": "x"}, PIXELS, {"content_type": "image_asset_pointer"}]
+    )
+    def test_a_message_with_too_many_is_refused_with_its_line(
+        self, client: FlaskClient, part: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(import_records, "MAX_PARTS", 100)
+        for count in (100, 101):
+            messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": [part] * count}]
+            tree = {"a": node(None, "user", "hi"), "b": node("a", "assistant", *[part] * count, kind="multimodal_text")}
+            files = messages, [conversation(mapping=tree, current_node="b")]
+            for file in files:
+                # The message that is too long has a line of its own.
+                text = (
+                    json.dumps(file)
+                    .replace('{"role": "assistant", "con', '\n{"role": "assistant", "con')
+                    .replace('"b": {', '\n"b": {')
+                )
+                if count == 100:
+                    assert load(client, text, on_conflict="copy").status_code == 200
+                else:
+                    told = refusal(client, text, on_conflict="copy")
+                    assert told == "Line 2: this message has more than 100 parts; split it."
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            pytest.param(json.dumps({"messages": [{"role": "tool"}] * 20_000}), id="tools"),
+            pytest.param(json.dumps({"messages": [{"role": "user", "content": ""}] * 20_000}) + "\n{}", id="no text"),
+            pytest.param(
+                json.dumps(
+                    conversation(
+                        mapping={str(n): {"parent": str(n - 1), "message": None} for n in range(20_000)},
+                        current_node="19999",
+                    )
+                ),
+                id="nodes without a message",
+            ),
+        ],
+    )
+    def test_others_are_served_meanwhile(self, content: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        for has_lines in (True, False):
+            with busiest(monkeypatch) as steps, suppress(InvalidImport):
+                import_file(MemoryStore(10), content.encode(), has_lines=has_lines)
+            assert max(steps) < 200
