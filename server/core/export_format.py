@@ -5,11 +5,12 @@ out; unknown fields are ignored.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import jsonschema_rs
 
+from server.core.export_options import OPTIONS, load_parameters
 from server.domain import SETTINGS, Conversation, Message, Run, RunError, RunOptions, Step, ToolCall, Usage
 
 FORMAT, VERSION = "conversation-server", 1
@@ -22,7 +23,7 @@ LAST_SECOND = 253_402_300_799
 """The end of the year 9999; no later time can be written as a date."""
 
 _TIME = {"type": "number", "minimum": 0, "maximum": LAST_SECOND}
-_COUNT = {"type": "integer", "minimum": 0, "maximum": 10**15}
+_COUNT = {"type": "integer", "minimum": 0, "maximum": 10**9}
 _TEXT = {"type": "string"}
 _OBJECT = {"type": ["object", "null"]}
 
@@ -48,17 +49,6 @@ _STEP = _object(
     {"calls": {"type": "array", "items": _CALL}, "created_at": _TIME},
     {"text": _TEXT, "ended_at": _optional(_TIME), "extra": _OBJECT},
 )
-_OPTIONS = _object(
-    {},
-    {
-        "model": _optional(_TEXT),
-        "system_prompt": _optional(_TEXT),
-        "parameters": _OBJECT,
-        "last_messages": _optional(_COUNT),
-        "details": _OBJECT,
-    },
-)
-
 SCHEMAS = {
     "conversation": _object(
         {"client_name": _name(256), "created_at": _TIME, "last_used_at": _TIME},
@@ -78,6 +68,8 @@ SCHEMAS = {
                 },
             },
             "metadata": _OBJECT,
+            "run_count": _optional(_COUNT),
+            "message_count": _optional(_COUNT),
         },
     ),
     "message": _object(
@@ -104,7 +96,7 @@ SCHEMAS = {
             "delivered": {"type": "boolean"},
             "replayed": _COUNT,
             "omitted": _COUNT,
-            "options": _OPTIONS,
+            "options": OPTIONS,
             "steps": {"type": "array", "items": _STEP},
             "expires_at": _optional(_TIME),
             "finish_reason": _optional(_TEXT),
@@ -144,7 +136,8 @@ def dump_conversation(conversation: Conversation) -> dict[str, Any]:
 
 def load_changes(record: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a conversation, as `Store.update_conversation` takes them."""
-    return {name: record.get(name) for name in ("model", "metadata", *SETTINGS)}
+    changes = {name: record.get(name) for name in ("model", "metadata", *SETTINGS)}
+    return {**changes, "max_completion_tokens": _whole(record.get("max_completion_tokens"))}
 
 
 def dump_message(message: Message) -> dict[str, Any]:
@@ -212,17 +205,17 @@ def load_run(record: Mapping[str, Any]) -> Run:
         record["status"],
         record["text"],
         record.get("model"),
-        None if usage is None else Usage(usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]),
+        None if usage is None else Usage(**{each.name: int(usage[each.name]) for each in fields(Usage)}),
         None if error is None else RunError(error["code"], error["error"]),
         float(record["ended_at"]),
         delivered=record.get("delivered", False),
-        replayed=record.get("replayed", 0),
-        omitted=record.get("omitted", 0),
+        replayed=int(record.get("replayed", 0)),
+        omitted=int(record.get("omitted", 0)),
         options=RunOptions(
             options.get("model"),
             options.get("system_prompt"),
-            options.get("parameters") or {},
-            options.get("last_messages"),
+            load_parameters(options.get("parameters") or {}),
+            _whole(options.get("last_messages")),
             options.get("details") or {},
         ),
         steps=tuple(_load_step(step) for step in record.get("steps", ())),
@@ -260,6 +253,11 @@ def _load_step(record: Mapping[str, Any]) -> Step:
 
 def _seconds(number: float | None) -> float | None:
     return None if number is None else float(number)
+
+
+def _whole(number: float | None) -> int | None:
+    """A whole number as an integer: JSON Schema takes 1.0 for one."""
+    return None if number is None else int(number)
 
 
 def _without_none(record: dict[str, Any], **optional: Any) -> dict[str, Any]:

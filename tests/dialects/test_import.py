@@ -10,9 +10,9 @@ from flask.testing import FlaskClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.core import import_check, imports
+from server.core import export_format, import_check, imports
 from server.core.exports import ExportFormat
-from server.domain import Message, Run, RunError
+from server.domain import Message, Run, RunError, Usage
 from server.errors import InvalidImport, StoreUnavailable
 from server.store.memory import MemoryStore
 from tests.dialects.test_bad_input import MARK, assert_says_nothing_of_us
@@ -41,7 +41,8 @@ QUESTION, ANSWER, FAILED = (f"run_{digit * 32}" for digit in "abc")
 def exported(file_format: str) -> bytes:
     """A file with two completed runs, a failed one, and a message without a run."""
     store, client = empty_server()
-    first = Run("hi", id=QUESTION, created=1.5, status="completed", text="re: hi", ended=2.5)
+    usage = Usage(7, 2, 9)
+    first = Run("hi", id=QUESTION, created=1.5, status="completed", text="re: hi", usage=usage, ended=2.5)
     second = Run("and\nthen", "r1", 3.0, ANSWER, "completed", "that", ended=4.0, replaces=QUESTION)
     failed = Run("bad", id=FAILED, created=5.0, status="failed", ended=6.0, error=RunError("upstream_cut", "It broke."))
     lone = Message.of("assistant", "by the way", None, 7.0, metadata={"a": [1]})
@@ -210,6 +211,7 @@ class TestBrokenFiles:
                 f'"response_format":{{"type":"{MARK}"}}',
                 "the response_format of this conversation",
             ),
+            ('"prompt_tokens":7', '"prompt_tokens":1000000001', "the usage of this run"),
             ('"version":1', '"version":2', "another version"),
             ('"format":"conversation-server"', f'"format":"{MARK}"', "no export of this server"),
         ],
@@ -245,6 +247,13 @@ class TestBrokenFiles:
         lines = exported.splitlines(keepends=True)
         assert refusal(client, b"".join(lines[:missing] + lines[missing + 1 :]), KINDS["jsonl"])
         assert refusal(client, b"".join(lines[1:]), KINDS["jsonl"]).startswith("Line 1: ")
+
+    @pytest.mark.parametrize("file_format", ["jsonl"])
+    @pytest.mark.parametrize("count", ['"x"', "[]", "1.5", "-1", "1e300", "{}"])
+    def test_counts_that_are_none_are_told(self, client: FlaskClient, exported: bytes, count: str) -> None:
+        for name in ("run_count", "message_count"):
+            broken = re.sub(rf'"{name}":\d+', f'"{name}":{count}', exported.decode())
+            assert refusal(client, broken, KINDS["jsonl"]).startswith(f"Line 1: the {name} of this conversation")
 
     @pytest.mark.parametrize("file_format", ["json"])
     @pytest.mark.parametrize("name", ["conversation", "messages", "runs", "version"])
@@ -282,6 +291,76 @@ class TestBrokenFiles:
         assert refusal(client, line * 4) == "Line 4: the file has more than 3 conversations; split it."
         messages = ",\n".join(['{"role": "user", "content": "hi"}'] * 10)
         assert "more than 10 messages and runs" in refusal(client, f"[{messages}]")
+
+
+def turn(options: dict[str, Any], **fields: Any) -> str:
+    """An export with one turn."""
+    run = Run("hi", id=QUESTION, created=1.5, status="completed", text="hello", ended=2.5)
+    asked, replied = (export_format.dump_message(each) for each in run.history_messages())
+    conversation = {"client_name": "ada", "created_at": 1, "last_used_at": 2, **fields}
+    known = {"format": "conversation-server", "version": 1, "conversation": conversation}
+    return json.dumps(
+        {**known, "runs": [{**export_format.dump_run(run), "options": options}], "messages": [asked, replied]}
+    )
+
+
+class TestOptions:
+    """A run that is repeated goes upstream with its options, so they are only such as a request can make."""
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            *(
+                {"parameters": {name: value}}
+                for name, value in {
+                    "model": "evil",
+                    "n": 3,
+                    "stream": True,
+                    "store": True,
+                    "user": "x",
+                    "safety_identifier": "x",
+                    "stream_options": None,
+                    "extra_headers": {"a": "b"},
+                    "messages": [],
+                    "timeout": 1,
+                    "temperature": "hot",
+                    "top_p": 2,
+                    "max_completion_tokens": 1.5,
+                    "reasoning_effort": "x",
+                    "response_format": {"type": "json_schema"},
+                    "logprobs": "x",
+                    "top_logprobs": 99,
+                    "tools": 5,
+                    "tool_choice": "auto",
+                    "parallel_tool_calls": 1,
+                }.items()
+            ),
+            {"parameters": {"tools": [{"type": "file_search"}]}},
+            {"model": ""},
+            {"model": "a\n"},
+            {"system_prompt": "a\0b"},
+            {"last_messages": 10**10},
+        ],
+    )
+    def test_any_others_are_refused(self, client: FlaskClient, options: dict[str, Any]) -> None:
+        assert "the options of this run" in refusal(client, turn(options))
+
+    def test_a_whole_number_may_be_written_as_a_decimal_one(
+        self, client: FlaskClient, upstream: SteeredUpstream
+    ) -> None:
+        decimal = {"last_messages": 1.0, "parameters": {"max_completion_tokens": 7.0, "top_logprobs": 2.0}}
+        assert load(client, turn(decimal, max_completion_tokens=9.0)).status_code == 200
+        exported = export(client, "ada").json
+        options = exported["runs"][0]["options"]
+        numbers = (
+            options["last_messages"],
+            *options["parameters"].values(),
+            exported["conversation"]["max_completion_tokens"],
+        )
+        assert [repr(each) for each in numbers] == ["1", "7", "2", "9"]
+        run_id = client.post("/conversations/regenerate", json={"client_name": "ada"}).json["id"]
+        assert "re: hi" in client.get(f"/chat/stream/{run_id}").text
+        assert upstream.requests[-1].parameters == {"max_completion_tokens": 7, "top_logprobs": 2}
 
 
 class TestRequest:

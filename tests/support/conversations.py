@@ -36,6 +36,25 @@ def ids(kind: str) -> st.SearchStrategy[str]:
     return st.binary(min_size=16, max_size=16).map(lambda each: f"{kind}_{each.hex()}")
 
 
+NAMES = st.text(st.characters(codec="utf-8", categories=("L", "M", "N", "P", "S", "Zs")), min_size=1, max_size=30)
+FUNCTIONS = st.fixed_dictionaries({"type": st.just("function"), "function": st.just({"name": "look_up"})})
+PARAMETERS = st.fixed_dictionaries(
+    {},
+    optional={
+        "temperature": st.floats(0, 2) | st.just(0),
+        "top_p": st.floats(0, 1),
+        "max_completion_tokens": st.integers(1, 10**9),
+        "reasoning_effort": st.sampled_from(["none", "high"]),
+        "response_format": st.sampled_from(
+            [{"type": "json_object"}, {"type": "json_schema", "json_schema": {"name": "a", "schema": {"b": 1}}}]
+        ),
+        "logprobs": st.just(True),
+        "top_logprobs": st.integers(0, 20),
+        "tools": st.lists(FUNCTIONS, min_size=1, max_size=2),
+        "tool_choice": st.sampled_from(["none", "required"]) | FUNCTIONS,
+        "parallel_tool_calls": st.just(False),
+    },
+)
 CALLS = st.builds(ToolCall, TEXTS, TEXTS, TEXTS, st.none() | TEXTS, OBJECTS)
 STEPS = st.builds(
     lambda calls, *rest: Step(tuple(calls), *rest),
@@ -45,7 +64,9 @@ STEPS = st.builds(
     st.none() | TIMES,
     OBJECTS,
 )
-OPTIONS = st.builds(RunOptions, st.none() | TEXTS, st.none() | TEXTS, OBJECTS, st.none() | st.integers(0, 9), OBJECTS)
+OPTIONS = st.builds(
+    RunOptions, st.none() | NAMES, st.none() | QUESTIONS, PARAMETERS, st.none() | st.integers(0, 9), OBJECTS
+)
 RUNS = st.builds(
     lambda steps, **fields: Run(steps=tuple(steps), **fields),
     st.lists(STEPS, max_size=2),
@@ -68,7 +89,6 @@ RUNS = st.builds(
     logprobs=st.none() | st.lists(OBJECTS, max_size=2),
     replaces=st.none() | ids("run"),
 )
-NAMES = st.text(st.characters(codec="utf-8", categories=("L", "M", "N", "P", "S", "Zs")), min_size=1, max_size=30)
 CHANGES = st.fixed_dictionaries(
     {},
     optional={
