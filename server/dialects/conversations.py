@@ -58,6 +58,8 @@ def _serve_conversations(bp: Blueprint, contract: Contract, core: Core) -> None:
         if body.get("model") is not None:
             core.models.require_listed(body["model"])
         changes = {name: body[name] for name in ("model", "metadata", *SETTINGS) if name in body}
+        if changes.get("max_completion_tokens") is not None:
+            changes["max_completion_tokens"] = int(changes["max_completion_tokens"])  # It may be 10.0.
         return _dump_conversation(core, core.conversations.update(body["client_name"], changes))
 
     @contract.serves(bp, "deleteConversation")

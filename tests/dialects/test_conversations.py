@@ -212,6 +212,13 @@ class TestSettings:
         assert again["revision"] != changed["revision"]
         assert update(client, title=None, top_p=None, metadata=None)["metadata"] is None
 
+    def test_a_whole_number_may_be_written_as_a_decimal_one(
+        self, client: FlaskClient, upstream: SteeredUpstream
+    ) -> None:
+        assert repr(update(client, max_completion_tokens=10.0)["max_completion_tokens"]) == "10"
+        ask(client, "hi")
+        assert repr(upstream.requests[-1].parameters["max_completion_tokens"]) == "10"
+
     @pytest.mark.parametrize(
         "changes",
         [

@@ -216,6 +216,12 @@ class TestWhatARunIsAskedWith:
         assert sent_messages(upstream) == [("system", "Be kind."), ("user", "Hi")]
         app.extensions["runner"].shut_down(0)
 
+    def test_whole_numbers_may_be_written_as_decimal_ones(self, client: FlaskClient, upstream: SteeredUpstream) -> None:
+        strategy = {"type": "last_messages", "last_messages": 1.0}
+        run_thread(client, thread(client, "one", "two"), truncation_strategy=strategy, max_completion_tokens=10.0)
+        assert [content for role, content in sent_messages(upstream) if role == "user"] == ["two"]
+        assert repr(upstream.requests[-1].parameters["max_completion_tokens"]) == "10"
+
     @pytest.mark.parametrize("limit", range(1, 6))
     def test_last_messages_are_exactly_so_many(
         self, client: FlaskClient, upstream: SteeredUpstream, limit: int

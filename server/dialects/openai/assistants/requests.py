@@ -71,6 +71,8 @@ def _pick(fields: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
 
 def _build_parameters(details: Mapping[str, Any]) -> dict[str, Any]:
     parameters = _pick(details, PARAMETERS)
+    if "max_completion_tokens" in parameters:
+        parameters["max_completion_tokens"] = int(parameters["max_completion_tokens"])  # It may be 10.0.
     if details["response_format"] != "auto":
         parameters["response_format"] = details["response_format"]
     tools, choice = details["tools"], details["tool_choice"]
@@ -88,5 +90,5 @@ def _build_parameters(details: Mapping[str, Any]) -> dict[str, Any]:
 
 def _parse_last_messages(strategy: Mapping[str, Any]) -> int | None:
     """How many messages of the history are sent at most; None for as many as the server allows."""
-    limit: int | None = strategy["last_messages"] if strategy["type"] == "last_messages" else None
-    return limit
+    limit = strategy["last_messages"] if strategy["type"] == "last_messages" else None
+    return None if limit is None else int(limit)
