@@ -28,6 +28,8 @@ export class Conversation extends EventTarget {
   #next = null;
   #failed = new Map();
   #writings = new Map();
+  /** The run that was to take the place of a turn, and was stopped: it is told until the next one begins. */
+  #stopped = null;
   #hasMoreRuns = false;
   #isLoadingOlder = false;
   #refreshing = null;
@@ -241,9 +243,11 @@ export class Conversation extends EventTarget {
       Object.assign(writing.run, run);
       return;
     }
+    this.#stopped = null;
     const writing = new Writing(run);
     this.#writings.set(run.id, writing);
     writing.addEventListener("end", async () => {
+      if (run.replaces && writing.status === "cancelled") this.#stopped = { ...run, status: "cancelled", text: writing.text };
       this.dispatchEvent(new CustomEvent("end", { detail: writing }));
       this.#tell("change");
       for (;;) {
@@ -264,7 +268,7 @@ export class Conversation extends EventTarget {
 
   /**
    * The turns in the order of time. Each is {key, question, asked, reply, status, …}: `isTurn` if the model remembers
-   * it, `writing` while its reply is written, `replacement` while another takes its place, `attempt` if that failed.
+   * it, `writing` while its reply is written, `replacement` while another takes its place, `attempt` if that failed or was stopped.
    */
   turns() {
     const turns = [];
@@ -282,6 +286,7 @@ export class Conversation extends EventTarget {
     }
     const oldest = this.#next === null ? "" : (turns[0]?.asked ?? "");
     for (const run of this.#failed.values()) this.#place(turns, run, oldest);
+    if (this.#stopped) this.#place(turns, this.#stopped, oldest);
     for (const writing of this.#writings.values()) placeWriting(turns, writing);
     if (this.sending) turns.push({ key: "sending", question: this.sending.text, asked: this.sending.at, status: "sending" });
     return turns;

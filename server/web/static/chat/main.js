@@ -48,7 +48,7 @@ const composer = new Composer(find(".composer"), {
 });
 const log = new Log(find(".log"), find(".jump"), {
   regenerate: (turn) => begin(() => current.regenerate(turn.run_id, panel.logprobs)),
-  retry: (turn, run_id) => begin(() => current.retry(run_id)),
+  retry: (run_id) => begin(() => current.retry(run_id)),
   edit: (turn, text) => begin(() => current.edit(turn.run_id, text, panel.logprobs)),
   takeBack: (turn) => composer.fill(turn.question),
   changed: () => show(),

@@ -8,7 +8,8 @@ import { errorDetail, errorSentence, t } from "./words.js";
 
 /** What is shorter would be shown as 0. */
 const LEAST_SECONDS = 0.05;
-const UNREMEMBERED = ["failed", "interrupted", "expired", "sending"];
+const FAILED = ["failed", "interrupted", "expired"];
+const UNREMEMBERED = [...FAILED, "sending"];
 
 /** Replies that are far from the screen are plain text; near it they are rendered. */
 const nearby = new IntersectionObserver(
@@ -72,6 +73,7 @@ export class Turn {
   #reply = new Reply();
   #fresh = null;
   #notes = h("div", { class: "notes" });
+  #attempt = null;
   #state = h("span", { class: "state" });
   #actions = h("span", { class: "actions" });
   #numbers = h("span", { class: "numbers" });
@@ -82,7 +84,7 @@ export class Turn {
   #shown = "";
   #on;
 
-  /** `on` has what the buttons do: regenerate, retry, edit and takeBack, each with the model of the turn. */
+  /** `on` has what the buttons do: regenerate, edit and takeBack with the model of the turn, retry with the run. */
   constructor(on) {
     this.#on = on;
     const meta = h("div", { class: "meta" }, this.#state, this.#actions, this.#numbers);
@@ -118,6 +120,7 @@ export class Turn {
     this.#slip.classList.toggle("unremembered", UNREMEMBERED.includes(status) || (status === "cancelled" && !model.isTurn));
     this.#showSlip(model, isLast && !isBusy);
     this.#showNotes(model, isRetried);
+    this.#showAttempt(model, isLast && !isBusy, isRetried);
     this.#showMeta(model, isLast && !isBusy);
     this.#showProbabilities(writing ? writing.logprobs : logprobs);
     this.tick();
@@ -216,14 +219,39 @@ export class Turn {
 
   #showNotes(model, isRetried) {
     this.#notes.replaceChildren();
-    const run = model.attempt ?? model;
-    const hasFailed = ["failed", "interrupted", "expired"].includes(run.status);
-    if (!hasFailed || model.writing || model.replacement) return;
-    const code = run.error?.code ?? (run.status === "interrupted" ? "run_interrupted" : "other");
-    const retry = h("button", { class: "outlined", type: "button", onclick: () => this.#on.retry(model, run.id ?? run.run_id) }, t("log.retry"));
-    const why = h("p", {}, errorDetail(Boolean(run.text ?? run.reply)), " ", h("code", {}, code));
-    const text = h("div", {}, h("strong", {}, errorSentence(code, run.error?.error)), why);
-    this.#notes.append(h("div", { class: `note ${run.status === "interrupted" ? "unsettled" : ""}` }, text, isRetried ? null : retry));
+    if (!FAILED.includes(model.status) || model.writing || model.replacement) return;
+    this.#notes.append(failureNote(model, Boolean(model.reply), isRetried ? null : this.#retryButton(model.run_id)));
+  }
+
+  /** What was to take the place of the turn stands below it: its question if that has other words, its text, and a note. */
+  #showAttempt(model, mayEdit, isRetried) {
+    this.#attempt?.remove();
+    this.#attempt = null;
+    const { attempt, replacement } = model;
+    if (!attempt || replacement) return;
+    const { id, input, text, status } = attempt;
+    const isEdited = input !== model.question;
+    if (!isEdited && !text && status === "cancelled") return;
+    const question = h("div", { class: "question" });
+    renderQuestion(question, input);
+    const reply = new Reply();
+    reply.set(text ?? "");
+    let note;
+    if (status === "cancelled") note = stoppedNote(mayEdit ? this.#againButton(model, isEdited) : null);
+    else note = failureNote(attempt, Boolean(text), isRetried ? null : this.#retryButton(id));
+    const slip = isEdited ? h("div", { class: "slip unremembered" }, question) : null;
+    this.#attempt = h("div", { class: "attempt" }, slip, reply.element, note);
+    this.element.append(this.#attempt);
+  }
+
+  #retryButton(run_id) {
+    return h("button", { class: "outlined", type: "button", onclick: () => this.#on.retry(run_id) }, t("log.retry"));
+  }
+
+  /** For what was stopped: other words return to the box in which they were written. */
+  #againButton(model, isEdited) {
+    const again = isEdited ? () => this.edit(model.attempt.input) : () => this.#on.regenerate(model);
+    return h("button", { class: "outlined", type: "button", onclick: again }, t(isEdited ? "log.edit" : "log.retry"));
   }
 
   #showMeta(model, mayRegenerate) {
@@ -277,10 +305,10 @@ export class Turn {
     import("./probabilities.js").then(({ renderProbabilities }) => renderProbabilities(element, logprobs));
   }
 
-  /** Edit the question in its place. */
-  edit() {
-    if (this.#editor) return;
-    const box = h("textarea", { class: "edit-box", value: this.model.question, rows: 1, "aria-label": t("log.edit") });
+  /** Edit the question in its place, beginning with `words`. */
+  edit(words = this.model.question) {
+    if (this.#editor) return this.#editor.querySelector("textarea").focus();
+    const box = h("textarea", { class: "edit-box", value: words, rows: 1, "aria-label": t("log.edit") });
     const fit = () => {
       box.style.height = "auto";
       box.style.height = `${Math.min(box.scrollHeight, innerHeight / 2)}px`;
@@ -301,7 +329,7 @@ export class Turn {
     this.#slip.hidden = true;
     this.#slip.after(this.#editor);
     fit();
-    box.focus();
+    return box.focus();
   }
 
   cancelEdit() {
@@ -313,6 +341,18 @@ export class Turn {
     this.#on.changed();
   }
 }
+
+const noteOf = (kind, title, words, button) =>
+  h("div", { class: `note ${kind}` }, h("div", {}, h("strong", {}, title), h("p", {}, words)), button);
+
+function failureNote({ status, error }, hasText, button) {
+  const isInterrupted = status === "interrupted";
+  const code = error?.code ?? (isInterrupted ? "run_interrupted" : "other");
+  const words = [errorDetail(hasText), " ", h("code", {}, code)];
+  return noteOf(isInterrupted ? "unsettled" : "", errorSentence(code, error?.error), words, button);
+}
+
+const stoppedNote = (button) => noteOf("stopped", t("state.stopped"), t("log.stopped_attempt"), button);
 
 const WAITING = { queued: "state.queued", requires_action: "state.tool" };
 

@@ -51,6 +51,10 @@ const WORDS = {
   "log.jump": ["맨 아래로", "Jump to latest"],
   "log.earlier": ["앞의 답", "Earlier reply"],
   "log.stays": ["새 답이 끝날 때까지 남습니다", "stays until the new one is done"],
+  "log.stopped_attempt": [
+    "앞의 답이 그대로 남습니다. 이 글은 다음 차례까지만 보입니다.",
+    "The earlier reply stays. This one is shown until the next turn.",
+  ],
   "log.show": ["보기", "Show"],
   "log.hide": ["접기", "Hide"],
   "log.question": ["질문", "Question"],
