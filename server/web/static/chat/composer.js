@@ -98,7 +98,7 @@ export class Composer {
     if (event.key === "Enter" && !event.shiftKey && !isComposing) {
       event.preventDefault();
       this.submit();
-    } else if (event.key === "ArrowUp" && !isComposing && !this.#box.value) {
+    } else if (event.key === "ArrowUp" && !isComposing && !hasModifier(event) && !this.#box.value) {
       if (this.#on.editLast()) event.preventDefault();
     }
   }
@@ -137,6 +137,8 @@ export class Composer {
     setText(this.#right, isWriting ? t("hint.stop") : replayed ? t("hint.replay", number(replayed)) : "");
   }
 }
+
+const hasModifier = ({ altKey, ctrlKey, metaKey, shiftKey }) => altKey || ctrlKey || metaKey || shiftKey;
 
 function hintOf(isLost, isWriting) {
   if (isLost) return t("hint.offline");
