@@ -247,9 +247,8 @@ export class Panel {
   #explain(error) {
     const line = /\bline (\d+)/i.exec(error.message)?.[1];
     if (error.code === "conversation_exists") {
-      const name = /[‘"“](.+?)[’"”]/.exec(error.message)?.[1] ?? this.#file.name.replace(/\.jsonl?$/, "");
       const copy = h("button", { class: "outlined", type: "button", onclick: () => this.#import("copy") }, t("import.copy"));
-      return [h("p", {}, t("import.exists", name)), copy];
+      return [h("p", {}, t("import.exists")), copy];
     }
     const isBroken = error.status === 400;
     const text = isBroken ? (line ? t("import.line", line) : language() === "en" && error.message ? error.message : t("import.unreadable")) : errorSentence(error.code, error.message, error.seconds);

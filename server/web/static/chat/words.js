@@ -205,10 +205,7 @@ const WORDS = {
     (conversations, left) =>
       `${few(conversations, "conversation", "conversations")} imported${left ? `; ${few(left, "part that is not text was", "parts that are not text were")} left out` : ""}.`,
   ],
-  "import.exists": [
-    (name) => `‘${name}’${particle(name, "은", "는")} 이미 있습니다.`,
-    (name) => `"${name}" exists already.`,
-  ],
+  "import.exists": ["같은 이름의 대화가 이미 있습니다.", "A conversation of that name exists already."],
   "import.copy": ["사본으로 가져오기", "Import as a copy"],
   "import.line": [
     (line) => `${line}번째 줄을 읽을 수 없어 아무것도 바꾸지 않았습니다.`,

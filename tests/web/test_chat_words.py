@@ -1,0 +1,29 @@
+"""What the page says of imports, clearing, presets and a lost connection, in words that hold."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, expect
+
+from tests.support.chat_page import ENGLISH, ChatPage, open_chat
+from tests.support.process import ServerProcess
+
+KOREAN: dict[str, Any] = {**ENGLISH, "locale": "ko-KR"}
+
+
+def name_of(chat: ChatPage) -> str:
+    return chat.page.locator(".head .name").inner_text()
+
+
+class TestImports:
+    def test_a_name_that_is_taken_is_not_told_as_the_name_of_the_file(
+        self, browser: Browser, chat_server: ServerProcess, tmp_path: Path
+    ) -> None:
+        chat_server.query("taken", "hello")
+        file = tmp_path / "backup (1).json"
+        file.write_text(json.dumps(chat_server.ask("GET", "/conversations/export?client_name=taken")[1]))
+        with open_chat(browser, chat_server.url, ignored="status of 409") as chat:
+            chat.open_settings()
+            chat.page.locator("input[type=file]").set_input_files(file)
+            expect(chat.settings.get_by_text("A conversation of that name exists already.")).to_be_visible()
