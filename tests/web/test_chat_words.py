@@ -27,3 +27,17 @@ class TestImports:
             chat.open_settings()
             chat.page.locator("input[type=file]").set_input_files(file)
             expect(chat.settings.get_by_text("A conversation of that name exists already.")).to_be_visible()
+
+    def test_what_was_imported_is_told_although_it_is_opened(
+        self, browser: Browser, chat_server: ServerProcess, tmp_path: Path
+    ) -> None:
+        chat_server.query("exported", "hello")
+        file = tmp_path / "exported.json"
+        exported = json.dumps(chat_server.ask("GET", "/conversations/export?client_name=exported")[1])
+        file.write_text(exported.replace('"exported"', '"imported"'))
+        with open_chat(browser, chat_server.url) as chat:
+            chat.open_settings()
+            chat.page.locator("input[type=file]").set_input_files(file)
+            expect(chat.page.locator(".head .name")).to_have_text("imported")
+            told = chat.settings.get_by_role("status").filter(has_text="1 conversation imported.")
+            expect(told).to_be_visible()

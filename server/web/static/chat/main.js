@@ -242,9 +242,10 @@ async function clear() {
   await list.read().catch(ignoreRefusal);
 }
 
-async function imported({ conversations }) {
+async function imported({ conversations }, words) {
   await list.read().catch(ignoreRefusal);
   if (conversations.length === 1) await go(conversations[0].client_name);
+  if (!drawers.isPanelOpen) tell(words); // Opening closes the panel on narrow pages.
 }
 
 function panelOpened() {

@@ -21,7 +21,7 @@ export class Panel {
   #saving = null;
   #file = null;
 
-  /** `on` has imported(result), clear() and shortcuts(). */
+  /** `on` has imported(result, words), clear() and shortcuts(). */
   constructor(root, on) {
     this.#root = root;
     this.#on = on;
@@ -237,8 +237,9 @@ export class Panel {
     try {
       const done = await request("POST", "conversations/import", { query: { on_conflict }, body: file, headers: { "Content-Type": type } });
       const left = Object.values(done.skipped).reduce((sum, count) => sum + count, 0);
-      result.replaceChildren(h("p", {}, t("import.done", number(done.conversations.length), left && number(left))));
-      this.#on.imported(done);
+      const words = t("import.done", number(done.conversations.length), left && number(left));
+      await this.#on.imported(done, words); // It opens another conversation, with an empty result.
+      result.replaceChildren(h("p", {}, words));
     } catch (error) {
       result.replaceChildren(...this.#explain(error));
     }
