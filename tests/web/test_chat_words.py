@@ -41,3 +41,14 @@ class TestImports:
             expect(chat.page.locator(".head .name")).to_have_text("imported")
             told = chat.settings.get_by_role("status").filter(has_text="1 conversation imported.")
             expect(told).to_be_visible()
+
+
+class TestClearing:
+    def test_the_title_is_the_name_at_once(self, chat: ChatPage) -> None:
+        chat.ask("hello")
+        chat.open_settings()
+        chat.button("Clear").click()
+        chat.page.get_by_role("dialog").get_by_role("button", name="Clear").click()
+        expect(chat.page.get_by_text("Ask anything.")).to_be_visible()
+        expect(chat.page.get_by_role("heading", level=1)).to_have_text(name_of(chat))
+        expect(chat.page).to_have_title(f"{name_of(chat)} — Conversations")

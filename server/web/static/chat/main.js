@@ -130,7 +130,7 @@ function replayed() {
 function showHead() {
   const title = current.details?.title ?? list.find(current.name)?.title ?? "";
   const first = log.first?.model.question ?? "";
-  const heading = title || first.slice(0, 80) || t("list.new");
+  const heading = title || first.slice(0, 80) || (current.isKnown ? current.name : t("list.new"));
   setText(find("h1"), heading);
   setText(find(".head .name"), current.name);
   setText(find(".model-name"), panel.model);
@@ -240,6 +240,7 @@ async function clear() {
   if (!isSure) return;
   await current.clear().catch((error) => composer.showProblem(error));
   await list.read().catch(ignoreRefusal);
+  showHead();
 }
 
 async function imported({ conversations }, words) {
