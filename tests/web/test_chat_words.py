@@ -52,3 +52,11 @@ class TestClearing:
         expect(chat.page.get_by_text("Ask anything.")).to_be_visible()
         expect(chat.page.get_by_role("heading", level=1)).to_have_text(name_of(chat))
         expect(chat.page).to_have_title(f"{name_of(chat)} — Conversations")
+
+    def test_a_history_that_was_cleared_elsewhere_is_missed_in_words(
+        self, chat: ChatPage, chat_server: ServerProcess
+    ) -> None:
+        chat.ask("hello")
+        chat_server.ask("DELETE", f"/history?client_name={name_of(chat)}")
+        expect(chat.page.get_by_text("The history was cleared elsewhere.")).to_be_in_viewport()
+        expect(chat.page.locator(".problem")).to_be_visible()

@@ -34,6 +34,7 @@ export class Conversation extends EventTarget {
   #isLoadingOlder = false;
   #refreshing = null;
   #stopsNext = false;
+  #isClearing = false;
 
   constructor(name, isKnown) {
     super();
@@ -115,7 +116,7 @@ export class Conversation extends EventTarget {
     const joined = index < 0 ? page.messages : [...this.messages.slice(0, index), ...page.messages];
     const isWhole = this.#next === null && index >= 0;
     if (index < 0 || (isWhole && joined.length !== page.message_count)) {
-      if (this.messages.length && !page.message_count) this.#tell("cleared");
+      if (this.messages.length && !page.message_count && !this.#isClearing) this.#tell("cleared");
       this.messages = page.messages;
       this.#next = page.next ?? null;
     } else {
@@ -212,7 +213,12 @@ export class Conversation extends EventTarget {
   }
 
   async clear() {
-    await request("DELETE", "history", { query: { client_name: this.name } });
+    this.#isClearing = true;
+    try {
+      await request("DELETE", "history", { query: { client_name: this.name } });
+    } finally {
+      this.#isClearing = false;
+    }
     this.messages = [];
     this.#next = null;
     this.#failed.clear();

@@ -85,7 +85,7 @@ function take(conversation) {
   current = conversation;
   conversation.addEventListener("change", () => conversation === current && show());
   conversation.addEventListener("end", ({ detail }) => conversation === current && announceEnd(detail));
-  conversation.addEventListener("cleared", () => conversation === current && tell(t("elsewhere.cleared")));
+  conversation.addEventListener("cleared", () => conversation === current && composer.showNotice(t("elsewhere.cleared")));
   list.open(conversation.name);
   composer.open(conversation.name);
   panel.open(conversation);
