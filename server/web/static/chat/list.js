@@ -164,7 +164,10 @@ export class List {
   #arrange(wanted) {
     for (const [name, row] of this.#rows)
       if (!wanted.includes(name)) {
+        const neighbour = row.element.nextElementSibling ?? row.element.previousElementSibling;
+        const hadFocus = row.element.contains(document.activeElement);
         row.element.remove();
+        if (hadFocus) neighbour?.querySelector("a").focus();
         this.#rows.delete(name);
       }
     let place = this.#ul.firstChild;

@@ -52,6 +52,7 @@ const log = new Log(find(".log"), find(".jump"), {
   edit: (turn, text) => begin(() => current.edit(turn.run_id, text, panel.logprobs)),
   takeBack: (turn) => composer.fill(turn.question),
   changed: () => show(),
+  left: () => focusBox(),
   loadOlder: () => current.loadOlder().catch(ignoreRefusal),
 });
 const list = new List(find("#list"), { open: (name) => go(name), rename, remove });
@@ -160,7 +161,7 @@ async function begin(action) {
   try {
     await action();
     log.startFollowing();
-    if (document.activeElement === document.body && !drawers.isNarrow) composer.focus();
+    if (document.activeElement === document.body) focusBox();
     tell(t("state.writing"));
     return true;
   } catch (error) {
@@ -168,6 +169,12 @@ async function begin(action) {
     composer.showProblem(error);
     return false;
   }
+}
+
+/** The place for the focus when the control that had it goes away. On a phone the box would call the keyboard. */
+function focusBox() {
+  if (drawers.isNarrow) find(".log").focus({ preventScroll: true });
+  else composer.focus();
 }
 
 function editLast() {
@@ -301,6 +308,7 @@ connection.addEventListener("change", () => {
 });
 find(".banner button").addEventListener("click", () => connection.connectNow());
 find(".new").addEventListener("click", startNew);
+find(".jump").addEventListener("click", () => focusBox());
 
 const copyLast = () => {
   const { last } = log;
@@ -345,7 +353,7 @@ function escape(event) {
   if (list.renaming) list.cancelRenaming();
   else if (log.editing) {
     log.editing.cancelEdit();
-    composer.focus();
+    focusBox();
   } else if (drawers.closeNarrow()) return;
   else if (current?.isBusy) current.stop();
   else drawers.closePanel();

@@ -115,7 +115,10 @@ export class Panel {
     const temperature = this.#find("#temperature");
     temperature.addEventListener("input", () => this.#showTemperature(Number(temperature.value)));
     temperature.addEventListener("change", () => this.#save({ temperature: Number(temperature.value) }));
-    this.#find(".default").addEventListener("click", () => this.#save({ temperature: null }));
+    this.#find(".default").addEventListener("click", () => {
+      temperature.focus(); // The button goes away.
+      this.#save({ temperature: null });
+    });
     this.#find("#json").addEventListener("change", (event) =>
       this.#save({ response_format: event.target.checked ? { type: "json_object" } : null }),
     );

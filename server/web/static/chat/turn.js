@@ -84,7 +84,7 @@ export class Turn {
   #shown = "";
   #on;
 
-  /** `on` has what the buttons do: regenerate, edit and takeBack with the model of the turn, retry with the run. */
+  /** `on` has what the buttons do: regenerate, edit and takeBack with the model of the turn, retry with the run, and left. */
   constructor(on) {
     this.#on = on;
     const meta = h("div", { class: "meta" }, this.#state, this.#actions, this.#numbers);
@@ -334,9 +334,11 @@ export class Turn {
 
   cancelEdit() {
     if (!this.#editor) return;
+    const hadFocus = this.#editor.contains(document.activeElement);
     this.#editor.remove();
     this.#editor = null;
     this.#slip.hidden = false;
+    if (hadFocus) this.#on.left();
     this.#shown = "";
     this.#on.changed();
   }
