@@ -96,12 +96,12 @@ function tokenList(tokens) {
     popover.replaceChildren(...tokens[at].alternatives.map(alternativeElement));
     popover.hidden = false;
     span.scrollIntoView({ block: "nearest" });
-    placeBelow(popover, span);
+    place(popover, span);
   };
 
   list.addEventListener("focus", () => list.matches(":focus-visible") && show(Math.max(at, 0)));
   list.addEventListener("blur", leave);
-  list.addEventListener("scroll", () => !popover.hidden && placeBelow(popover, spans[at]), { passive: true });
+  list.addEventListener("scroll", () => !popover.hidden && place(popover, spans[at]), { passive: true });
   list.addEventListener("keydown", (event) => {
     const moves = { ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1, Home: 0, End: spans.length };
     const isPlain = !(event.altKey || event.ctrlKey || event.metaKey || event.shiftKey);
@@ -138,10 +138,20 @@ function alternativeElement({ text, share, isChosen }) {
   return h("div", { class: isChosen ? "chosen" : undefined }, word, bar, h("span", { class: "share" }, percent(share)));
 }
 
-function placeBelow(popover, span) {
+/** Beside the token and not over it: below, or above if there is no room below. */
+function place(popover, span) {
   const frame = popover.parentElement.getBoundingClientRect();
-  const box = span.getClientRects()[0] ?? span.getBoundingClientRect();
-  const left = Math.min(box.left - frame.left, frame.width - popover.offsetWidth - MARGIN);
+  const lines = span.firstElementChild.getClientRects();
+  const [first, last] = [lines[0], lines[lines.length - 1]];
+  const isBelow = last.bottom + MARGIN + popover.offsetHeight <= lowestEdge(popover);
+  const left = Math.min((isBelow ? last : first).left - frame.left, frame.width - popover.offsetWidth - MARGIN);
   popover.style.left = `${Math.max(MARGIN, left)}px`;
-  popover.style.top = `${box.bottom - frame.top + MARGIN}px`;
+  const top = isBelow ? last.bottom + MARGIN : first.top - MARGIN - popover.offsetHeight;
+  popover.style.top = `${top - frame.top}px`;
+}
+
+/** What lies further down is cut off by the log or by its turn. */
+function lowestEdge(popover) {
+  const edges = [".scroller", ".turn"].map((each) => popover.closest(each)?.getBoundingClientRect().bottom);
+  return Math.min(innerHeight, ...edges.filter((edge) => edge !== undefined));
 }

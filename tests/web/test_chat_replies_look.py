@@ -1,0 +1,39 @@
+"""Where the parts of a reply stand: the bars of its code, and what was possible in place of a token."""
+
+from playwright.sync_api import Locator
+
+from tests.support.chat_page import ChatPage
+
+
+def box_of(element: Locator) -> dict[str, float]:
+    box = element.bounding_box()
+    assert box is not None
+    return dict(box)
+
+
+class TestProbabilities:
+    def test_what_was_possible_lies_above_if_there_is_no_room_below_and_never_over_the_token(
+        self, chat: ChatPage
+    ) -> None:
+        chat.ask("hello")
+        chat.page.evaluate("""async () => {
+          const main = document.querySelector("script[type=module]").src;
+          const { renderProbabilities } = await import(main.replace("main.js", "probabilities.js"));
+          const turn = document.querySelector("article");
+          const [element, above] = [document.createElement("div"), document.createElement("div")];
+          turn.append(element);
+          turn.before(above);
+          above.style.height = "2000px";
+          turn.classList.remove("fresh");
+          const token = (text) => ({ token: text, logprob: -0.5, top_logprobs: [{ token: "other", logprob: -1 }] });
+          renderProbabilities(element, ["One", "Two", ..."abcdefgh"].map((each) => token(`\\n${each}`)));
+        }""")
+        chat.log.get_by_text("Token probabilities").click()
+        log = box_of(chat.log)
+        for word in ("Two", "h"):
+            token = chat.log.locator(".token > span", has_text=word).last
+            token.click()
+            popover = box_of(chat.log.get_by_role("tooltip"))
+            shown = box_of(token)
+            assert popover["y"] >= shown["y"] + shown["height"] or popover["y"] + popover["height"] <= shown["y"]
+            assert popover["y"] + popover["height"] <= log["y"] + log["height"]
