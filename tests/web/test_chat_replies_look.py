@@ -1,14 +1,22 @@
 """Where the parts of a reply stand: the bars of its code, and what was possible in place of a token."""
 
-from playwright.sync_api import Locator
+from playwright.sync_api import Locator, expect
 
-from tests.support.chat_page import ChatPage
+from tests.support.chat_page import ChatPage, ChatUpstream
 
 
 def box_of(element: Locator) -> dict[str, float]:
     box = element.bounding_box()
     assert box is not None
     return dict(box)
+
+
+class TestCode:
+    def test_the_words_that_unfold_it_stand_below_its_lines(self, chat: ChatPage, model: ChatUpstream) -> None:
+        lines = "\n".join(f"line {each}" for each in range(40))
+        model.hold("code").end("code", f"```text\n{lines}\n```\n")
+        chat.ask("code")
+        expect(chat.button("Show the other 24 lines")).to_have_css("padding-left", "16px")
 
 
 class TestProbabilities:
