@@ -6,7 +6,8 @@ from typing import Any
 
 from playwright.sync_api import Browser, expect
 
-from tests.support.chat_page import ENGLISH, ChatPage, open_chat
+from tests.support.browser import visit
+from tests.support.chat_page import ENGLISH, ChatPage, ChatUpstream, open_chat
 from tests.support.process import ServerProcess
 
 KOREAN: dict[str, Any] = {**ENGLISH, "locale": "ko-KR"}
@@ -60,3 +61,22 @@ class TestClearing:
         chat_server.ask("DELETE", f"/history?client_name={name_of(chat)}")
         expect(chat.page.get_by_text("The history was cleared elsewhere.")).to_be_in_viewport()
         expect(chat.page.locator(".problem")).to_be_visible()
+
+
+class TestOnAPhone:
+    def test_where_a_reply_was_stopped_stands_in_one_line(
+        self, browser: Browser, chat_server: ServerProcess, model: ChatUpstream
+    ) -> None:
+        phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+        replies = model.hold("a story")
+        with visit(browser, f"{chat_server.url}/", **{**KOREAN, **phone}) as page:
+            page.get_by_role("textbox", name="메시지").fill("a story")
+            page.get_by_role("button", name="보내기").click()
+            replies.say("a story", "Once upon ")
+            expect(page.get_by_role("article")).to_contain_text("Once upon")
+            expect(page.locator(".stop .square")).to_have_css("width", "10px")
+            page.get_by_role("button", name="멈추기").click()
+            state = page.get_by_text("멈춤 · 여기까지 저장됨")
+            expect(state).to_be_visible()
+            assert state.evaluate("(each) => each.getClientRects().length") == 1
+            expect(state).to_have_css("height", "20px")
