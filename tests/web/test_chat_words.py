@@ -63,6 +63,25 @@ class TestClearing:
         expect(chat.page.locator(".problem")).to_be_visible()
 
 
+class TestPresets:
+    def test_none_is_shown_as_the_word_preset_and_each_is_known_in_either_language(
+        self, browser: Browser, chat_server: ServerProcess
+    ) -> None:
+        with open_chat(browser, chat_server.url) as chat:
+            chat.open_settings()
+            presets = chat.page.get_by_role("combobox", name="Preset")
+            shown = presets.locator("option:checked")
+            expect(shown).to_have_text("Preset")
+            presets.select_option("Concise")
+            expect(chat.settings.get_by_text("Saved").first).to_be_visible()
+            chat.page.get_by_role("combobox", name="Language").select_option("ko")
+            korean = chat.page.get_by_role("combobox", name="프리셋")
+            expect(korean.locator("option:checked")).to_have_text("간결하게")
+            korean.select_option("없음")
+            expect(chat.page.locator("#system-prompt")).to_have_value("")
+            expect(korean.locator("option:checked")).to_have_text("프리셋")
+
+
 class TestOnAPhone:
     def test_where_a_reply_was_stopped_stands_in_one_line(
         self, browser: Browser, chat_server: ServerProcess, model: ChatUpstream

@@ -5,7 +5,7 @@ import { request } from "./api.js";
 import { h, setText } from "./dom.js";
 import { longDate, number } from "./format.js";
 import { recall, remember } from "./memory.js";
-import { errorSentence, language, t } from "./words.js";
+import { errorSentence, inEachLanguage, language, t } from "./words.js";
 
 const PRESETS = ["concise", "translator", "code_review", "plain_words"];
 const SAVED_MS = 1500;
@@ -106,7 +106,7 @@ export class Panel {
     });
     prompt.addEventListener("blur", () => this.#saveTyped());
     const presets = this.#find(".preset select");
-    presets.append(h("option", { value: "custom", hidden: true }, t("panel.preset")), h("option", { value: "" }, t("preset.none")));
+    presets.append(h("option", { value: "other", hidden: true }, t("panel.preset")), h("option", { value: "" }, t("preset.none")));
     presets.append(...PRESETS.map((each) => h("option", { value: each }, t(`preset.${each}`))));
     presets.addEventListener("change", () => {
       prompt.value = presets.value ? t(`preset.${presets.value}.text`) : "";
@@ -174,8 +174,8 @@ export class Panel {
   }
 
   #showPreset(text) {
-    const preset = PRESETS.find((each) => t(`preset.${each}.text`) === text);
-    this.#find(".preset select").value = preset ?? (text ? "custom" : "");
+    const preset = PRESETS.find((each) => inEachLanguage(`preset.${each}.text`).includes(text));
+    this.#find(".preset select").value = preset ?? "other";
   }
 
   #showTemperature(value) {

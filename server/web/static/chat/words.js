@@ -342,6 +342,8 @@ export function t(key, ...values) {
   return typeof text === "function" ? text(...values) : text;
 }
 
+export const inEachLanguage = (key) => WORDS[key];
+
 /** What an error means to the reader. `fallback` is the server's own sentence, `seconds` its Retry-After, if any. */
 export function errorSentence(code, fallback, seconds) {
   const key = `error.${SAME_ERROR[code] ?? code}`;
