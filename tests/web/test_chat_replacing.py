@@ -70,6 +70,19 @@ class TestStopped:
         chat.ask("next")
         expect(attempt).to_have_count(0)
 
+    def test_a_question_stopped_before_the_first_word_can_be_asked_again(
+        self, chat: ChatPage, model: ChatUpstream
+    ) -> None:
+        replies = model.hold("a story")
+        chat.send("a story")
+        replies.await_call("a story")
+        chat.button("Stop").click()
+        expect(chat.turns.last).to_contain_text("Stopped")
+        model.hold("a story").end("a story", "Once upon a time.")
+        chat.turns.last.get_by_role("button", name="Retry").click()
+        expect(chat.turns.last.locator(".reply")).to_have_text("Once upon a time.")
+        expect(chat.button("Retry")).to_have_count(0)
+
 
 def test_other_words_whose_reply_fails_are_shown_with_the_reason(chat: ChatPage, model: ChatUpstream) -> None:
     chat.ask("one")

@@ -50,6 +50,7 @@ const log = new Log(find(".log"), find(".jump"), {
   regenerate: (turn) => begin(() => current.regenerate(turn.run_id, panel.logprobs)),
   retry: (run_id) => begin(() => current.retry(run_id)),
   edit: (turn, text) => begin(() => current.edit(turn.run_id, text, panel.logprobs)),
+  askAgain: (turn) => send(turn.question),
   takeBack: (turn) => composer.fill(turn.question),
   changed: () => show(),
   left: () => focusBox(),

@@ -84,7 +84,7 @@ export class Turn {
   #shown = "";
   #on;
 
-  /** `on` has what the buttons do: regenerate, edit and takeBack with the model of the turn, retry with the run, and left. */
+  /** `on` has what the buttons do: regenerate, edit, askAgain and takeBack with the model of the turn, retry with the run, and left. */
   constructor(on) {
     this.#on = on;
     const meta = h("div", { class: "meta" }, this.#state, this.#actions, this.#numbers);
@@ -121,7 +121,7 @@ export class Turn {
     this.#showSlip(model, isLast && !isBusy);
     this.#showNotes(model, isRetried);
     this.#showAttempt(model, isLast && !isBusy, isRetried);
-    this.#showMeta(model, isLast && !isBusy);
+    this.#showMeta(model, isLast && !isBusy, isRetried);
     this.#showProbabilities(writing ? writing.logprobs : logprobs);
     this.tick();
   }
@@ -254,7 +254,7 @@ export class Turn {
     return h("button", { class: "outlined", type: "button", onclick: again }, t(isEdited ? "log.edit" : "log.retry"));
   }
 
-  #showMeta(model, mayRegenerate) {
+  #showMeta(model, mayRegenerate, isRetried) {
     const { writing, replacement, usage, seconds: took, status } = model;
     const live = replacement ?? writing;
     this.#actions.replaceChildren();
@@ -264,9 +264,10 @@ export class Turn {
     setText(this.#state, this.#stateWords(state, model));
     if (status === "sending") return;
     if (this.copyable) this.#actions.append(copyButton(() => this.copyable));
-    const regenerate = () => this.#on.regenerate(this.model);
     if (mayRegenerate && model.isTurn)
-      this.#actions.append(h("button", { class: "quiet", type: "button", onclick: regenerate }, icon("again"), t("log.regenerate")));
+      this.#actions.append(quietButton("again", t("log.regenerate"), () => this.#on.regenerate(this.model)));
+    const isUnanswered = status === "cancelled" && !model.isTurn && !live;
+    if (isUnanswered && !isRetried) this.#actions.append(quietButton("again", t("log.retry"), () => this.#on.askAgain(model)));
     this.#showNumbers(live?.usage ?? (live ? null : usage), live?.seconds ?? took, state);
   }
 
@@ -343,6 +344,8 @@ export class Turn {
     this.#on.changed();
   }
 }
+
+const quietButton = (sign, words, onclick) => h("button", { class: "quiet", type: "button", onclick }, icon(sign), words);
 
 const noteOf = (kind, title, words, button) =>
   h("div", { class: `note ${kind}` }, h("div", {}, h("strong", {}, title), h("p", {}, words)), button);
