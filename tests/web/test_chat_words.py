@@ -99,3 +99,23 @@ class TestOnAPhone:
             expect(state).to_be_visible()
             assert state.evaluate("(each) => each.getClientRects().length") == 1
             expect(state).to_have_css("height", "20px")
+
+
+class TestOffline:
+    def test_nothing_tells_that_a_reply_goes_on_being_written(
+        self, browser: Browser, chat_server: ServerProcess, model: ChatUpstream
+    ) -> None:
+        replies = model.hold("a story")
+        with open_chat(browser, chat_server.url, ignored="net::ERR") as chat:
+            chat.send("a story")
+            replies.say("a story", "Once upon ")
+            expect(chat.page).to_have_title("● a story — Conversations")
+            halo = "getComputedStyle(document.querySelector('.knot'), '::after').display"
+            assert chat.page.evaluate(halo) == "block"
+            chat.page.context.set_offline(True)
+            expect(chat.turns.last.locator(".state")).to_have_text("Waiting for the connection")
+            expect(chat.page).to_have_title("a story — Conversations")
+            assert chat.page.evaluate(halo) == "none"
+            chat.page.context.set_offline(False)
+            expect(chat.page).to_have_title("● a story — Conversations")
+            expect(chat.turns.last.locator(".state")).to_contain_text("Writing")

@@ -137,7 +137,7 @@ function showHead() {
   setText(find(".head .name"), current.name);
   setText(find(".model-name"), panel.model);
   setText(find(".model-short"), panel.model && ` · ${panel.model}`);
-  document.title = (current.writing ? "● " : "") + t("brand.page", heading);
+  document.title = (current.writing && !connection.isLost ? "● " : "") + t("brand.page", heading);
 }
 
 async function send(text) {
@@ -304,7 +304,9 @@ connection.addEventListener("change", () => {
   banner.hidden = !isLost;
   setText(banner.querySelector("p span"), `${t("offline.again", wait)} ${t("offline.draft")}`);
   log.makeRoom(banner.offsetHeight);
+  find("#shell").classList.toggle("lost", isLost);
   list.showConnection();
+  if (current) showHead();
   if (current) composer.update({ isWriting: current.isBusy, isLost, replayed: replayed() });
 });
 find(".banner button").addEventListener("click", () => connection.connectNow());

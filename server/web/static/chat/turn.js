@@ -1,6 +1,7 @@
 /** A question and its reply on the thread that shows how the run is or how it ended. */
 
 import { copyButton } from "./code.js";
+import { connection } from "./connection.js";
 import { h, icon, setText } from "./dom.js";
 import { clockTime, exchange, fullTime, number, rate, seconds, tokens } from "./format.js";
 import { renderQuestion, ReplyView } from "./markdown.js";
@@ -135,6 +136,10 @@ export class Turn {
   tick() {
     const writing = this.#writing;
     if (!writing || writing.hasEnded) return;
+    if (connection.isLost) {
+      setText(this.#state, t("state.connection"));
+      return;
+    }
     const time = seconds(writing.seconds);
     const size = estimateTokens(writing.text);
     const parts = writing.text

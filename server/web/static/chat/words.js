@@ -157,6 +157,7 @@ const WORDS = {
   "state.list_draft": ["초안", "draft"],
   "state.queued": ["앞의 답을 기다리는 중", "Waiting for the reply before it"],
   "state.waiting": ["첫 글자를 기다리는 중", "Waiting for the first word"],
+  "state.connection": ["연결을 기다리는 중", "Waiting for the connection"],
   "state.tool": ["도구의 답을 기다리는 중", "Waiting for a tool"],
   "state.writing": ["쓰는 중", "Writing"],
   "state.done": ["답이 끝났습니다", "The reply is done"],
