@@ -18,6 +18,18 @@ class TestCode:
         chat.ask("code")
         expect(chat.button("Show the other 24 lines")).to_have_css("padding-left", "16px")
 
+    def test_without_a_language_copy_stands_right_and_no_empty_word_beside_it(
+        self, chat: ChatPage, model: ChatUpstream
+    ) -> None:
+        model.hold("code").end("code", "Indented:\n\n    one\n    two\n")
+        chat.ask("code")
+        code = chat.log.locator("figure")
+        copy = box_of(code.get_by_role("button", name="Copy"))
+        frame = box_of(code)
+        assert frame["x"] + frame["width"] - copy["x"] - copy["width"] < 10
+        expect(code.locator(".code-title")).to_be_hidden()
+        assert box_of(code.locator(".lines").first)["y"] - frame["y"] < 45
+
 
 class TestProbabilities:
     def test_what_was_possible_lies_above_if_there_is_no_room_below_and_never_over_the_token(
