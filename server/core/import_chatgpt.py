@@ -50,12 +50,13 @@ def read_conversation(data: JsonFile, span: Span, skipped: Counter[str], now: fl
 def _find_branch(data: JsonFile, mapping: Span, newest: Any) -> list[Span]:
     """Where the nodes from the first one to `newest` stand."""
     nodes: dict[str, tuple[Span, Any]] = {}
-    for node_id, span in data.members(mapping):
+    for count, (node_id, span) in enumerate(data.members(mapping)):
         node = data.parse(span)
         if not isinstance(node, dict):
             raise data.error(span.start, "a node of the mapping must be an object")
-        nodes[node_id] = span, node.get("parent")
-        if len(nodes) > MAX_NODES:
+        parent = node.get("parent")
+        nodes[node_id] = span, parent if isinstance(parent, str) else None
+        if count >= MAX_NODES:
             raise data.error(span.start, f"a conversation here has more than {MAX_NODES} messages")
     branch: list[Span] = []
     while isinstance(newest, str) and newest in nodes:

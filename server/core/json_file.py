@@ -90,11 +90,11 @@ class JsonFile:
         return self._read_items(record, has_keys=True)
 
     def fields(self, record: Span) -> dict[str, Span]:
-        """The members of an object that has no more than MAX_FIELDS."""
+        """The last member of each name, of an object that has no more than MAX_FIELDS members."""
         found: dict[str, Span] = {}
-        for name, span in self.members(record):
+        for count, (name, span) in enumerate(self.members(record)):
             found[name] = span
-            if len(found) > MAX_FIELDS:
+            if count >= MAX_FIELDS:
                 raise self.error(span.start, f"an object here has more than {MAX_FIELDS} fields")
         return found
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from server.core import import_records
+from server.core import import_chatgpt, import_records
 from server.errors import InvalidImport
 from server.store.memory import MemoryStore
 from tests.dialects.test_bad_input import MARK
@@ -262,6 +262,14 @@ class TestChatgpt:
         assert sentence.startswith("Line 2: ")
         assert told in sentence
         assert names(client) == []
+
+
+class TestManyNodes:
+    def test_those_of_one_name_count_too(self, client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(import_chatgpt, "MAX_NODES", 3)
+        text = '{"mapping": {\n"a": {"parent": []}, %s "b": {"parent": "a"}}, "current_node": "b"}'
+        assert "more than 3 messages" in refusal(client, text % ('"a": {},' * 2))
+        assert load(client, text % '"a": {},').status_code == 200
 
 
 class TestManyParts:

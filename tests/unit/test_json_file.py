@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.core import json_file
-from server.core.json_file import MAX_DEPTH, JsonFile, Span
+from server.core.json_file import MAX_DEPTH, MAX_FIELDS, JsonFile, Span
 from server.errors import InvalidImport
 from tests.support.pauses import busiest
 
@@ -52,6 +52,10 @@ def lines(content: bytes) -> list[Any]:
     return found
 
 
+def fields(content: bytes) -> dict[str, Any]:
+    return read(content, lambda data: {name: data.parse(span) for name, span in data.fields(data.root()).items()})
+
+
 def refusal(content: bytes, reader: Callable[[bytes], Any] = whole) -> str:
     with pytest.raises(InvalidImport) as refused:
         reader(content)
@@ -74,10 +78,11 @@ class TestValues:
         assert lines(b'\xef\xbb\xbf[1]\r\n\n  {"a":2} ' + end) == [[1], {"a": 2}]
 
     def test_fields_are_the_last_of_each_name(self) -> None:
-        def fields(data: JsonFile) -> dict[str, Any]:
-            return {name: data.parse(span) for name, span in data.fields(data.root()).items()}
+        assert fields(b'{"a": 1, "b": [{}], "a": 2}') == {"a": 2, "b": [{}]}
 
-        assert read(b'{"a": 1, "b": [{}], "a": 2}', fields) == {"a": 2, "b": [{}]}
+    def test_fields_of_one_name_count_too(self) -> None:
+        assert fields(b"{" + b'"a": 1,' * (MAX_FIELDS - 1) + b'"b": 2}') == {"a": 1, "b": 2}
+        assert "fields" in refusal(b"{" + b'"a": 1,' * MAX_FIELDS + b'"b": 2}', fields)
 
 
 class TestFaults:
