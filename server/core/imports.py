@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import BinaryIO
@@ -15,8 +15,8 @@ from server.domain import Conversation, Message, Run, new_id
 from server.errors import ConversationBusy, ConversationExists, NotFound, StoreFull, StoreUnavailable
 from server.store.protocol import Store
 
-MAX_IMPORTS = 16
-"""How many imports one process takes at the same time: each has a file of its own on the disk."""
+MAX_FILES = 16
+"""How many files of the largest size one process has on the disk at the same time, or more smaller ones."""
 
 BATCH_BYTES, BATCH_COUNT = 131_072, 100
 """How much one write to the store has at most, but for its last record. Other writes wait for it."""
@@ -48,19 +48,34 @@ class Imports:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._admitted = threading.BoundedSemaphore(MAX_IMPORTS)
+        self._lock = threading.Lock()
+        self._received = 0
+        """The bytes of all files that are being received or imported."""
         # One at a time: each takes what the processor has left, so that many would make other callers wait longer.
         self._turn = threading.Lock()
 
     @contextmanager
-    def admit(self) -> Iterator[None]:
-        """Hold one of the MAX_IMPORTS slots: enter this before the file is received. Raises ConversationBusy."""
-        if not self._admitted.acquire(blocking=False):
-            raise ConversationBusy(TOO_MANY)
+    def admit(self, max_bytes: int) -> Iterator[Callable[[int], None]]:
+        """Give a function to call with the size of each piece of a file before it is kept, until the file is gone.
+
+        It raises ConversationBusy if MAX_FILES of `max_bytes` have no room for the piece. Bytes are counted rather
+        than files, so that slow senders do not hold what they have not sent.
+        """
+        held = 0
+
+        def take(size: int) -> None:
+            nonlocal held
+            with self._lock:
+                if self._received + size > MAX_FILES * max_bytes:
+                    raise ConversationBusy(TOO_MANY)
+                self._received += size
+                held += size
+
         try:
-            yield
+            yield take
         finally:
-            self._admitted.release()
+            with self._lock:
+                self._received -= held
 
     def load(
         self, file: BinaryIO, name: str | None, max_input_chars: int, *, has_lines: bool, copies: bool

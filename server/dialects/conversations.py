@@ -130,7 +130,7 @@ def _serve_files(bp: Blueprint, contract: Contract, core: Core, max_import_bytes
 
     @contract.serves(bp, "importConversations")
     def import_conversations(client_name: str | None, on_conflict: str | None) -> dict[str, Any]:
-        with core.imports.admit(), files.receive_file(max_import_bytes) as file:
+        with core.imports.admit(max_import_bytes) as take, files.receive_file(max_import_bytes, take) as file:
             copies, has_lines = on_conflict == "copy", files.is_json_lines()
             result = core.imports.load(file, client_name, max_input_chars, has_lines=has_lines, copies=copies)
         return {"conversations": [_dump_imported(each) for each in result.conversations], "skipped": result.skipped}

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from tempfile import TemporaryFile
@@ -35,8 +35,11 @@ def is_json_lines() -> bool:
 
 
 @contextmanager
-def receive_file(max_bytes: int) -> Iterator[BinaryIO]:
-    """The request's body in a temporary file. Raises BodyTooLarge, and InvalidRequest if it is incomplete."""
+def receive_file(max_bytes: int, take: Callable[[int], None]) -> Iterator[BinaryIO]:
+    """The request's body in a temporary file. Raises BodyTooLarge, and InvalidRequest if it is incomplete.
+
+    `take` is called with the size of each piece before it is kept, and may raise.
+    """
     length = request.content_length
     if length is not None and length > max_bytes:
         raise BodyTooLarge
@@ -47,6 +50,7 @@ def receive_file(max_bytes: int) -> Iterator[BinaryIO]:
             size += len(piece)
             if size > max_bytes:
                 raise BodyTooLarge
+            take(len(piece))
             file.write(piece)
             time.sleep(0)  # Under gevent, a fast sender would let no other greenlet run.
         if length is not None and size < length:

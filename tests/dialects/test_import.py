@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from io import BytesIO
 from typing import Any
 
 import pytest
@@ -385,13 +386,33 @@ class TestRequest:
         assert (answer.status_code, answer.json["code"]) == (413, "body_too_large")
         assert client.post("/query", data=content.ljust(1025), content_type="application/json").status_code == 413
 
-    def test_only_so_many_are_received_at_a_time(self, client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(imports, "MAX_IMPORTS", 0)
-        full = serve_store(MemoryStore(10)).test_client()
-        answer = load(full, "[]")
+    def test_only_so_much_is_received_at_a_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        client = serve_store(MemoryStore(10), max_import_bytes=1024).test_client()
+        for _ in range(imports.MAX_FILES + 2):  # The room is given back, also after a failure.
+            assert load(client, b"[]".ljust(1024)).status_code == 400
+        monkeypatch.setattr(imports, "MAX_FILES", 0)
+        answer = load(client, "[]")
         assert (answer.status_code, answer.json["error"]) == (429, imports.TOO_MANY)
-        for _ in range(imports.MAX_IMPORTS + 20):  # A slot is given back, also after a failure.
-            assert load(client, "[]").status_code == 400
+
+    def test_any_number_of_slow_senders_leaves_room_for_others(self, client: FlaskClient) -> None:
+        content, answers = b'[{"role": "user", "content": "hi"}]', []
+
+        class SlowBody(BytesIO):
+            """Its second half comes when all later senders are served."""
+
+            def readinto(self, buffer: Any) -> int:
+                if self.tell() == 10 and len(waiting) < 40:
+                    send()
+                return super().readinto(memoryview(buffer)[:10])
+
+        def send() -> None:
+            waiting.append(SlowBody(content))
+            request = {"input_stream": waiting[-1], "content_length": len(content), "content_type": "application/json"}
+            answers.append(client.application.test_client().post("/conversations/import", **request).status_code)
+
+        waiting: list[SlowBody] = []
+        send()
+        assert answers == [200] * 40
 
     def test_a_client_name_is_for_one_conversation(self, client: FlaskClient) -> None:
         answer = load(client, '{"messages": [{"role": "user", "content": "hi"}]}\n' * 2, client_name="eve")
