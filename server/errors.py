@@ -19,6 +19,7 @@ AppError
       NotEditable
       ConversationExists
       RunExists
+      ImportLost
       ActionRequired
       NoActionRequired
     BodyTooLarge
@@ -143,6 +144,11 @@ class ConversationExists(RunConflict):
 class RunExists(RunConflict):
     code = "run_exists"
     sentence = "The same runs are being imported by another request at this moment; try again when it has ended."
+
+
+class ImportLost(RunConflict):
+    code = "import_lost"
+    sentence = "The conversation was deleted while it was imported, perhaps as the server is full; import it again."
 
 
 class ActionRequired(RunConflict):

@@ -1,6 +1,7 @@
 """Imports conversations from a file: all of them, or nothing."""
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -12,7 +13,7 @@ from server.core.import_formats import read_file
 from server.core.import_records import Header
 from server.core.json_file import JsonFile
 from server.domain import Conversation, Message, Run, new_id
-from server.errors import ConversationBusy, ConversationExists, NotFound, StoreFull, StoreUnavailable
+from server.errors import ConversationBusy, ConversationExists, ImportLost, NotFound, StoreUnavailable
 from server.store.protocol import Store
 
 MAX_FILES = 16
@@ -97,8 +98,8 @@ class Imports:
                 return ImportResult(writing.write(data, has_lines=has_lines), plan.skipped)
             except BaseException as error:
                 writing.undo()
-                if isinstance(error, NotFound):  # The store needed the room of those that are not listed yet.
-                    raise StoreFull from None
+                if isinstance(error, NotFound):
+                    raise ImportLost from None
                 raise
 
 
@@ -129,9 +130,12 @@ class _Writing:
                 if self._size >= BATCH_BYTES or len(self._runs) + len(self._messages) >= BATCH_COUNT:
                     self._flush()
         self._flush()
+        now = time.time()  # A later time, as of a clock that is fast, would keep a conversation on top of the list.
         return [
             Imported(
-                self._store.publish_conversation(each.name, header.created, header.touched), each.messages, each.runs
+                self._store.publish_conversation(each.name, min(header.created, now), min(header.touched, now)),
+                each.messages,
+                each.runs,
             )
             for each, header in zip(self._plan.conversations, self._headers, strict=True)
         ]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any
@@ -534,12 +535,34 @@ class TestWriting:
         assert load(client, exported).status_code == 409
         assert contents(client) == ["mine", "re: mine"]
 
+    @pytest.mark.parametrize("file_format", ["json"])
+    @pytest.mark.parametrize("call", [2, 3, 4])
+    def test_if_somebody_deletes_it_meanwhile_that_is_told(
+        self, client: FlaskClient, store: FailingStore, exported: bytes, call: int
+    ) -> None:
+        store.before = {call: lambda: client.delete("/conversations/details?client_name=ada") and None}
+        answer = load(client, exported)
+        assert (answer.status_code, answer.json["code"]) == (409, "import_lost")
+        assert "deleted while it was imported" in answer.json["error"]
+        assert store._table.states == {}
+
+    @pytest.mark.parametrize("file_format", ["json"])
+    def test_times_to_come_become_the_present(self, client: FlaskClient, exported: bytes) -> None:
+        future = {"created_at": 253402300799, "last_used_at": 253402300799}
+        data = json.loads(exported)
+        data["conversation"] |= future
+        assert load(client, json.dumps(data)).status_code == 200
+        made = export(client, "ada").json["conversation"]
+        assert {round(time.time() - made[name]) for name in future} <= {0, 1, 2}
+        client.post("/query", json={"client_name": "eve", "input": "hi"})
+        assert names(client) == ["eve", "ada"]
+
     def test_a_full_store_takes_nothing(self) -> None:
         store = FailingStore(most=2)
         client = serve_store(store).test_client()
         client.post("/query", json={"client_name": "ada", "input": "hi"})
         answer = load(client, self.TWO)
-        assert (answer.status_code, answer.json["code"]) == (503, "store_full")
+        assert (answer.status_code, answer.json["code"]) == (409, "import_lost")
         assert names(client) == ["ada"]
         assert len(store._table.states) == 1
 

@@ -38,6 +38,7 @@ CODES = {
     "conversation_exists": 409,
     "run_exists": 409,
     "conversation_importing": 429,
+    "import_lost": 409,
     "no_action_required": 409,
     "requires_action": 409,
     "run_expired": 504,
