@@ -19,6 +19,9 @@ SETTINGS = ("title", "system_prompt", "temperature", "top_p", "max_completion_to
 PARAMETERS = ("temperature", "top_p", "max_completion_tokens", "response_format")
 """The settings that are fields of the upstream's request."""
 
+METADATA_CHARACTERS = 16_384
+"""How long the metadata of a conversation or a message may be as JSON."""
+
 EXCERPT_CHARACTERS = 120
 """How much of a question is kept as a conversation's `excerpt`."""
 
@@ -272,6 +275,11 @@ class DailyUsage:
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+
+
+def is_too_long(metadata: Mapping[str, Any] | None) -> bool:
+    """Whether metadata has more than METADATA_CHARACTERS as JSON."""
+    return metadata is not None and len(orjson.dumps(metadata).decode()) > METADATA_CHARACTERS
 
 
 def excerpt_of(text: str) -> str:

@@ -4,11 +4,12 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from server.core.import_formats import read_file
 from server.core.import_records import Header
 from server.core.json_file import JsonFile, Span
-from server.domain import Message, Run, new_id
+from server.domain import METADATA_CHARACTERS, Message, Run, is_too_long, new_id
 from server.errors import ConversationExists, InvalidRequest, NotFound
 from server.store.protocol import Store
 
@@ -151,6 +152,7 @@ class _Check:
         self._header = header
         self._messages.clear()
         self._check_text(span, "system prompt", header.changes.get("system_prompt"))
+        self._check_metadata(span, header.changes.get("metadata"))
         self._plan.conversations.append(PlannedConversation(self._names.choose(header.name)))
 
     def _check_run(self, span: Span, run: Run) -> None:
@@ -165,6 +167,7 @@ class _Check:
             self._plan.new_ids[run.id] = new_id("run")
 
     def _check_message(self, span: Span, message: Message) -> None:
+        self._check_metadata(span, message.metadata)
         if self._header is None or not self._header.has_ids:
             return
         if message.id in self._messages:
@@ -172,6 +175,10 @@ class _Check:
         self._messages.add(message.id)
         if message.run_id is not None and self._runs.get(message.run_id) != len(self._plan.conversations):
             raise self._data.error(span.start, "this message belongs to a run that does not come before it")
+
+    def _check_metadata(self, span: Span, metadata: Any) -> None:
+        if is_too_long(metadata):
+            raise self._data.error(span.start, f"the metadata has more than {METADATA_CHARACTERS} characters as JSON")
 
     def _check_text(self, span: Span, what: str, text: object) -> None:
         if not isinstance(text, str):

@@ -13,7 +13,17 @@ from server.core.exports import ExportFormat
 from server.core.imports import Imported
 from server.core.messages import Statistics
 from server.core.search import SearchResult
-from server.domain import SETTINGS, Conversation, DailyUsage, Message, Run, Status, rfc3339
+from server.domain import (
+    METADATA_CHARACTERS,
+    SETTINGS,
+    Conversation,
+    DailyUsage,
+    Message,
+    Run,
+    Status,
+    is_too_long,
+    rfc3339,
+)
 from server.errors import InvalidRequest
 from server.http import connection, files
 from server.http.contract import Contract
@@ -58,6 +68,8 @@ def _serve_conversations(bp: Blueprint, contract: Contract, core: Core) -> None:
         if body.get("model") is not None:
             core.models.require_listed(body["model"])
         changes = {name: body[name] for name in ("model", "metadata", *SETTINGS) if name in body}
+        if is_too_long(changes.get("metadata")):
+            raise InvalidRequest(f"metadata must have at most {METADATA_CHARACTERS} characters as JSON.")
         if changes.get("max_completion_tokens") is not None:
             changes["max_completion_tokens"] = int(changes["max_completion_tokens"])  # It may be 10.0.
         return _dump_conversation(core, core.conversations.update(body["client_name"], changes))

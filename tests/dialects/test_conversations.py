@@ -209,6 +209,7 @@ class TestSettings:
         assert (changed["title"], changed["temperature"], changed["top_p"]) == ("Küche", 0.2, None)
         again = update(client, temperature=None, top_p=1)
         assert (again["title"], again["temperature"], again["top_p"]) == ("Küche", None, 1)
+        assert update(client, metadata={"a": "x" * 16_376})["metadata"] == {"a": "x" * 16_376}
         assert again["revision"] != changed["revision"]
         assert update(client, title=None, top_p=None, metadata=None)["metadata"] is None
 
@@ -232,9 +233,10 @@ class TestSettings:
             {"title": "a\nb"},
             {"system_prompt": "a\0b"},
             {"metadata": []},
+            {"metadata": {"a": "x" * 16_377}},
             {"model": "unheard-of"},
         ],
-        ids=json.dumps,
+        ids=lambda changes: json.dumps(changes)[:40],
     )
     def test_a_value_that_does_not_fit_changes_nothing(self, client: FlaskClient, changes: dict[str, Any]) -> None:
         before = update(client, title="t")

@@ -194,6 +194,8 @@ class TestBrokenFiles:
             ('"timestamp":7.0', '"timestamp":NaN', "no JSON"),
             ('"metadata":{"a":[1]}', f'"metadata":["{MARK}"]', "the metadata of this message"),
             ('"metadata":{"a":[1]}', f'"metadata":{"[" * 200}{"]" * 200}', "nested too deeply"),
+            ('"metadata":{"a":[1]}', f'"metadata":{{"{MARK}":"{"x" * 16_384}"}}', "the metadata has more than 16384"),
+            ('"metadata":{"b":2}', f'"metadata":{{"{MARK}":"{"x" * 16_384}"}}', "the metadata has more than 16384"),
             ('"status":"failed"', '"status":"running"', "the status of this run"),
             ('"status":"failed"', f'"status":"{MARK}"', "the status of this run"),
             ('"ended_at":6.0', '"ended_at":null', "the ended_at of this run"),
