@@ -108,7 +108,7 @@ class TestReplacing:
         expect(chat.turns.last).to_contain_text("Earlier reply")
         expect(chat.turns.last).to_contain_text("Another")
         chat.button("Stop").click()
-        expect(chat.turns.last.locator(".reply:visible")).to_have_text("re: a story")
+        expect(chat.turns.last.locator(".strand .reply:visible")).to_have_text("re: a story")
         expect(chat.turns).to_have_count(1)
 
     def test_if_the_new_reply_fails_the_old_one_unfolds_and_a_note_says_why(
