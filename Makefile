@@ -22,7 +22,7 @@ run: .venv/run ## Start on port 10000; without a key, the demonstration
 chat: .venv/chat ## Talk with the running server, in this terminal; PORT=8000 if it is on another port
 	@exec $(BIN)/python -m terminal chat
 
-test: .venv/dev redis chromium litellm tests/node/node_modules scripts/postman/node_modules ## Run all the tests
+test: .venv/dev redis chromium fonts litellm tests/node/node_modules scripts/postman/node_modules ## Run all the tests
 	@$(BIN)/python -m pytest --numprocesses $(BESIDE) --dist loadfile --no-loadscope-reorder
 
 check: .venv/dev ## Format, lint and types

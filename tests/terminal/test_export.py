@@ -43,7 +43,7 @@ def test_an_existing_name_is_kept_unless_a_copy_is_wanted(run: Run, served: Serv
 
 
 def test_a_broken_file_changes_nothing_and_is_told(run: Run, tmp_path: Path, name: str) -> None:
-    (tmp_path / "broken.jsonl").write_text('[{"role": "user", "content": "hi"}]\n[{"role": \n')
+    (tmp_path / "broken.jsonl").write_text('{"messages": [{"role": "user", "content": "hi"}]}\n{"messages": \n')
     ended = run("import", "broken.jsonl", "-c", name)
     assert ended.returncode == 1
     assert ended.stderr.startswith("Line 2: ")

@@ -121,6 +121,7 @@ class Replies:
             [self.files, logprobs],
         )
         self.page.get_by_text("Token probabilities").click()
+        self.page.get_by_role("option").first.wait_for(state="attached")
 
     def html(self, index: int = -1) -> str:
         replies = self.page.locator("main > div")
@@ -519,7 +520,11 @@ class TestDaysAndNumbers:
             *("Today", "Yesterday", "Previous 7 days", "Previous 30 days", "October", "October 2025"),
             *("9:05 AM", "9:05 AM", "Thu", "Oct 28", "2.1 s", "10 s", "31 s", "1 min", "1 min 12 s"),
             *("412 → 84,512 tokens", "1 token", "74 tok/s", "2.5 tok/s", "41%", "<1%", "100%", "12K", ""),
-            *('No conversation contains "두부".', '"kitchen" exists already.', "Something went wrong. Try again."),
+            *(
+                'No conversation contains "두부".',
+                "A conversation of that name exists already.",
+                "Something went wrong. Try again.",
+            ),
             "The model server is busy. Try again in 20 s.",
         ]
 
@@ -528,7 +533,11 @@ class TestDaysAndNumbers:
             *("오늘", "어제", "지난 7일", "지난 30일", "10월", "2025년 10월"),
             *("09:05", "09:05", "목요일", "10월 28일", "2.1초", "10초", "31초", "1분", "1분 12초"),
             *("412 → 84,512토큰", "1토큰", "74토큰/초", "2.5토큰/초", "41%", "<1%", "100%", "1.2만", ""),
-            *("‘두부’가 든 대화가 없습니다.", "‘kitchen’은 이미 있습니다.", "문제가 생겼습니다. 다시 시도하세요."),
+            *(
+                "‘두부’가 든 대화가 없습니다.",
+                "같은 이름의 대화가 이미 있습니다.",
+                "문제가 생겼습니다. 다시 시도하세요.",
+            ),
             "모델 서버가 바쁩니다. 20초 뒤 다시 시도하세요.",
         ]
 
