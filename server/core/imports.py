@@ -113,6 +113,8 @@ class _Writing:
         self._headers: list[Header] = []
         self._written: list[str] = []
         """The names of the conversations that are ours, one for each of the headers."""
+        self._history_ids: list[str] = []
+        """Those of these conversations: one of the same name that somebody creates later has another."""
         self._runs: list[Run] = []
         self._messages: list[Message] = []
         self._size = 0
@@ -141,10 +143,16 @@ class _Writing:
         ]
 
     def undo(self) -> None:
-        """Delete what was written, as far as the store can be reached; it expires otherwise."""
-        for name in self._written:
+        """Delete what was written, as far as the store can be reached; it expires otherwise.
+
+        What is somebody else's stays: a conversation that was deleted and created again, and one that was listed
+        already and asked in since.
+        """
+        for name, history_id, planned in zip(self._written, self._history_ids, self._plan.conversations, strict=False):
             with suppress(StoreUnavailable):
-                self._store.delete_conversation(name)
+                current = self._store.get_conversation(name)
+                if current and current.history_id == history_id and current.message_count <= planned.messages:
+                    self._store.delete_conversation(name)
 
     def _create(self, header: Header) -> None:
         """Create the next conversation. Raises ConversationExists if somebody else has created it meanwhile."""
@@ -154,6 +162,7 @@ class _Writing:
         if created.metadata != mark:
             raise ConversationExists
         self._written.append(name)
+        self._history_ids.append(created.history_id)
         self._headers.append(header)
         self._store.update_conversation(name, {"metadata": None, **header.changes}, create=False)
 

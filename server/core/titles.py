@@ -5,7 +5,7 @@ from collections.abc import Callable
 from server.core.conversations import Conversations
 from server.core.replies import Replies
 from server.domain import Run, RunOptions, derive_id
-from server.errors import InvalidRequest, NotFound, RunCancelled, UpstreamEmptyReply
+from server.errors import AppError, InvalidRequest, NotFound, RunCancelled, UpstreamEmptyReply
 
 INSTRUCTIONS = (
     "Write a title for the conversation that follows, in the language that it is held in, of at most six words. "
@@ -50,11 +50,16 @@ class Titles:
             if written is None:
                 raise
             return written
-        if not title:
-            raise UpstreamEmptyReply
-        self._conversations.update(name, {"title": title}, create=False)
-        self._conversations.delete(chat)
-        return title
+        except AppError:  # What was said must not outlive its conversation here.
+            self._conversations.delete(chat)
+            raise
+        try:
+            if not title:
+                raise UpstreamEmptyReply
+            self._conversations.update(name, {"title": title}, create=False)
+            return title
+        finally:
+            self._conversations.delete(chat)
 
 
 def _clean(reply: str) -> str:

@@ -524,6 +524,20 @@ class TestTitles:
         assert post(client, "title", status=502)["code"] == "upstream_empty_reply"
         assert get(client, "/details")["title"] is None
 
+    @pytest.mark.parametrize("reply", [errors.UpstreamFailed(), ["***"]], ids=["failed", "empty"])
+    def test_what_was_read_for_one_that_fails_is_deleted(
+        self, client: FlaskClient, store: MemoryStore, upstream: SteeredUpstream, reply: Any
+    ) -> None:
+        def answer(_: object) -> Any:
+            if isinstance(reply, Exception):
+                raise reply
+            return reply
+
+        ask(client, "hi")
+        upstream.answer = answer
+        post(client, "title", status=502)
+        assert list(store._table.states) == ["ada"]
+
 
 class TestCounts:
     def test_statistics_count_messages_runs_and_tokens(

@@ -538,6 +538,31 @@ class TestWriting:
         assert contents(client) == ["mine", "re: mine"]
 
     @pytest.mark.parametrize("file_format", ["json"])
+    def test_what_somebody_creates_after_deleting_it_stays(
+        self, client: FlaskClient, store: FailingStore, exported: bytes
+    ) -> None:
+        def take_over() -> None:
+            client.delete("/conversations/details?client_name=ada")
+            client.post("/query", json={"client_name": "ada", "input": "mine"})
+            raise StoreUnavailable
+
+        store.before = {3: take_over}
+        assert load(client, exported).status_code == 503
+        assert contents(client) == ["mine", "re: mine"]
+
+    def test_a_question_in_one_that_is_listed_already_is_not_lost(
+        self, client: FlaskClient, store: FailingStore
+    ) -> None:
+        def ask_and_fail() -> None:
+            client.post("/query", json={"client_name": names(client)[0], "input": "mine"})
+            raise StoreUnavailable
+
+        store.before = {8: ask_and_fail}
+        assert load(client, self.TWO).status_code == 503
+        (name,) = names(client)
+        assert contents(client, name) == ["hi", "mine", "re: hi\n\nmine"]
+
+    @pytest.mark.parametrize("file_format", ["json"])
     @pytest.mark.parametrize("call", [2, 3, 4])
     def test_if_somebody_deletes_it_meanwhile_that_is_told(
         self, client: FlaskClient, store: FailingStore, exported: bytes, call: int
