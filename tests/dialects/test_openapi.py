@@ -16,6 +16,7 @@ from server.app import create_app
 from server.dialects.documents import DOCUMENTS
 from server.settings import Settings
 from server.store.memory import MemoryStore
+from tests.support.process import ROOT
 from tests.support.replies import SteeredUpstream
 
 METHODS = {"get", "post", "put", "patch", "delete"}
@@ -33,6 +34,10 @@ ALLOWED = {
     "input": {"minLength": 1, "maxLength": 100_000, "pattern": r"^[^\x00]*$"},
 }
 """The bounds within which every published field of a request is accepted."""
+
+LONGEST_LINE = int(
+    re.findall(r"^limit_request_line = (\d+)$", (ROOT / "gunicorn.conf.py").read_text(), re.MULTILINE)[0]
+)
 
 CONTROL = {*range(0x20), *range(0x7F, 0xA0)}
 SURROGATES = range(0xD800, 0xE000)
@@ -248,6 +253,19 @@ class TestAll:
     def test_every_document_in_the_folder_is_one_of_them(self) -> None:
         folder = next(iter(path.parent for name, path in DOCUMENTS.items() if name != "published"))
         assert set(folder.rglob("*.openapi.json")) == {path for name, path in DOCUMENTS.items() if name != "published"}
+
+    @pytest.mark.parametrize("name", DOCUMENTS)
+    def test_an_address_that_fits_is_short_enough_and_of_others_a_document_warns(self, name: str) -> None:
+        document = json.loads(DOCUMENTS[name].read_text())
+        for path, method, _ in operations(document):
+            each = document["paths"][path][method]
+            parameters = resolved(document, each.get("parameters", []))
+            parts = [part for part in parameters if part["in"] in ("path", "query")]
+            if parts:
+                assert "414" in each["responses"], (path, method)
+            # A character has up to four bytes of UTF-8, and each of these three characters in an address.
+            longest = len(path) + sum(len(part["name"]) + 12 * part["schema"].get("maxLength", 16) for part in parts)
+            assert longest < LONGEST_LINE, (path, method)
 
     @pytest.mark.parametrize("name", DOCUMENTS)
     def test_every_operation_of_a_document_is_served_where_it_says(self, app: Flask, name: str) -> None:

@@ -77,14 +77,27 @@ def serve_open_runs(**env: str) -> Iterator[tuple[ServerProcess, dict[str, list[
 
 @contextmanager
 def serve_turns(name: str, **env: str) -> Iterator[tuple[ServerProcess, dict[str, list[str]]]]:
-    """A server with a conversation `name` that has a completed and a failed run, and the ids of these."""
+    """A server with a conversation `name` that has a completed and a failed run, and the ids of these.
+
+    Many more conversations have one answered question.
+    """
     with serve_replies(OpenReplies()) as url, serve(tls=None, OPENAI_BASE_URL=url, **env) as served:
         for question in ("nothing", "really?"):
             served.ask("POST", "/query", {"client_name": name, "input": question})
         _, page = served.ask("GET", f"/conversations/runs?client_name={name}")
         completed, failed = page["runs"]
         assert (completed["status"], failed["status"]) == ("completed", "failed")
-        yield served, {"FAILED_RUN": [failed["id"]], "ENDED_RUN": [completed["id"], failed["id"]]}
+        names = [f"{name} {number}" for number in range(MANY)]
+        for each in names:
+            assert served.ask("POST", "/query", {"client_name": each, "input": "really?"})[0] == 200
+        yield (
+            served,
+            {
+                "FAILED_RUN": [failed["id"]],
+                "ENDED_RUN": [completed["id"], failed["id"]],
+                "ANSWERED_NAMES": names,
+            },
+        )
 
 
 def create(served: ServerProcess, path: str, **body: Any) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.openapi import validate_response
 from tests.support.process import ROOT, ServerProcess, eventually, serve
 from tests.support.replies import ScriptedReplies
 from tests.support.replies_over_http import SwitchableReplies, serve_replies
@@ -260,6 +261,22 @@ class TestRawRequests:
         assert re.search(rb"X-Request-ID: [0-9a-f]{16}\r\n", head)
         assert b"secret" not in answer
         assert "secret" not in demo.log()
+
+    @pytest.mark.parametrize(
+        "address",
+        [
+            "/history?client_name=",
+            "/chat/stream/",
+            "/conversations/runs?status=failed&client_name=",
+            "/api/sessions/",
+            "/api/v1/threads/",
+            "/redoc?document=",
+        ],
+    )
+    def test_an_address_that_is_too_long_is_answered_as_documented(self, demo: ServerProcess, address: str) -> None:
+        status, answer = raw(demo, b"GET %b%b HTTP/1.1\r\nHost: localhost\r\n\r\n" % (address.encode(), b"x" * 9000))
+        assert status == 414
+        validate_response("GET", f"{address}x", status, answer.partition(b"\r\n\r\n")[2])
 
 
 class TestHangingUp:

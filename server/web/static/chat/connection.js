@@ -2,7 +2,7 @@
 
 import { address } from "./address.js";
 
-const WAITS = [3, 3, 5, 8, 10];
+const WAITS = [1, 3, 5, 8, 10];
 
 class Connection extends EventTarget {
   isLost = false;
