@@ -79,7 +79,7 @@ def serve_open_runs(**env: str) -> Iterator[tuple[ServerProcess, dict[str, list[
 def serve_turns(name: str, **env: str) -> Iterator[tuple[ServerProcess, dict[str, list[str]]]]:
     """A server with a conversation `name` that has a completed and a failed run, and the ids of these.
 
-    Many more conversations have one answered question.
+    Many more conversations have one answered question, `lee` among them.
     """
     with serve_replies(OpenReplies()) as url, serve(tls=None, OPENAI_BASE_URL=url, **env) as served:
         for question in ("nothing", "really?"):
@@ -88,7 +88,7 @@ def serve_turns(name: str, **env: str) -> Iterator[tuple[ServerProcess, dict[str
         completed, failed = page["runs"]
         assert (completed["status"], failed["status"]) == ("completed", "failed")
         names = [f"{name} {number}" for number in range(MANY)]
-        for each in names:
+        for each in ("lee", *names):  # The document's examples are about Lee.
             assert served.ask("POST", "/query", {"client_name": each, "input": "really?"})[0] == 200
         yield (
             served,
