@@ -66,6 +66,7 @@ def on_starting(server: Any) -> None:
     except ValueError as problem:
         raise SystemExit(f"The server cannot start. {problem}") from None
     start.require_shared_store(settings, server.cfg.workers)
+    start.require_protection(settings)
     for sentence in start.warnings(settings):
         server.log.warning(sentence)
 

@@ -2,21 +2,25 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import orjson
-from flask import Flask
+from flask import Flask, g
 from flask.json.provider import JSONProvider
 from flask_cors import CORS
+from werkzeug.local import LocalProxy
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from server import addresses
+from server.access.caller import OPEN
+from server.access.keys import Keys
 from server.core import Core
-from server.dialects import chat, conversations, ops, query, sessions
+from server.dialects import access, chat, conversations, ops, query, sessions
 from server.dialects.documents import DOCUMENTS
 from server.dialects.openai.assistants import blueprint as assistants
 from server.dialects.openai.errors import error_body
 from server.http.access_log import log_requests
+from server.http.authentication import identify_callers
 from server.http.caching import forbid_storing
 from server.http.contract import Contract
 from server.http.errors import Body, detailed_body, register_error_handlers, select_body
@@ -48,6 +52,8 @@ def create_app(settings: Settings, *, store: Store | None = None, upstream: Upst
     store = create_store(settings) if store is None else store
     upstream = create_upstream(settings) if upstream is None else upstream
     runner = Runner(store, upstream, create_run_config(settings))
+    keys = Keys(store, settings.admin_key) if settings.admin_key else None
+    core = Core(store, upstream, runner, keys)
     contracts = {name: Contract(document) for name, document in read_documents(settings).items()}
     app = Flask(__name__, static_folder=None, template_folder="web/templates")
     app.json = _Json(app)
@@ -57,7 +63,8 @@ def create_app(settings: Settings, *, store: Store | None = None, upstream: Upst
     app.url_map.merge_slashes = False
     app.extensions.update(runner=runner, store=store, contracts=contracts)
     _register_hooks(app, settings)
-    _register_blueprints(app, settings, Core(store, upstream, runner), contracts)
+    identify_callers(app, keys)
+    _register_blueprints(app, settings, bind_to_caller(core), contracts)
     if settings.trusted_proxies:
         hops = settings.trusted_proxies
         proxied = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops, x_prefix=hops)
@@ -92,12 +99,25 @@ def _register_blueprints(app: Flask, settings: Settings, core: Core, contracts: 
         conversations.blueprint(contracts["conversations"], core, settings.max_import_bytes, settings.max_input_chars),
         sessions.blueprint(contracts["sessions"], core, session_seconds),
         assistants.blueprint(contracts["assistants"], core, *default_assistant),
+        access.blueprint(contracts["access"], core),
         ops.blueprint(contracts["operators"], core, documents, address),
         web.blueprint(contracts["operators"], documents),
     ):
         app.register_blueprint(blueprint)
     for contract in contracts.values():
         contract.require_all_served()
+
+
+def bind_to_caller(core: Core) -> Core:
+    """The core as each request's caller has it, so that no view can open what is others'."""
+
+    def find_core() -> Core:
+        if "core" not in g:
+            g.core = core if g.caller is OPEN else core.for_caller(g.caller)
+        found: Core = g.core
+        return found
+
+    return cast(Core, LocalProxy(find_core))
 
 
 def parse_allowed_hosts(settings: Settings) -> Hosts:
@@ -165,6 +185,8 @@ def read_documents(settings: Settings) -> dict[str, dict[str, Any]]:
         schemas = document.get("components", {}).get("schemas", {})
         for bounded in schemas.keys() & {"Input", "SystemPrompt"}:
             schemas[bounded]["maxLength"] = settings.max_input_chars
+        if settings.admin_key:
+            document["security"] = [each for each in document["security"] if each]
     return documents
 
 

@@ -251,6 +251,8 @@ class Conversation:
     """Those of SETTINGS that the client made."""
     excerpt: str = field(default="", compare=False)
     """The beginning of its first question; empty if it has none."""
+    owner: str = field(default="", compare=False)
+    """Whom it belongs to since it was created; empty for nobody in particular."""
 
 
 @dataclass(frozen=True, slots=True)

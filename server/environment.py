@@ -15,6 +15,7 @@ _NUMBERS = {
 }
 """Stricter than `int()` and `float()`, which also take underscores and digits of other scripts."""
 
+_TRUTHS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _MAX_DIGITS = 1000
 """`int()` refuses numbers of more than 4,300 digits with a message that does not help an operator."""
 
@@ -60,9 +61,13 @@ def _describe_encoding(name: str, found: str, encoding: str) -> str:
 
 
 def parse(text: str, kind: Any) -> Any:
-    """Convert `text` to `kind`: str, int, float, one of them or None, or a tuple of strings. Raises ValueError."""
+    """Convert `text` to `kind`: str, bool, int, float, one of them or None, or a tuple of str. Raises ValueError."""
     if get_origin(kind) is tuple:
         return _parse_list(text)
+    if kind is bool:
+        if text.lower() not in _TRUTHS:
+            raise ValueError("must be true or false")
+        return _TRUTHS[text.lower()]
     one: type = (get_args(kind) or (kind,))[0]
     if one in _NUMBERS and (len(text) > _MAX_DIGITS or not _NUMBERS[one].fullmatch(text)):
         raise ValueError(f"must be {'a whole number' if one is int else 'a number'}")

@@ -9,6 +9,9 @@ AppError
       UnknownModel
       ContextTooLong
     NotFound
+    NotAuthorized            no key, or one that opens nothing
+    NotAllowed               a key that opens something else
+    TooManyAttempts
     MethodNotAllowed
     MisdirectedRequest
     RunConflict            the state of the conversation or the run does not allow it
@@ -55,6 +58,8 @@ status. No sentence contains what the caller sent, an address or a key.
 
 class AppError(Exception):
     code = "internal_error"
+    retry_after: int | None = None
+    """After how many seconds the same request may succeed; None if that is not known."""
     sentence = "Something went wrong on our side. Please try again; if it happens again, tell the operator."
 
     def __init__(self, sentence: str | None = None) -> None:
@@ -93,6 +98,22 @@ class ContextTooLong(InvalidRequest):
 class NotFound(Refused):
     code = "not_found"
     sentence = "There is nothing here; /openapi.json lists what there is."
+
+
+class NotAuthorized(Refused):
+    code = "unauthorized"
+    sentence = "This needs a valid key: send it in the header Authorization: Bearer KEY, or X-API-Key: KEY."
+
+
+class NotAllowed(Refused):
+    code = "not_allowed"
+    sentence = "This key does not open that; use a client_name that it was made for, or ask the operator for a key."
+
+
+class TooManyAttempts(Refused):
+    code = "too_many_attempts"
+    sentence = "There were too many wrong keys from this address; wait a minute, then send the right one."
+    retry_after = 60
 
 
 class MethodNotAllowed(Refused):

@@ -11,6 +11,8 @@ HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+[ \t]*:[\t\x20-\x7e]*")
 
 CHOICES = {"upstream": ("openai", "scripted"), "log_level": ("debug", "info", "warning", "error")}
 
+ADMIN_KEY_CHARACTERS = 16
+
 _MAX_COUNT = 1_000_000_000
 BOUNDS: dict[str, tuple[float, float]] = {
     "default_temperature": (0, 2),
@@ -70,7 +72,7 @@ PARSERS: dict[str, tuple[Callable[[str], object], str]] = {
 }
 """A function that raises ValueError for a bad text, and the form that the text must have."""
 
-HEADER_SETTINGS = ("openai_api_key", "openai_org_id", "openai_project_id", "openai_custom_headers")
+HEADER_SETTINGS = ("admin_key", "openai_api_key", "openai_org_id", "openai_project_id", "openai_custom_headers")
 MULTILINE_SETTINGS = ("system_prompt", "assistant_instructions")
 
 

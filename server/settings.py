@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from server import addresses
 from server.environment import parse, read_environment
-from server.setting_rules import BOUNDS, CHOICES, HEADER, PARSERS, require_text
+from server.setting_rules import ADMIN_KEY_CHARACTERS, BOUNDS, CHOICES, HEADER, PARSERS, require_text
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,12 @@ class Settings:
 
     allowed_hosts: tuple[str, ...] = ()
     """Further hosts that callers may use for the server: a comma list or a JSON list; `*` for all."""
+
+    admin_key: str = field(default="", repr=False)
+    """Protects the server: the administrator's key, of 16 characters or more. Empty: the server is open to anybody."""
+
+    allow_open: bool = False
+    """Whether the server starts without `ADMIN_KEY` although it has a public address."""
 
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may call the server: a comma list or a JSON list; `*` for all. Empty: none."""
@@ -152,10 +158,12 @@ class Settings:
                         parse_text(text)
             except ValueError:
                 raise ValueError(f"{name.upper()}: must be {form}") from None
-        for name in ("openai_api_key", "openai_org_id", "openai_project_id"):
+        for name in ("openai_api_key", "openai_org_id", "openai_project_id", "admin_key"):
             value = getattr(self, name)
             if not value.isascii() or not value.isprintable():
                 raise ValueError(f"{name.upper()}: must have no characters but those of ASCII")
+        if self.admin_key and len(self.admin_key) < ADMIN_KEY_CHARACTERS:
+            raise ValueError(f"ADMIN_KEY: must have at least {ADMIN_KEY_CHARACTERS} characters")
         if any(not HEADER.fullmatch(line) for line in _split_lines(self.openai_custom_headers)):
             raise ValueError("OPENAI_CUSTOM_HEADERS: must be lines such as api-key: abc")
 

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from server.core.history import Page, read_newest, read_page
+from server.core.scope import Scope
 from server.domain import Conversation, DailyUsage, Message
 from server.errors import NotFound, StoreUnavailable
 from server.runs.runner import Runner
@@ -23,11 +24,19 @@ EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 class Conversations:
-    """Conversations by the name of the client that owns them. Safe from any thread."""
+    """A caller's conversations by name. Safe from any thread.
 
-    def __init__(self, store: Store, runner: Runner) -> None:
+    Each call raises NotAllowed for a `client_name` that is not the caller's, and NotFound for what is others'.
+    """
+
+    def __init__(self, store: Store, runner: Runner, scope: Scope) -> None:
         self._store = store
         self._runner = runner
+        self._scope = scope
+
+    def derive_name(self, kind: str, purpose: str, key: str | None) -> str:
+        """The name of a chat or a thread that belongs to the caller's idempotency key; without a key, a new one."""
+        return self._scope.derive_name(kind, purpose, key)
 
     def create(
         self,
@@ -42,8 +51,14 @@ class Conversations:
 
         If `is_unlisted`, a full store may delete it to make room for another. Raises StoreFull.
         """
+        self._scope.require(name)
         return self._store.create_conversation(
-            name, seconds, dict(metadata), to_messages(messages), is_unlisted=is_unlisted
+            name,
+            seconds,
+            dict(metadata),
+            to_messages(messages),
+            owner=self._scope.caller.owner,
+            is_unlisted=is_unlisted,
         )
 
     def get(self, name: str) -> Conversation:
@@ -55,6 +70,7 @@ class Conversations:
 
     def find(self, name: str) -> Conversation | None:
         """As `get`, but None if there is none."""
+        self._scope.require(name)
         conversation = self._store.get_conversation(name)
         if conversation is None or time.time() - conversation.touched <= RENEWAL_SECONDS:
             return conversation
@@ -68,7 +84,8 @@ class Conversations:
 
         A missing conversation is created, or, without `create`, raises NotFound. Raises StoreFull.
         """
-        return self._store.update_conversation(name, changes, create=create)
+        self._scope.require(name)
+        return self._store.update_conversation(name, changes, create=create, owner=self._scope.caller.owner)
 
     def history(self, name: str, limit: int | None, before: int | None, max_characters: int | None) -> Page:
         """The newest messages below index `before`: at most `limit`, in at most `max_characters` of JSON.
@@ -97,40 +114,57 @@ class Conversations:
 
     def list_messages(self, name: str, start: int, stop: int) -> Sequence[Message]:
         """The messages from index `start` up to, not including, `stop`, oldest first. Indexes begin at 0."""
+        self._scope.require(name)
         return self._store.list_messages(name, start, stop)
 
     def message_index(self, name: str, message_id: str) -> int:
         """Raises NotFound."""
+        self._scope.require(name)
         return self._store.message_index(name, message_id)
 
     def list_usage(self, name: str | None, since: str, until: str) -> Sequence[DailyUsage]:
         """The tokens of each day from `since` to `until`, such as `2026-11-20`, by client and model; newest day first.
 
         Of one client if `name` is given. Usage without a name is that of chats without a client, and of conversations
-        that are gone.
+        that are gone; only a caller that may open all is told of it.
         """
-        return self._store.list_usage("", name, since, until)
+        if name is not None:
+            self._scope.require(name)
+        if name is not None or not self._scope.is_limited:
+            return self._store.list_usage(name, since, until)
+        own = self._scope.list_names()
+        if own is None:
+            return [
+                each for each in self._store.list_usage(None, since, until) if self._scope.caller.opens_name(each.name)
+            ]
+        usage = [each for one in own for each in self._store.list_usage(one, since, until)]
+        return sorted(usage, key=lambda each: each.day, reverse=True)
 
     def add_messages(self, name: str, messages: NewMessages) -> Sequence[Message]:
         """Append messages that no run wrote. Raises NotFound, and ConversationBusy while a run is open."""
+        self._scope.require(name)
         added = to_messages(messages)
         self._store.add_messages(name, added)
         return added
 
     def set_message_metadata(self, name: str, message_id: str, metadata: Mapping[str, Any]) -> Message:
         """Replace a message's metadata. Raises NotFound."""
+        self._scope.require(name)
         return self._store.set_message_metadata(name, message_id, metadata)
 
     def delete_message(self, name: str, message_id: str) -> None:
         """Raises NotFound."""
+        self._scope.require(name)
         self._store.delete_message(name, message_id)
 
     def clear(self, name: str) -> None:
         """Delete the history, the runs and the request ids; the model stays. Open runs are cancelled."""
+        self._scope.require(name)
         self._runner.clear(name)
 
     def delete(self, name: str) -> None:
         """Delete everything of the conversation. Open runs are cancelled."""
+        self._scope.require(name)
         self._runner.delete(name)
 
 

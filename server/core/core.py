@@ -1,13 +1,19 @@
-"""The parts of the core, made for one store, one upstream and one runner."""
+"""The parts of the core, made for one store, one upstream, one runner and one caller."""
 
+from functools import cached_property
+
+from server.access.caller import OPEN, Caller
+from server.access.keys import Keys
+from server.core.clients import Clients
 from server.core.conversations import Conversations
 from server.core.exports import Exports
 from server.core.health import HealthCheck
-from server.core.imports import Imports
+from server.core.imports import ImportQueue, Imports
 from server.core.messages import Messages
 from server.core.models import Models
 from server.core.records import Records
 from server.core.replies import Replies
+from server.core.scope import Scope
 from server.core.search import Search
 from server.core.titles import Titles
 from server.runs.runner import Runner
@@ -16,16 +22,65 @@ from server.upstream.protocol import Upstream
 
 
 class Core:
-    """Everything that a caller may do. Safe from any thread."""
+    """Everything that one caller may do. Safe from any thread."""
 
-    def __init__(self, store: Store, upstream: Upstream, runner: Runner) -> None:
-        self.conversations = Conversations(store, runner)
-        self.replies = Replies(store, runner, self.conversations)
-        self.messages = Messages(store, self.conversations)
-        self.search = Search(store)
-        self.exports = Exports(store)
-        self.imports = Imports(store)
-        self.titles = Titles(self.conversations, self.replies)
-        self.models = Models(store, upstream, self.conversations)
-        self.records = Records(store)
-        self.health = HealthCheck(store, upstream, runner)
+    def __init__(
+        self, store: Store, upstream: Upstream, runner: Runner, keys: Keys | None = None, caller: Caller = OPEN
+    ) -> None:
+        """Without `keys`, the server is open."""
+        self._store = store
+        self._upstream = upstream
+        self._runner = runner
+        self._keys = keys
+        self._scope = Scope(store, caller)
+        self._import_queue = ImportQueue()
+
+    def for_caller(self, caller: Caller) -> "Core":
+        """The same for another caller."""
+        core = Core(self._store, self._upstream, self._runner, self._keys, caller)
+        core._import_queue = self._import_queue
+        return core
+
+    @cached_property
+    def conversations(self) -> Conversations:
+        return Conversations(self._store, self._runner, self._scope)
+
+    @cached_property
+    def replies(self) -> Replies:
+        return Replies(self._store, self._runner, self.conversations, self._scope)
+
+    @cached_property
+    def messages(self) -> Messages:
+        return Messages(self._store, self.conversations)
+
+    @cached_property
+    def search(self) -> Search:
+        return Search(self._store, self._scope)
+
+    @cached_property
+    def exports(self) -> Exports:
+        return Exports(self._store, self._scope)
+
+    @cached_property
+    def imports(self) -> Imports:
+        return Imports(self._store, self._scope, self._import_queue)
+
+    @cached_property
+    def titles(self) -> Titles:
+        return Titles(self.conversations, self.replies)
+
+    @cached_property
+    def models(self) -> Models:
+        return Models(self._upstream, self.conversations)
+
+    @cached_property
+    def records(self) -> Records:
+        return Records(self._store, self._scope.caller.owner)
+
+    @cached_property
+    def clients(self) -> Clients:
+        return Clients(self._store, self._runner, self._scope, self._keys)
+
+    @cached_property
+    def health(self) -> HealthCheck:
+        return HealthCheck(self._store, self._upstream, self._runner)

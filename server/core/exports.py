@@ -13,6 +13,7 @@ import orjson
 from server.concurrency import Pauses
 from server.core.export_format import FORMAT, VERSION, dump_conversation, dump_message, dump_run
 from server.core.history import read_forward
+from server.core.scope import Scope
 from server.domain import Conversation, Message
 from server.errors import ConversationBusy, NotFound
 from server.store.protocol import Store
@@ -42,8 +43,9 @@ class ExportedFile:
 class Exports:
     """Safe from any thread."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, scope: Scope) -> None:
         self._store = store
+        self._scope = scope
 
     def write(self, name: str, file_format: ExportFormat) -> ExportedFile:
         """Write a conversation to a file; its time until expiry goes on.
@@ -51,6 +53,7 @@ class Exports:
         It has the messages of one moment, and the runs that had ended then. Raises NotFound, and ConversationBusy if
         the history changes all the time.
         """
+        self._scope.require(name)
         for _ in range(ATTEMPTS):
             with ExitStack() as opened:
                 file = opened.enter_context(TemporaryFile())

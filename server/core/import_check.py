@@ -9,8 +9,9 @@ from typing import Any
 from server.core.import_formats import read_file
 from server.core.import_records import Header
 from server.core.json_file import JsonFile, Span
+from server.core.scope import Scope
 from server.domain import METADATA_CHARACTERS, Message, Run, is_too_long, new_id
-from server.errors import ConversationExists, InvalidRequest, NotFound
+from server.errors import ConversationExists, InvalidRequest, NotAllowed, NotFound
 from server.store.protocol import Store
 
 MAX_CONVERSATIONS = 10_000
@@ -45,12 +46,10 @@ class Plan:
     """How many parts of each kind are no text."""
 
 
-def check_file(
-    data: JsonFile, store: Store, name: str | None, max_input_chars: int, *, has_lines: bool, copies: bool
-) -> Plan:
-    """Read a whole file. Raises InvalidImport; ConversationExists, unless `copies`, which numbers the name instead."""
+def check_file(data: JsonFile, store: Store, names: "Names", max_input_chars: int, *, has_lines: bool) -> Plan:
+    """Read a whole file. Raises InvalidImport, and what `names` raises."""
     plan = Plan()
-    check = _Check(data, store, plan, _Names(store, name, copies=copies), max_input_chars)
+    check = _Check(data, store, plan, names, max_input_chars)
     for count, (span, record) in enumerate(read_file(data, plan.skipped, has_lines=has_lines)):
         check.take(span, record)
         if count >= MAX_RECORDS:
@@ -59,11 +58,13 @@ def check_file(
     return plan
 
 
-class _Names:
-    """Chooses the names of the conversations."""
+class Names:
+    """Chooses the names of the conversations of one file."""
 
-    def __init__(self, store: Store, name: str | None, *, copies: bool) -> None:
+    def __init__(self, store: Store, scope: Scope, name: str | None, *, copies: bool) -> None:
+        """With `name`, the only conversation gets it. With `copies`, a name that is taken is numbered."""
         self._store = store
+        self._scope = scope
         self._name = name
         self._copies = copies
         self._has_conflict = False
@@ -71,15 +72,20 @@ class _Names:
         self._numbers: Counter[str] = Counter()
 
     def choose(self, wanted: str | None) -> str:
-        """A free name; without `copies` also one that is taken. Raises InvalidRequest if one was given for several."""
+        """A free name; without `copies` also one that is taken.
+
+        Raises InvalidRequest if one was given for several, and NotAllowed if that is not the caller's.
+        """
         if self._name is not None and self._chosen:
             raise InvalidRequest(ONE_ONLY)
-        name = self._name or wanted or new_id("chat")
+        if self._name is not None:
+            self._scope.require(self._name)
+        name = self._name or self._own(wanted)
         if not self._is_free(name):
             if not self._copies:
                 self._has_conflict = True
                 return name
-            name = next(each for each in self._number(name) if self._is_free(each))
+            name = self._own(next(each for each in self._number(name) if self._is_free(each)))
         self._chosen.add(name)
         return name
 
@@ -87,6 +93,14 @@ class _Names:
         """Raises ConversationExists if a name was chosen that is taken."""
         if self._has_conflict:
             raise ConversationExists
+
+    def _own(self, wanted: str | None) -> str:
+        """The wanted name; a new one if there is none, or if it is not one that the caller may use."""
+        if wanted:
+            with suppress(NotAllowed, NotFound):
+                self._scope.require(wanted)
+                return wanted
+        return new_id("chat")
 
     def _is_free(self, name: str) -> bool:
         return name not in self._chosen and self._store.get_conversation(name) is None
@@ -102,7 +116,7 @@ class _Names:
 class _Check:
     """Checks one record after another."""
 
-    def __init__(self, data: JsonFile, store: Store, plan: Plan, names: _Names, max_input_chars: int) -> None:
+    def __init__(self, data: JsonFile, store: Store, plan: Plan, names: Names, max_input_chars: int) -> None:
         self._data = data
         self._store = store
         self._plan = plan

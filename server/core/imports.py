@@ -8,10 +8,11 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
-from server.core.import_check import Plan, check_file
+from server.core.import_check import Names, Plan, check_file
 from server.core.import_formats import read_file
 from server.core.import_records import Header
 from server.core.json_file import JsonFile
+from server.core.scope import Scope
 from server.domain import Conversation, Message, Run, new_id
 from server.errors import ConversationBusy, ConversationExists, ImportLost, NotFound, StoreUnavailable
 from server.store.protocol import Store
@@ -44,16 +45,15 @@ class ImportResult:
     """How many parts of each kind were no text."""
 
 
-class Imports:
-    """Safe from any thread."""
+class ImportQueue:
+    """The files of all callers that are being received or imported. Safe from any thread."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._received = 0
-        """The bytes of all files that are being received or imported."""
+        """The bytes of all these files."""
         # One at a time: each takes what the processor has left, so that many would make other callers wait longer.
-        self._turn = threading.Lock()
+        self.turn = threading.Lock()
 
     @contextmanager
     def admit(self, max_bytes: int) -> Iterator[Callable[[int], None]]:
@@ -78,22 +78,34 @@ class Imports:
             with self._lock:
                 self._received -= held
 
+
+class Imports:
+    """Safe from any thread."""
+
+    def __init__(self, store: Store, scope: Scope, queue: ImportQueue) -> None:
+        self._store = store
+        self._scope = scope
+        self._queue = queue
+        self.admit = queue.admit
+
     def load(
         self, file: BinaryIO, name: str | None, max_input_chars: int, *, has_lines: bool, copies: bool
     ) -> ImportResult:
         """Import the conversations of `file`, under `name` if there is one and the file has one conversation.
 
-        If a name exists, ConversationExists is raised, or, if `copies`, a free one is taken. Runs whose ids exist in
-        the store get new ones. Raises InvalidImport, which names the line, for a file that is broken
-        or has a question or system prompt of more than `max_input_chars` characters.
+        If a name exists, ConversationExists is raised, or, if `copies`, a free one is taken; a name in the file that is
+        not the caller's is replaced by a new one. Runs whose ids exist in the store get new ones. Raises NotAllowed if
+        `name` is not the caller's, and InvalidImport, which names the line, for a file that is broken or has a question
+        or system prompt of more than `max_input_chars` characters.
 
         Everything is checked before anything is written. It is written to conversations that nobody sees listed, and
         these are listed at the end. If the process dies, those that are not listed yet expire; if it dies while it
         lists several, some are there.
         """
-        with self._turn, closing(JsonFile(file)) as data:
-            plan = check_file(data, self._store, name, max_input_chars, has_lines=has_lines, copies=copies)
-            writing = _Writing(self._store, plan)
+        with self._queue.turn, closing(JsonFile(file)) as data:
+            names = Names(self._store, self._scope, name, copies=copies)
+            plan = check_file(data, self._store, names, max_input_chars, has_lines=has_lines)
+            writing = _Writing(self._store, plan, self._scope.caller.owner)
             try:
                 return ImportResult(writing.write(data, has_lines=has_lines), plan.skipped)
             except BaseException as error:
@@ -106,9 +118,10 @@ class Imports:
 class _Writing:
     """The writing of a file that was checked."""
 
-    def __init__(self, store: Store, plan: Plan) -> None:
+    def __init__(self, store: Store, plan: Plan, owner: str) -> None:
         self._store = store
         self._plan = plan
+        self._owner = owner
         self._token = new_id("import")
         self._headers: list[Header] = []
         self._written: list[str] = []
@@ -158,7 +171,9 @@ class _Writing:
         """Create the next conversation. Raises ConversationExists if somebody else has created it meanwhile."""
         name = self._plan.conversations[len(self._headers)].name
         mark = {"import": self._token}
-        created = self._store.create_conversation(name, HIDDEN_SECONDS, mark, is_unlisted=True, is_importing=True)
+        created = self._store.create_conversation(
+            name, HIDDEN_SECONDS, mark, owner=self._owner, is_unlisted=True, is_importing=True
+        )
         if created.metadata != mark:
             raise ConversationExists
         self._written.append(name)

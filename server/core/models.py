@@ -5,15 +5,13 @@ from typing import Any
 
 from server import errors
 from server.core.conversations import Conversations
-from server.store.protocol import Store
 from server.upstream.protocol import Upstream
 
 
 class Models:
     """Safe from any thread."""
 
-    def __init__(self, store: Store, upstream: Upstream, conversations: Conversations) -> None:
-        self._store = store
+    def __init__(self, upstream: Upstream, conversations: Conversations) -> None:
         self._upstream = upstream
         self._conversations = conversations
 
@@ -26,6 +24,10 @@ class Models:
         conversation = self._conversations.find(name)
         model = None if conversation is None else conversation.model
         return model or self._upstream.default_model()
+
+    def get_default(self) -> str:
+        """The model of clients that have set none. Raises Unavailable."""
+        return self._upstream.default_model()
 
     def find_default(self) -> str | None:
         """The model of clients that have set none; None if the upstream cannot tell."""
@@ -40,7 +42,7 @@ class Models:
         Raises UnknownModel otherwise.
         """
         self.require_listed(model)
-        self._store.update_conversation(name, {"model": model})
+        self._conversations.update(name, {"model": model})
 
     def require_listed(self, model: str) -> None:
         """Raises UnknownModel as `set`: for a model that is kept."""

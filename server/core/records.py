@@ -9,24 +9,33 @@ from server.store.protocol import Store
 
 
 class Records:
-    """Records by kind and id. Safe from any thread."""
+    """Records of one owner by kind and id. Safe from any thread."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, owner: str) -> None:
         self._store = store
+        self._owner = owner
 
     def put(self, kind: str, record_id: str, record: Mapping[str, Any]) -> None:
         """Create or replace a record. Raises TooManyRecords for a new one if there are MAX_RECORDS of its kind."""
-        self._store.put_record(kind, record_id, orjson.dumps(record))
+        self._store.put_record(self._kind(kind), record_id, orjson.dumps(record))
 
     def get(self, kind: str, record_id: str) -> dict[str, Any]:
         """Raises NotFound."""
-        record: dict[str, Any] = orjson.loads(self._store.get_record(kind, record_id))
+        record: dict[str, Any] = orjson.loads(self._store.get_record(self._kind(kind), record_id))
         return record
 
     def list(self, kind: str) -> list[dict[str, Any]]:
         """In no order."""
-        return [orjson.loads(record) for record in self._store.list_records(kind)]
+        return [orjson.loads(record) for record in self._store.list_records(self._kind(kind))]
 
     def delete(self, kind: str, record_id: str) -> None:
         """Raises NotFound."""
-        self._store.delete_record(kind, record_id)
+        self._store.delete_record(self._kind(kind), record_id)
+
+    def _kind(self, kind: str) -> str:
+        return kind_of(kind, self._owner)
+
+
+def kind_of(kind: str, owner: str) -> str:
+    """The kind under which the store keeps the records of an owner."""
+    return f"{kind} of {owner}" if owner else kind

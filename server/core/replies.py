@@ -8,6 +8,7 @@ from typing import Any
 
 from server import errors
 from server.core.conversations import Conversations, NewMessages, to_messages
+from server.core.scope import Scope
 from server.domain import Run, RunOptions, Status
 from server.runs.events import RunEvents, error_of
 from server.runs.runner import Runner
@@ -18,12 +19,16 @@ OPEN_RUNS_WITHIN = 64
 
 
 class Replies:
-    """The runs of every conversation. Safe from any thread."""
+    """The runs of a caller's conversations. Safe from any thread.
 
-    def __init__(self, store: Store, runner: Runner, conversations: Conversations) -> None:
+    Each call raises NotAllowed for a `client_name` that is not the caller's, and NotFound for what is others'.
+    """
+
+    def __init__(self, store: Store, runner: Runner, conversations: Conversations, scope: Scope) -> None:
         self._store = store
         self._runner = runner
         self._conversations = conversations
+        self._scope = scope
 
     def create(
         self,
@@ -39,7 +44,10 @@ class Replies:
         ConversationBusy; without `create_conversation`, an unknown conversation raises NotFound. Raises
         RequestIdConflict, ConversationBusy, ShuttingDown, StoreUnavailable.
         """
-        return self._runner.create(draft, CreateOptions(to_messages(messages), reject_if_busy, create_conversation))
+        self._scope.require(draft.conversation)
+        owner = self._scope.caller.owner
+        options = CreateOptions(to_messages(messages), reject_if_busy, create_conversation, owner)
+        return self._runner.create(draft, options)
 
     def ask(
         self,
@@ -55,7 +63,8 @@ class Replies:
         A new run is `streamed` upstream, continues if the caller disconnects, and is in the history once it is
         completed. Raises what `create` raises, and the error that the run failed with.
         """
-        options = CreateOptions(create_conversation=create_conversation)
+        self._scope.require(draft.conversation)
+        options = CreateOptions(create_conversation=create_conversation, owner=self._scope.caller.owner)
         run = self._runner.ask(draft, seconds, is_connected, options, streamed=streamed)
         error = error_of(run)
         if error is not None:
@@ -85,10 +94,13 @@ class Replies:
 
     def get(self, run_id: str) -> Run:
         """Raises NotFound."""
-        return self._store.get_run(run_id)
+        run = self._store.get_run(run_id)
+        self._scope.require_id(run.conversation)
+        return run
 
     def find(self, name: str, run_id: str) -> Run:
         """A run of the conversation `name`. Raises NotFound, also if it belongs to another one."""
+        self._scope.require(name)
         run = self._store.get_run(run_id)
         if run.conversation != name:
             raise errors.NotFound
@@ -99,10 +111,12 @@ class Replies:
 
         With the id of a run as `before`, only earlier ones. Raises NotFound if it is no run of the conversation.
         """
+        self._scope.require(name)
         return self._store.list_runs(name, status, limit, before)
 
     def list_open(self, name: str) -> Sequence[Run]:
         """The open runs among the newest OPEN_RUNS_WITHIN of the conversation, oldest first."""
+        self._scope.require(name)
         found: list[Run] = []
         before, most = None, 4
         for _ in range(OPEN_RUNS_WITHIN // most):
@@ -119,6 +133,7 @@ class Replies:
 
         A reader that stops early cancels nothing. Raises NotFound and InvalidPosition, as `Runner.read`.
         """
+        self._require_run(run_id)
         # A run of this process can be read without the store.
         with suppress(errors.StoreUnavailable, errors.NotFound):
             self._conversations.find(self._store.get_run(run_id).conversation)
@@ -130,7 +145,7 @@ class Replies:
         Raises NotFound, NoActionRequired, InvalidRequest if the ids are not those of the calls, and what `create`
         raises.
         """
-        run = self._store.get_run(run_id)
+        run = self.get(run_id)
         if run.status != "requires_action":
             raise errors.NoActionRequired
         *earlier, step = run.steps
@@ -145,10 +160,11 @@ class Replies:
 
     def set_details(self, run_id: str, details: Mapping[str, Any]) -> Run:
         """Replace what the dialect keeps with a run. Raises NotFound."""
-        return self._store.set_run_details(self._store.get_run(run_id).conversation, run_id, details)
+        return self._store.set_run_details(self.get(run_id).conversation, run_id, details)
 
     def cancel(self, run_id: str) -> Run:
         """End a run. Its text is kept, in the history too. Raises NotFound."""
+        self._require_run(run_id)
         return self._runner.cancel(run_id)
 
     def retry(self, run_id: str) -> Run:
@@ -156,7 +172,7 @@ class Replies:
 
         Raises NotFound, NotRetryable, and what `create` raises.
         """
-        run = self._store.get_run(run_id)
+        run = self.get(run_id)
         if run.status not in RETRYABLE_STATUSES:
             raise errors.NotRetryable
         request_id = run.request_id or f"retry of {run_id}"
@@ -176,6 +192,11 @@ class Replies:
         options = _change_logprobs(earlier.options, logprobs)
         draft = Run(question or earlier.question, conversation=name, options=options, replaces=earlier.id)
         return self.create(draft, create_conversation=False)
+
+    def _require_run(self, run_id: str) -> None:
+        """Raises NotFound, also if it is a run of others. A run of this process is found without the store."""
+        if self._scope.is_limited:
+            self._scope.require_id(self._runner.find_conversation(run_id))
 
     def _find_last_run_id(self, name: str) -> str:
         count = self._conversations.get(name).message_count

@@ -5,13 +5,15 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 from unicodedata import normalize
 
+from server.core.scope import Scope
 from server.domain import Conversation, ConversationEntry
 from server.errors import InvalidRequest
 from server.store.protocol import Store
 
+SEARCH_BATCH = 100
 SEARCH_SECONDS = 2.0
 """A search begins no further conversation after this time, and its page ends there."""
 
@@ -20,9 +22,6 @@ READ_MESSAGES = 50
 
 PASSAGE_BEFORE, PASSAGE_CHARACTERS = 24, 120
 """How much of a message is shown before the text that was found, and in all."""
-
-OWNER = ""
-"""The owner of every conversation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +43,9 @@ class ConversationPage:
 class Search:
     """Safe from any thread."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, scope: Scope) -> None:
         self._store = store
+        self._scope = scope
 
     def list(self, text: str | None, cursor: str | None, limit: int) -> ConversationPage:
         """The `limit` conversations that were used last, or those that have `text`, newest first.
@@ -55,12 +55,12 @@ class Search:
         """
         before = None if cursor is None else _parse_cursor(cursor)
         if text is None:
-            entries = self._store.list_conversations(OWNER, before, limit + 1)
+            entries = list(islice(self._read_entries(before, limit + 1), limit + 1))
             found = [SearchResult(each, None) for each in entries[:limit]]
             return ConversationPage(found, _cursor(entries[limit - 1]) if len(entries) > limit else None)
         found = []
         until = time.monotonic() + SEARCH_SECONDS
-        for entry in self._read_entries(before):
+        for entry in self._read_entries(before, SEARCH_BATCH):
             match = self._match(entry.conversation, _fold(text))
             if match is not None:
                 found.append(SearchResult(entry, match or None))
@@ -69,10 +69,20 @@ class Search:
             time.sleep(0)  # Under gevent, this lets other greenlets run.
         return ConversationPage(found, None)
 
-    def _read_entries(self, before: tuple[float, str] | None) -> Iterator[ConversationEntry]:
-        while entries := self._store.list_conversations(OWNER, before, 100):
-            yield from entries
-            before = entries[-1].conversation.touched, entries[-1].conversation.name
+    def _read_entries(self, before: tuple[float, str] | None, batch: int) -> Iterator[ConversationEntry]:
+        """Those that the caller may open, newest first, read in batches.
+
+        A key for every name with some beginning costs a walk over what all clients have; any other, what its own has.
+        """
+        own = self._scope.list_names() if self._scope.is_limited else None
+        if own is not None:
+            entries = [each for each in self._store.read_entries(own) if self._scope.opens(each.conversation)]
+            newest_first = sorted(entries, key=_position, reverse=True)
+            yield from (each for each in newest_first if before is None or _position(each) < before)
+            return
+        while found := self._store.list_conversations(before, batch):
+            yield from (each for each in found if self._scope.opens(each.conversation))
+            before = _position(found[-1])
 
     def _match(self, conversation: Conversation, text: str) -> str | None:
         """The passage of the newest message that has `text`; empty if title or name have it; None if nothing does."""
@@ -106,6 +116,10 @@ def _passage(content: str, at: int) -> str:
     start = max(0, at - PASSAGE_BEFORE)
     passage = " ".join(content[start : start + PASSAGE_CHARACTERS].split())
     return f"…{passage}" if start else passage
+
+
+def _position(entry: ConversationEntry) -> tuple[float, str]:
+    return entry.conversation.touched, entry.conversation.name
 
 
 def _cursor(entry: ConversationEntry) -> str:

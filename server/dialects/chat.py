@@ -8,7 +8,7 @@ from typing import Any
 from flask import Blueprint, Response
 
 from server.core import Core
-from server.domain import Run, RunOptions, derive_id, rfc3339
+from server.domain import Run, RunOptions, rfc3339
 from server.errors import InvalidRequest, NotFound, StoreFull
 from server.http import connection, headers, sse
 from server.http.contract import Contract
@@ -67,7 +67,7 @@ def _draft_run(core: Core, ttl_seconds: float, body: dict[str, Any]) -> Run:
     if options.model is not None:
         core.models.require_offered(options.model)
     if name is None:
-        name = derive_id("chat", "chat", request_id)
+        name = core.conversations.derive_name("chat", "chat", request_id)
         messages = [
             {"role": each["role"], "content": each["content"]} for each in body.get("conversation_history") or ()
         ]

@@ -1,7 +1,6 @@
 """Conversations, named by `client_name`: list, search, change, regenerate, count, export, import and delete them."""
 
 from dataclasses import asdict
-from datetime import UTC, date, datetime
 from hashlib import sha256
 from typing import Any
 
@@ -13,11 +12,11 @@ from server.core.exports import ExportFormat
 from server.core.imports import Imported
 from server.core.messages import Statistics
 from server.core.search import SearchResult
+from server.core.usage import report_usage
 from server.domain import (
     METADATA_CHARACTERS,
     SETTINGS,
     Conversation,
-    DailyUsage,
     Message,
     Run,
     Status,
@@ -29,17 +28,12 @@ from server.http import connection, files
 from server.http.contract import Contract
 from server.http.errors import register_error_handlers
 
-USAGE_DAYS = 30
-"""How many days `getUsage` lists unless the caller says."""
-
 FILE_TYPES: dict[ExportFormat, tuple[str, str]] = {
     "json": ("application/json", "json"),
     "jsonl": ("application/jsonl", "jsonl"),
     "markdown": ("text/markdown", "md"),
 }
 """The media type of each format, and the suffix of its files."""
-
-COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
 def blueprint(contract: Contract, core: Core, max_import_bytes: int, max_input_chars: int) -> Blueprint:
@@ -127,10 +121,7 @@ def _serve_counts(bp: Blueprint, contract: Contract, core: Core) -> None:
 
     @contract.serves(bp, "getUsage")
     def get_usage(client_name: str | None, since: str | None, until: str | None) -> dict[str, Any]:
-        last = datetime.now(UTC).date() if until is None else _parse_day("until", until)
-        first = _find_first_day(last) if since is None else _parse_day("since", since)
-        usage = core.conversations.list_usage(client_name, first.isoformat(), last.isoformat())
-        return {"usage": [_dump_usage(each) for each in usage], "total": _add_up(usage)}
+        return report_usage(core.conversations, client_name, since, until)
 
 
 def _serve_files(bp: Blueprint, contract: Contract, core: Core, max_import_bytes: int, max_input_chars: int) -> None:
@@ -254,25 +245,3 @@ def _dump_imported(imported: Imported) -> dict[str, Any]:
         "message_count": imported.message_count,
         "run_count": imported.run_count,
     }
-
-
-def _dump_usage(usage: DailyUsage) -> dict[str, Any]:
-    counts = {name: getattr(usage, name) for name in COUNTS}
-    return {"date": usage.day, "client_name": usage.name, "model": usage.model, "questions": usage.runs, **counts}
-
-
-def _add_up(usage: Any) -> dict[str, int]:
-    counts = {name: sum(getattr(each, name) for each in usage) for name in COUNTS}
-    return {"questions": sum(each.runs for each in usage), **counts}
-
-
-def _find_first_day(last: date) -> date:
-    """The first of USAGE_DAYS days, of which no date is earlier than the year 1."""
-    return date.fromordinal(max(1, last.toordinal() - USAGE_DAYS + 1))
-
-
-def _parse_day(name: str, text: str) -> date:
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise InvalidRequest(f"{name} must be a day, such as 2026-11-20.") from None

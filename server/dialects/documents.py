@@ -10,5 +10,6 @@ DOCUMENTS = {
     "conversations": _HERE / "conversations.openapi.json",
     "sessions": _HERE / "sessions.openapi.json",
     "assistants": _HERE / "openai" / "assistants.openapi.json",
+    "access": _HERE / "access.openapi.json",
     "operators": _HERE / "ops.openapi.json",
 }

@@ -51,8 +51,11 @@ class Contract:
         self.document = document
         # openapi-core also matches a request's scheme and host against `servers`; `/` matches all, since Flask has
         # routed the request already. It resolves the same references at every request, hence the cache.
+        # Keys are judged before, in authentication.py.
         components = _expand_nullable(document.get("components", {}))
-        spec_document = {**document, "servers": [{"url": "/"}], "components": components}
+        paths = _without_security(document["paths"])
+        spec_document = {**document, "servers": [{"url": "/"}], "paths": paths, "components": components}
+        spec_document.pop("security", None)
         spec = SchemaPath.from_dict(spec_document, resolved_cache_maxsize=10_000)
         schemas = _SchemaValidators(components)
         rules: dict[str, Any] = {
@@ -78,7 +81,7 @@ class Contract:
         The view receives the parameters of path and query by name, and the validated JSON body as `body` if the
         operation has one; None for each that was not sent. A request that does not fit the document raises
         InvalidRequest, UnsupportedMediaType or BodyTooLarge, and the view does not run. A body with `x-is-file` in the
-        document is a file: only its media type is checked, and the view reads it.
+        document is a file: only its media type is checked, and the view reads it. One with `security: []` needs no key.
         """
         if operation_id not in self._operations:
             raise LookupError(f"a view serves {operation_id}, which its document does not have")
@@ -88,10 +91,11 @@ class Contract:
             each["name"]: each["schema"]["type"] for each in operation.get("parameters", []) if each["in"] == "query"
         }
         media_types = _file_media_types(operation)
+        is_public = operation.get("security") == []
         has_body = "requestBody" in operation and not media_types
         # Looking for parameters costs openapi-core more than validating a body, so it is left out if there are none.
         # The validator of bodies alone takes every body for required.
-        has_more = {"parameters", "security"} & {*self.document, *self.document["paths"][path], *operation}
+        has_more = "parameters" in {*self.document["paths"][path], *operation}
         may_lack_body = has_body and not operation["requestBody"].get("required")
         validator: V31RequestValidator | V31RequestBodyValidator | V31RequestParametersValidator
         if media_types:
@@ -113,6 +117,7 @@ class Contract:
                     given["body"] = orjson.loads(strip_bom(request.get_data()) or b"null")
                 return view(**given)
 
+            checked.is_public = is_public  # type: ignore[attr-defined]
             rule = re.sub(r"{(\w+)}", r"<\1>", path)
             # Flask would redirect a request without a path to `/`, and callers such as ChatGPT follow no redirect.
             blueprint.add_url_rule(rule, operation_id, checked, methods=[method.upper()], strict_slashes=path != "/")
@@ -130,6 +135,18 @@ def _file_media_types(operation: dict[str, Any]) -> list[str]:
     """The media types of an operation whose body is a file, the preferred one first; empty for any other."""
     body = operation.get("requestBody", {})
     return list(body["content"]) if body.get("x-is-file") else []
+
+
+def _without_security(paths: dict[str, Any]) -> dict[str, Any]:
+    return {
+        path: {
+            method: {name: value for name, value in operation.items() if name != "security"}
+            if method in METHODS
+            else operation
+            for method, operation in item.items()
+        }
+        for path, item in paths.items()
+    }
 
 
 def _expand_nullable(components: dict[str, Any]) -> dict[str, Any]:

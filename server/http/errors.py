@@ -15,6 +15,8 @@ log = logging.getLogger("server.errors")
 STATUS: dict[type[AppError], int] = {
     errors.AppError: 500,
     errors.Refused: 400,
+    errors.NotAuthorized: 401,
+    errors.NotAllowed: 403,
     errors.NotFound: 404,
     errors.MethodNotAllowed: 405,
     errors.RunConflict: 409,
@@ -22,6 +24,7 @@ STATUS: dict[type[AppError], int] = {
     errors.UnsupportedMediaType: 415,
     errors.MisdirectedRequest: 421,
     errors.ConversationBusy: 429,
+    errors.TooManyAttempts: 429,
     errors.Unavailable: 503,
     errors.InternalError: 500,
     errors.NotConfigured: 503,
@@ -82,9 +85,12 @@ def register_error_handlers(
     An unforeseen exception is logged with its traceback and answered as InternalError.
     """
 
-    def answer(error: AppError) -> tuple[dict[str, Any], int]:
+    def answer(error: AppError) -> tuple[dict[str, Any], int, dict[str, str]]:
         g.error_code = error.code
-        return body(error), status(error)
+        headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+        if isinstance(error, errors.NotAuthorized):
+            headers["WWW-Authenticate"] = "Bearer"
+        return body(error), status(error), headers
 
     def answer_http(error: HTTPException) -> Response:
         fallback = errors.InternalError if (error.code or 500) >= 500 else errors.InvalidRequest
@@ -94,7 +100,7 @@ def register_error_handlers(
             response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
         return response
 
-    def answer_unhandled(_: Exception) -> tuple[dict[str, Any], int]:
+    def answer_unhandled(_: Exception) -> tuple[dict[str, Any], int, dict[str, str]]:
         log.exception("unhandled exception in request %s", g.get("request_id", "-"))
         return answer(errors.InternalError())
 

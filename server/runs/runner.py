@@ -107,6 +107,11 @@ class Runner:
             live.check_position(position)
         return notify_end(live.read(position, is_connected), lambda run: self._mark_delivered(run, is_connected))
 
+    def find_conversation(self, run_id: str) -> str:
+        """The name of a run's conversation. Raises NotFound, and StoreUnavailable for a run of another process."""
+        live = self._local.open.get(run_id)
+        return self._store.get_run(run_id).conversation if live is None else live.name
+
     def cancel(self, run_id: str) -> Run:
         """End a run and keep its text. A run that has ended stays as it is. Raises NotFound, StoreUnavailable.
 

@@ -23,6 +23,15 @@ def require_shared_store(settings: Settings, workers: int) -> None:
         )
 
 
+def require_protection(settings: Settings) -> None:
+    """Raises SystemExit if the server has a public address and is open, unless the operator says that it is meant."""
+    if settings.sites and not settings.admin_key and not settings.allow_open:
+        raise SystemExit(
+            "The server cannot start: it has a public address (PUBLIC_URL or RENDER_EXTERNAL_URL) and is open to "
+            "anybody, at your cost. Set ADMIN_KEY, of 16 characters or more, or say ALLOW_OPEN=true."
+        )
+
+
 def warnings(settings: Settings) -> list[str]:
     """Sentences for the log about settings that are allowed, but seldom meant."""
     found = []
@@ -32,6 +41,10 @@ def warnings(settings: Settings) -> list[str]:
     if settings.upstream == "openai" and not (settings.openai_api_key or addresses):
         found.append(
             "No model is set, so every question is refused: set OPENAI_API_KEY, OPENAI_BASE_URL or UPSTREAM=scripted."
+        )
+    if not settings.admin_key:
+        found.append(
+            "This server is OPEN: anybody who reaches it can ask, read and delete. Set ADMIN_KEY to protect it."
         )
     if settings.upstream == "scripted":
         found.append("UPSTREAM=scripted: this is a DEMONSTRATION. No model is asked; every reply says so.")

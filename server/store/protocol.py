@@ -28,7 +28,8 @@ class CreateOptions:
     reject_if_busy: bool = False
     """Whether the run is refused, instead of queued, if the conversation has an open run."""
     create_conversation: bool = True
-    """Whether a missing conversation is created."""
+    """Whether a missing conversation is created, for `owner`."""
+    owner: str = ""
 
 
 DEFAULT_OPTIONS = CreateOptions()
@@ -83,10 +84,11 @@ class Store(Protocol):
         metadata: Mapping[str, Any],
         messages: Sequence[Message] = (),
         *,
+        owner: str = "",
         is_unlisted: bool = False,
         is_importing: bool = False,
     ) -> Conversation:
-        """Create a conversation with `messages`. It expires `seconds` after it was last touched; None: never.
+        """Create a conversation of `owner` with `messages`. It expires `seconds` after its last use; None: never.
 
         An unlisted conversation is in no list, and a full store may delete it if it has no open run, the least recently
         used one first. Until a conversation that is importing is published, `create_run` and `add_messages` raise
@@ -94,27 +96,33 @@ class Store(Protocol):
         """
 
     def touch(self, name: str) -> bool:
-        """Restart the conversation's time limit, if it has one, as `create_run` and `finish_run` do.
+        """Restart the conversation's time limit, as `create_run` and `finish_run` do; without one, nothing changes.
 
-        False if it is missing. Without a time limit, its place in a list stays as it is.
+        False if it is missing.
         """
 
-    def update_conversation(self, name: str, changes: Mapping[str, Any], *, create: bool = True) -> Conversation:
+    def update_conversation(
+        self, name: str, changes: Mapping[str, Any], *, create: bool = True, owner: str = ""
+    ) -> Conversation:
         """Set the fields that `changes` names: `model`, `metadata` and those of SETTINGS; None removes one.
 
-        A missing conversation is created, or, without `create`, NotFound is raised. Does not touch the conversation.
-        Raises StoreFull.
+        A missing conversation is created for `owner`, or, without `create`, NotFound is raised. Does not touch the
+        conversation. Raises StoreFull.
         """
 
-    def list_conversations(
-        self, owner: str, before: tuple[float, str] | None, most: int
-    ) -> Sequence[ConversationEntry]:
-        """The `most` conversations of `owner` that were touched last, newest first, and by name if at the same time.
+    def list_conversations(self, before: tuple[float, str] | None, most: int) -> Sequence[ConversationEntry]:
+        """The `most` conversations that were touched last, newest first, and by name if at the same time.
 
         `before` is `touched` and `name` of a conversation: only those that come after it in this order are returned.
         Unlisted and expired ones are left out, so a conversation that is touched meanwhile may be missed or come twice.
-        The owner of every conversation is empty. Costs what the page costs, not what the store holds.
+        Costs what the page costs, not what the store holds.
         """
+
+    def list_owned(self, owner: str) -> Sequence[str]:
+        """The names of all conversations of `owner`, unlisted ones too, in no order. Costs what the owner has."""
+
+    def read_entries(self, names: Sequence[str]) -> Sequence[ConversationEntry]:
+        """Those of the named conversations that `list_conversations` lists, in the order of `names`."""
 
     def create_run(
         self, name: str, run: Run, options: CreateOptions = DEFAULT_OPTIONS, *, waiting: int, start: bool
@@ -178,10 +186,7 @@ class Store(Protocol):
         """
 
     def set_run_details(self, name: str, run_id: str, details: Mapping[str, Any]) -> Run:
-        """Replace the details of a run's options, also after its end; later writes of the run keep them.
-
-        Raises NotFound.
-        """
+        """Replace the details of a run's options; later writes of the run keep them. Raises NotFound."""
 
     def mark_delivered(self, name: str, run_id: str) -> None:
         """Record that a request in another process than the run's worker waited for the reply and received it."""
@@ -192,15 +197,14 @@ class Store(Protocol):
     def list_runs(self, name: str, status: Status | None, most: int, before: str | None = None) -> Sequence[Run]:
         """The newest `most` runs of a conversation, or of those with `status`; newest first.
 
-        With the id of a run as `before`: of those that were created earlier than that. Raises NotFound if it has no
-        such run.
+        With the id of a run as `before`: of earlier ones. Raises NotFound if it has no such run.
         """
 
     def list_messages(self, name: str, start: int, stop: int) -> Sequence[Message]:
         """The messages with indexes from `start` up to, not including, `stop`; oldest first. Indexes count from 0."""
 
     def message_index(self, name: str, message_id: str) -> int:
-        """The index of a message. Raises NotFound."""
+        """Raises NotFound."""
 
     def add_messages(self, name: str, messages: Sequence[Message]) -> None:
         """Add messages that belong to no run at the end. Raises NotFound, and ConversationBusy if a run is open.
@@ -212,9 +216,9 @@ class Store(Protocol):
     def import_history(self, name: str, messages: Sequence[Message], runs: Sequence[Run]) -> None:
         """Add messages at the end, and ended runs as the newest, as they are. Raises NotFound.
 
-        Only for an unlisted conversation that nobody else uses yet; neither wakes nor counts anything, request ids
-        are not recognised later. Raises RunExists, and adds nothing, if another conversation has one of the runs.
-        Repeated as `add_messages`, or by the first of the runs.
+        Only for an unlisted conversation that nobody else uses yet; neither wakes nor counts anything, request ids are
+        not recognised later. Raises RunExists, and adds nothing, if another conversation has one of the runs. Repeated
+        as `add_messages`, or by the first of the runs.
         """
 
     def publish_conversation(self, name: str, created: float, touched: float) -> Conversation:
@@ -223,10 +227,10 @@ class Store(Protocol):
         Raises NotFound.
         """
 
-    def list_usage(self, owner: str, name: str | None, since: str, until: str) -> Sequence[DailyUsage]:
+    def list_usage(self, name: str | None, since: str, until: str) -> Sequence[DailyUsage]:
         """The usage of the days from `since` to `until`, both included, such as `2026-11-20`; newest day first.
 
-        Of one conversation if `name` is given, otherwise of all that the owner has; then by name and model. The usage
+        Of one conversation if `name` is given, otherwise of all; then by name and model. The usage
         of unlisted conversations, and of those that were deleted or have expired, is listed under an empty name.
         """
 
@@ -242,10 +246,8 @@ class Store(Protocol):
     def clear_conversation(self, name: str) -> Sequence[str]:
         """Delete messages, runs and request ids; keep model, settings, metadata and usage.
 
-        Returns the ids of the runs that were open.
-
-        Repeated: runs created since then are deleted too, and their ids returned; after StoreUnavailable, so are the
-        ids that no earlier answer has returned.
+        Returns the ids of the runs that were open. Repeated: runs created since then are deleted too, and their ids
+        returned; after StoreUnavailable, so are the ids that no earlier answer has returned.
         """
 
     def delete_conversation(self, name: str) -> Sequence[str]:
@@ -261,7 +263,7 @@ class Store(Protocol):
         """Raises NotFound."""
 
     def list_records(self, kind: str) -> Sequence[bytes]:
-        """All records of a kind, in no order."""
+        """In no order."""
 
     def delete_record(self, kind: str, record_id: str) -> None:
         """Raises NotFound, so also if repeated."""

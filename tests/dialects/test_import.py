@@ -178,7 +178,7 @@ class TestBrokenFiles:
             import_file(after, bytes(content))
         except InvalidImport as refused:
             assert re.match(r"Line \d+: ", str(refused))
-            assert after.list_conversations("", None, 10) == []
+            assert after.list_conversations(None, 10) == []
 
     @FORMATS
     @pytest.mark.parametrize(

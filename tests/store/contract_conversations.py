@@ -39,7 +39,7 @@ def contents(store: Store, name: str = "ada") -> list[str]:
 
 
 def names(store: Store, before: tuple[float, str] | None = None, most: int = 100) -> list[str]:
-    return [each.conversation.name for each in store.list_conversations("", before, most)]
+    return [each.conversation.name for each in store.list_conversations(before, most)]
 
 
 class ConversationTests:
@@ -88,7 +88,7 @@ class ConversationTests:
         clock.now += 1
         store.finish_run("b", run.ended_as("completed", NOW, text="because"))
         assert names(store) == ["b", "a", "d", "c"]
-        page = store.list_conversations("", None, 2)
+        page = store.list_conversations(None, 2)
         last = page[-1].conversation
         assert names(store, (last.touched, last.name)) == ["d", "c"]
         assert names(store, (last.touched, last.name), 1) == ["d"]
@@ -98,7 +98,7 @@ class ConversationTests:
     def test_conversations_used_at_one_time_are_listed_by_name(self, store: Store) -> None:
         for name in ("b", "한", "a", "c"):
             store.update_conversation(name, {"model": "m"})
-        listed = store.list_conversations("", None, 10)
+        listed = store.list_conversations(None, 10)
         assert [each.conversation.name for each in listed] == ["한", "c", "b", "a"]
         assert [each.conversation for each in listed] == [get(store, name) for name in ("한", "c", "b", "a")]
         assert names(store, (listed[1].conversation.touched, "c")) == ["b", "a"]
@@ -125,11 +125,11 @@ class ConversationTests:
 
     def test_a_list_tells_the_status_of_the_newest_run(self, store: Store) -> None:
         store.update_conversation("ada", {"model": "m"})
-        assert [each.newest_status for each in store.list_conversations("", None, 1)] == [None]
+        assert [each.newest_status for each in store.list_conversations(None, 1)] == [None]
         run = create(store, Run("why?")).run
-        assert [each.newest_status for each in store.list_conversations("", None, 1)] == ["running"]
+        assert [each.newest_status for each in store.list_conversations(None, 1)] == ["running"]
         store.finish_run("ada", run.ended_as("failed", NOW))
-        assert [each.newest_status for each in store.list_conversations("", None, 1)] == ["failed"]
+        assert [each.newest_status for each in store.list_conversations(None, 1)] == ["failed"]
 
     def test_the_excerpt_is_the_first_question_until_the_history_is_cleared(self, store: Store) -> None:
         assert create(store, Run("what\n is  it? " + "한" * 200)).conversation.excerpt.startswith("what is it? 한한")
@@ -247,7 +247,7 @@ class ConversationTests:
         store.finish_run("ada", failed.ended_as("failed", NOW + day, model="m", usage=USAGE))
         listed = [
             (each.day, each.name, each.model, each.runs, each.prompt_tokens, each.completion_tokens, each.total_tokens)
-            for each in store.list_usage("", None, "1970-01-01", "1970-12-31")
+            for each in store.list_usage(None, "1970-01-01", "1970-12-31")
         ]
         assert listed == [
             ("1970-01-13", "ada", "m", 1, 3, 4, 7),
@@ -255,17 +255,17 @@ class ConversationTests:
             (DAY, "ada", "n", 1, 3, 4, 7),
             (DAY, "eve", "m", 1, 3, 4, 7),
         ]
-        assert [each.name for each in store.list_usage("", "eve", DAY, DAY)] == ["eve"]
-        assert [each.day for each in store.list_usage("", "ada", "1970-01-13", "1970-01-13")] == ["1970-01-13"]
-        assert list(store.list_usage("", None, "1970-01-14", "1970-12-31")) == []
-        assert list(store.list_usage("", "nobody", DAY, DAY)) == []
+        assert [each.name for each in store.list_usage("eve", DAY, DAY)] == ["eve"]
+        assert [each.day for each in store.list_usage("ada", "1970-01-13", "1970-01-13")] == ["1970-01-13"]
+        assert list(store.list_usage(None, "1970-01-14", "1970-12-31")) == []
+        assert list(store.list_usage("nobody", DAY, DAY)) == []
 
     def test_an_end_that_is_written_twice_is_counted_once(self, store: Store) -> None:
         run = create(store, Run("one")).run
         ended = run.ended_as("completed", NOW, text="re", model="m", usage=USAGE)
         store.finish_run("ada", ended)
         store.finish_run("ada", ended)
-        assert [each.runs for each in store.list_usage("", None, DAY, DAY)] == [1]
+        assert [each.runs for each in store.list_usage(None, DAY, DAY)] == [1]
 
     def test_the_usage_of_a_run_that_expired_is_counted(self, store: Store, clock: Clock) -> None:
         clock.now = NOW
@@ -275,23 +275,23 @@ class ConversationTests:
         assert store.pause_run("ada", waiting)
         clock.now += 61
         create(store, Run("two"))
-        assert [(each.name, each.total_tokens) for each in store.list_usage("", None, DAY, DAY)] == [("ada", 7)]
+        assert [(each.name, each.total_tokens) for each in store.list_usage(None, DAY, DAY)] == [("ada", 7)]
 
     def test_usage_outlives_the_history_and_the_name(self, store: Store, clock: Clock) -> None:
         complete(store, Run("one"))
         store.clear_conversation("ada")
-        assert [(each.name, each.runs) for each in store.list_usage("", None, DAY, DAY)] == [("ada", 1)]
+        assert [(each.name, each.runs) for each in store.list_usage(None, DAY, DAY)] == [("ada", 1)]
         store.create_conversation("chat", 60.0, {}, is_unlisted=True)
         complete(store, Run("two"), "chat")
-        assert [(each.name, each.runs) for each in store.list_usage("", None, DAY, DAY)] == [("", 1), ("ada", 1)]
+        assert [(each.name, each.runs) for each in store.list_usage(None, DAY, DAY)] == [("", 1), ("ada", 1)]
         store.delete_conversation("ada")
-        assert [(each.name, each.runs) for each in store.list_usage("", None, DAY, DAY)] == [("", 2)]
+        assert [(each.name, each.runs) for each in store.list_usage(None, DAY, DAY)] == [("", 2)]
         store.create_conversation("session", 60.0, {})
         complete(store, Run("three"), "session")
         clock.now += 61
         while store.sweep():
             pass
-        assert [(each.name, each.runs) for each in store.list_usage("", None, DAY, DAY)] == [("", 3)]
+        assert [(each.name, each.runs) for each in store.list_usage(None, DAY, DAY)] == [("", 3)]
 
     def test_an_import_appears_when_it_is_published(self, store: Store, clock: Clock) -> None:
         runs = [
@@ -326,7 +326,7 @@ class ConversationTests:
         listed = store.list_runs("ada", None, 10)
         assert [replace(run, conversation="") for run in listed] == [failed, *reversed(runs)]
         assert store.get_run("run_1") == replace(runs[1], conversation="ada")
-        assert list(store.list_usage("", "ada", "1970-01-01", "1970-12-31")) == []
+        assert list(store.list_usage("ada", "1970-01-01", "1970-12-31")) == []
         complete(store, Run("again", replaces="run_2"))
         assert contents(store)[4:] == ["again", "re: again"]
         assert store.get_run("run_2").text == "2!"

@@ -529,7 +529,7 @@ class LostAnswerTests:
         messages = [(each.fragment, each.run_id, each.metadata) for each in store.list_messages("ada", 0, 9)]
         conversation = store.get_conversation("ada")
         told = conversation and (conversation, conversation.excerpt, conversation.touched)
-        usage = store.list_usage("", None, "", "9")
+        usage = store.list_usage(None, "", "9")
         return answer, told, messages, runs, store.list_records("key"), keys, sets, usage
 
     def test_every_script_that_changes_something_is_asked(self) -> None:

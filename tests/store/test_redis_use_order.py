@@ -53,7 +53,7 @@ def index(redis: RedisServer) -> dict[str, float]:
 
 
 def usage(store: RedisStore) -> list[tuple[str, int]]:
-    return [(each.name, each.runs) for each in store.list_usage("", None, DAY, DAY)]
+    return [(each.name, each.runs) for each in store.list_usage(None, DAY, DAY)]
 
 
 class TestIndex:
@@ -224,7 +224,7 @@ def check_after_many_calls(servers: list[RedisServer], store: RedisStore, stored
 
 
 CALLS: list[Callable[[RedisStore, str], object]] = [
-    lambda store, name: store.list_conversations("", None, 3),
+    lambda store, name: store.list_conversations(None, 3),
     lambda store, name: store.touch(name),
     lambda store, name: store.update_conversation(name, {"title": "t"}),
     lambda store, name: store.create_run(name, Run("same"), waiting=1_000, start=True),
@@ -253,7 +253,7 @@ class TestUsage:
         complete(store, Run("one"))
         clock.now += 11
         assert usage(store) == [("", 1)]
-        assert store.list_usage("", "ada", DAY, DAY) == []
+        assert store.list_usage("ada", DAY, DAY) == []
 
     def test_a_process_that_ends_before_it_is_added_leaves_it_to_the_next_call(
         self, redis: RedisServer, store: RedisStore, monkeypatch: pytest.MonkeyPatch
@@ -275,7 +275,7 @@ class TestUsage:
         complete(store, Run("one"), model="a|b/한\n")
         complete(store, Run("two"), model=None)
         store.delete_conversation("ada")
-        assert [each.model for each in store.list_usage("", None, DAY, DAY)] == ["", "a|b/한\n"]
+        assert [each.model for each in store.list_usage(None, DAY, DAY)] == ["", "a|b/한\n"]
 
     @pytest.mark.parametrize("is_unlisted", [False, True])
     def test_a_full_memory_counts_it(self, stored: Callable[..., RedisStore], clock: Clock, is_unlisted: bool) -> None:

@@ -214,7 +214,7 @@ class TestFile:
                         "INSERT INTO runs (row_key, id, status, delivered, run_json) VALUES (?, ?, ?, ?, ?)", values
                     )
         store = SqliteStore(str(path), LEASE_SECONDS, clock)
-        listed = [each.conversation for each in store.list_conversations("", None, 10)]
+        listed = [each.conversation for each in store.list_conversations(None, 10)]
         assert [(each.name, each.touched) for each in listed] == [
             ("eve", 9.5),
             ("ada", 6.5),
@@ -227,10 +227,10 @@ class TestFile:
         assert (excerpts["ada"], excerpts["bob"], excerpts["eve"]) == (excerpt_of(question), "hi", "how?")
         assert (excerpts["new"], listed[0].settings) == ("", {})
         assert there(store, "chat_1").excerpt == excerpt_of(question)
-        assert list(store.list_usage("", None, "1970-01-01", "2100-01-01")) == []
+        assert list(store.list_usage(None, "1970-01-01", "2100-01-01")) == []
         finished(store, asked(store, name="new").run)
-        assert [each.conversation.name for each in store.list_conversations("", None, 1)] == ["new"]
-        assert [each.newest_status for each in store.list_conversations("", None, 3)] == [
+        assert [each.conversation.name for each in store.list_conversations(None, 1)] == ["new"]
+        assert [each.newest_status for each in store.list_conversations(None, 3)] == [
             "completed",
             "running",
             "completed",
@@ -740,13 +740,13 @@ class TestForgetting:
             finished(store, asked(store, name=name).run, now=clock.now, **used)
         store.update_conversation("ada", {"title": "t", "system_prompt": "s"})
         clock.now += 61
-        listed = store.list_usage("", None, "1970-01-01", "1970-12-31")
+        listed = store.list_usage(None, "1970-01-01", "1970-12-31")
         assert [(each.name, each.runs, each.total_tokens) for each in listed] == [
             ("", 1, 3),
             ("ada", 1, 3),
             ("eve", 1, 3),
         ]
-        assert list(store.list_usage("", "expired", "1970-01-01", "1970-12-31")) == []
+        assert list(store.list_usage("expired", "1970-01-01", "1970-12-31")) == []
         store.delete_conversation("ada")
         store.delete_conversation("eve")
         store.sweep()
@@ -882,12 +882,12 @@ def test_a_list_tells_that_the_worker_of_the_newest_run_is_gone(
     asked(other)
     run = asked(other, name="eve").run
     other.pause_run("eve", replace(run, status="requires_action", expires=clock.now + 60))
-    assert {each.newest_status for each in store.list_conversations("", None, 2)} == {"running", "requires_action"}
+    assert {each.newest_status for each in store.list_conversations(None, 2)} == {"running", "requires_action"}
     kill(other)
-    assert {each.newest_status for each in store.list_conversations("", None, 2)} == {"interrupted", "requires_action"}
+    assert {each.newest_status for each in store.list_conversations(None, 2)} == {"interrupted", "requires_action"}
     clock.now += 61
-    assert {each.newest_status for each in store.list_conversations("", None, 2)} == {"interrupted", "expired"}
-    assert {each.newest_status for each in other.list_conversations("", None, 2)} == {"interrupted", "expired"}
+    assert {each.newest_status for each in store.list_conversations(None, 2)} == {"interrupted", "expired"}
+    assert {each.newest_status for each in other.list_conversations(None, 2)} == {"interrupted", "expired"}
 
 
 def test_the_usage_of_a_run_that_expired_is_counted_when_its_end_is_written(store: SqliteStore, clock: Clock) -> None:
@@ -897,7 +897,7 @@ def test_the_usage_of_a_run_that_expired_is_counted_when_its_end_is_written(stor
     )
     clock.now += 61
     asked(store, "next")
-    listed = store.list_usage("", None, "1970-01-01", "1970-12-31")
+    listed = store.list_usage(None, "1970-01-01", "1970-12-31")
     assert [(each.name, each.model, each.runs, each.total_tokens) for each in listed] == [("ada", "m1", 1, 3)]
 
 

@@ -442,7 +442,7 @@ class StoreMachine(RuleBasedStateMachine):
         newest_first = sorted(there, reverse=True)
         before = newest_first[position - 1] if 0 < position <= len(newest_first) else None
         expected = [each for each in newest_first if before is None or each < before][:most]
-        listed = store.list_conversations("", before, most)
+        listed = store.list_conversations(before, most)
         assert [(each.conversation.touched, each.conversation.name) for each in listed] == expected
         assert [each.conversation for each in listed] == [self._conversation(name, worker) for _, name in expected]
         runs = [list(self.known[name].read_all(worker, self.clock.now))[-1:] for _, name in expected]

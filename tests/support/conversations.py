@@ -8,9 +8,11 @@ from flask.testing import FlaskClient
 from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
+from server.access.caller import OPEN
 from server.app import create_app
 from server.core.exports import ExportFormat, Exports
-from server.core.imports import ImportResult, Imports
+from server.core.imports import ImportQueue, ImportResult, Imports
+from server.core.scope import Scope
 from server.domain import Message, Role, Run, RunError, RunOptions, Step, ToolCall, Usage
 from server.settings import Settings
 from server.store.memory import MemoryStore
@@ -137,7 +139,7 @@ def take(store: Store, name: str) -> tuple[Any, ...]:
 
 def export_file(store: Store, name: str, file_format: ExportFormat) -> bytes:
     """An export, without a server."""
-    exported = Exports(store).write(name, file_format)
+    exported = Exports(store, Scope(store, OPEN)).write(name, file_format)
     with exported.file as file:
         return file.read()
 
@@ -147,7 +149,9 @@ def import_file(store: Store, content: bytes, *, has_lines: bool = False) -> Imp
     with TemporaryFile() as file:
         file.write(content)
         file.flush()
-        return Imports(store).load(file, None, 100_000, has_lines=has_lines, copies=False)
+        return Imports(store, Scope(store, OPEN), ImportQueue()).load(
+            file, None, 100_000, has_lines=has_lines, copies=False
+        )
 
 
 def serve_store(store: Store, **settings: Any) -> Flask:

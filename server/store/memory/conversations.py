@@ -1,10 +1,11 @@
 """All conversations in memory, up to a maximum."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import count
 
-from server.domain import Conversation, ConversationEntry, Run
-from server.errors import NotFound, StoreFull
+from server.domain import Conversation, ConversationEntry, Message, Run
+from server.errors import NotFound, RunExists, StoreFull
 from server.store.memory.conversation import ConversationState, has_run_expired
 from server.store.memory.eviction import EvictionOrder
 from server.store.memory.usage import UsageTable
@@ -30,6 +31,8 @@ class ConversationTable:
         self._sweep_queue: list[str] = []
         """Names that the current sweep has not looked at yet."""
         self._history_ids = count(1)
+        self._owned: dict[str, set[str]] = {}
+        """The names of the conversations of each owner."""
 
     def find(self, name: str) -> ConversationState | None:
         state = self.states.get(name)
@@ -49,12 +52,13 @@ class ConversationTable:
         """Raises NotFound."""
         return self.require(self.run_names.get(run_id, ""))
 
-    def new_state(self, name: str) -> ConversationState:
+    def new_state(self, name: str, owner: str) -> ConversationState:
         """A state that is not in the table yet. Raises StoreFull if `put` would find no room for it."""
         now = self._clock()
         if len(self.states) >= self._max_conversations and self._eviction_order.first(now) is None:
             raise StoreFull
-        return ConversationState(Conversation(name, created=now, history_id=self.next_history_id()), now)
+        conversation = Conversation(name, created=now, history_id=self.next_history_id(), owner=owner)
+        return ConversationState(conversation, now)
 
     def put(self, name: str, state: ConversationState) -> None:
         """Add or replace a conversation, which counts as a use. If the table is full, another one is deleted."""
@@ -64,6 +68,8 @@ class ConversationTable:
         if evicted is not None:
             self.delete(evicted)
         self.states[name] = state
+        if state.conversation.owner:
+            self._owned.setdefault(state.conversation.owner, set()).add(name)
         self._update_orders(name, state, now)
 
     def has_open_run(self, name: str, run_id: str) -> bool:
@@ -93,6 +99,28 @@ class ConversationTable:
             names = self._use_order.list_newest(before, most - len(entries))
         return entries
 
+    def list_owned(self, owner: str) -> list[str]:
+        """As `Store.list_owned`."""
+        return [name for name in tuple(self._owned.get(owner, ())) if self.find(name) is not None]
+
+    def read_entries(self, names: Sequence[str]) -> list[ConversationEntry]:
+        """As `Store.read_entries`."""
+        states = [state for state in map(self.find, names) if state is not None]
+        return [self._to_entry(state) for state in states if not state.is_unlisted]
+
+    def import_history(self, name: str, messages: Sequence[Message], runs: Sequence[Run]) -> None:
+        """As `Store.import_history`."""
+        state = self.require(name)
+        if state.has_added(messages) or any(each.id in state.runs for each in runs[:1]):
+            return
+        if any(run.id in self.run_names for run in runs):
+            raise RunExists
+        for run in runs:
+            state.append_run(replace(run, conversation=name))
+            self.run_names[run.id] = name
+        state.add_messages(messages)
+        self.touch(name, state)
+
     def end_run(self, name: str, state: ConversationState, ended: Run) -> None:
         """Write a run's end, with all that `Store.finish_run` changes but `context_starts`."""
         state.end_run(ended)
@@ -117,9 +145,16 @@ class ConversationTable:
         self._use_order.remove(name)
         if state is None:
             return ()
+        self._disown(name, state.conversation.owner)
         for run_id in state.runs:
             del self.run_names[run_id]
         return tuple(run_id for run_id, run in state.open_runs.items() if not has_run_expired(run, self._clock()))
+
+    def _disown(self, name: str, owner: str) -> None:
+        owned = self._owned.get(owner, set())
+        owned.discard(name)
+        if not owned:
+            self._owned.pop(owner, None)
 
     def forget(self, name: str) -> Sequence[str]:
         """As `delete`; its usage is counted without a name from now on."""

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from server.domain import Conversation, ConversationEntry, DailyUsage, Message, Run, Status
-from server.errors import ConversationBusy, NotFound, RunExists
+from server.errors import ConversationBusy, NotFound
 from server.store.memory.conversation import has_run_expired
 from server.store.memory.conversations import ConversationTable
 from server.store.memory.records import Records
@@ -47,13 +47,14 @@ class MemoryStore:
         metadata: Mapping[str, Any],
         messages: Sequence[Message] = (),
         *,
+        owner: str = "",
         is_unlisted: bool = False,
         is_importing: bool = False,
     ) -> Conversation:
         with self._lock:
             state = self._table.find(name)
             if state is None:
-                state = self._table.new_state(name)
+                state = self._table.new_state(name, owner)
                 state.seconds, state.is_explicit = seconds, True
                 state.is_unlisted, state.is_importing = is_unlisted, is_importing
                 state.conversation = replace(state.conversation, metadata=metadata)
@@ -70,19 +71,27 @@ class MemoryStore:
                 self._table.put(name, state)
             return state is not None
 
-    def update_conversation(self, name: str, changes: Mapping[str, Any], *, create: bool = True) -> Conversation:
+    def update_conversation(
+        self, name: str, changes: Mapping[str, Any], *, create: bool = True, owner: str = ""
+    ) -> Conversation:
         with self._lock:
             state = self._table.find(name) if create else self._table.require(name)
-            state = state or self._table.new_state(name)
+            state = state or self._table.new_state(name, owner)
             state.update(changes)
             self._table.put(name, state)
             return state.snapshot()
 
-    def list_conversations(
-        self, owner: str, before: tuple[float, str] | None, most: int
-    ) -> Sequence[ConversationEntry]:
+    def list_conversations(self, before: tuple[float, str] | None, most: int) -> Sequence[ConversationEntry]:
         with self._lock:
             return self._table.list_entries(before, most)
+
+    def list_owned(self, owner: str) -> Sequence[str]:
+        with self._lock:
+            return self._table.list_owned(owner)
+
+    def read_entries(self, names: Sequence[str]) -> Sequence[ConversationEntry]:
+        with self._lock:
+            return self._table.read_entries(names)
 
     def create_run(
         self, name: str, run: Run, options: CreateOptions = DEFAULT_OPTIONS, *, waiting: int, start: bool
@@ -90,7 +99,7 @@ class MemoryStore:
         with self._lock:
             now = self._clock()
             state = (
-                (self._table.find(name) or self._table.new_state(name))
+                (self._table.find(name) or self._table.new_state(name, options.owner))
                 if options.create_conversation
                 else self._table.require(name)
             )
@@ -214,16 +223,7 @@ class MemoryStore:
 
     def import_history(self, name: str, messages: Sequence[Message], runs: Sequence[Run]) -> None:
         with self._lock:
-            state = self._table.require(name)
-            if state.has_added(messages) or any(each.id in state.runs for each in runs[:1]):
-                return
-            if any(run.id in self._table.run_names for run in runs):
-                raise RunExists
-            for run in runs:
-                state.append_run(replace(run, conversation=name))
-                self._table.run_names[run.id] = name
-            state.add_messages(messages)
-            self._table.touch(name, state)
+            self._table.import_history(name, messages, runs)
 
     def publish_conversation(self, name: str, created: float, touched: float) -> Conversation:
         with self._lock:
@@ -232,7 +232,7 @@ class MemoryStore:
             self._table.put(name, state)
             return state.snapshot()
 
-    def list_usage(self, owner: str, name: str | None, since: str, until: str) -> Sequence[DailyUsage]:
+    def list_usage(self, name: str | None, since: str, until: str) -> Sequence[DailyUsage]:
         with self._lock:
             return self._table.usage.list(name, since, until)
 

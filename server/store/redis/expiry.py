@@ -1,8 +1,8 @@
 """Deletes conversations in Redis, in steps, since some of what belongs to them may be on other nodes.
 
 Each step may be repeated. In this order: the tag is scheduled in `expiring`; a script deletes the conversation's keys
-and writes in `TAG:outbox` what is left to do; that is done: the keys `run:ID` of its runs and its entry in the index
-are deleted, and its usage is added to that of the unlisted conversations; `TAG:outbox` is emptied; the tag is
+and writes in `TAG:outbox` what is left to do; that is done: the keys `run:ID` of its runs and its entries in the
+indexes are deleted, and its usage is added to that of the unlisted conversations; `TAG:outbox` is emptied; the tag is
 unscheduled. If a process ends in between, the next `clear_conversation`, `delete_conversation` or sweep goes on.
 """
 
@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from server.store.redis.caller import BATCH, ScriptCaller, tag_of
 from server.store.redis.client import RedisClient
 from server.store.redis.commands import Command, evalsha
+from server.store.redis.owners import Owners
 from server.store.redis.usage import add_to_unlisted
 from server.store.redis.use_order import UseOrder
 
@@ -24,12 +25,18 @@ class Expiry:
     """Clears, deletes and expires conversations."""
 
     def __init__(
-        self, redis: RedisClient, clock: Callable[[], float], scripts: ScriptCaller, use_order: UseOrder
+        self,
+        redis: RedisClient,
+        clock: Callable[[], float],
+        scripts: ScriptCaller,
+        use_order: UseOrder,
+        owners: Owners,
     ) -> None:
         self._redis = redis
         self._clock = clock
         self._scripts = scripts
         self._use_order = use_order
+        self._owners = owners
 
     def clear(self, name: str) -> Sequence[str]:
         """Returns the ids of the runs that were open."""
@@ -84,6 +91,7 @@ class Expiry:
             self._scripts.ask_all(commands)
             self._use_order.settle(*names)
             commands = []
+        self._owners.remove([entry[1:] for entry in entries if entry.startswith(b"%")])
         for tag, (listed, due) in answers.items():
             if listed:
                 commands.append(self._scripts.command("empty_outbox", tag, *listed))

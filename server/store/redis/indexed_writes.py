@@ -1,15 +1,33 @@
 """Runs the scripts that create or touch a conversation, and keeps its entry in the index in step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from server.domain import Conversation
+from server.errors import (
+    AppError,
+    ConversationBusy,
+    ConversationImporting,
+    NotFound,
+    NotLastTurn,
+    RequestIdConflict,
+)
 from server.store.redis.caller import ScriptCaller, tag_of
 from server.store.redis.client import RedisClient
 from server.store.redis.commands import Argument, Command
 from server.store.redis.expiry import Expiry
+from server.store.redis.owners import add_owned, dump_owner
 from server.store.redis.serializers import load_conversation
 from server.store.redis.use_order import UseOrder
+
+REFUSALS: Mapping[bytes, type[AppError]] = {
+    b"busy": ConversationBusy,
+    b"importing": ConversationImporting,
+    b"conflict": RequestIdConflict,
+    b"missing": NotFound,
+    b"not last": NotLastTurn,
+}
+"""What a script answers instead of doing it."""
 
 
 class IndexedWrites:
@@ -43,19 +61,25 @@ class IndexedWrites:
         *given: Argument,
         first: Sequence[Command] = (),
         listed: str = "",
+        owner: str = "",
+        is_unlisted: bool = False,
         touches: bool = False,
     ) -> tuple[Any, Conversation | None]:
         """The answer of a script that may create a conversation, and that conversation; None if the script refuses.
 
-        `first` are commands to be sent before it, and `listed` is its first argument. If it is empty, as it has to be
-        for an unlisted conversation, the script may ask for the entry in the index to be written before it goes on. An
-        expired conversation of that name is deleted first.
+        `first` are commands to be sent before it; `listed` and `owner` are its first arguments. If `listed` is empty
+        although the conversation is not to be unlisted, the script may ask for the entries in the indexes to be written
+        before it goes on. An expired conversation of that name is deleted first.
         """
         while True:
             now = self._clock()
-            before = [*first, self._use_order.add(name, now)] if listed else first
-            command = self._scripts.command(script, tag_of(name), listed, *given, now=now)
+            before = [*first, self._use_order.add(name, now)] if listed else list(first)
             after = [self._use_order.move(name, now, is_new=bool(listed))] if listed or touches else []
+            if owner and (listed or is_unlisted):
+                before.append(add_owned(owner, name))
+                after.append(add_owned(owner, name))
+            mark = dump_owner(owner, name)
+            command = self._scripts.command(script, tag_of(name), listed, mark, *given, now=now)
             answer = self._redis.ask(*before, command, *after)[len(before)]
             if answer == b"expired":
                 self._expiry.expire(tag_of(name))
@@ -64,6 +88,6 @@ class IndexedWrites:
             else:
                 break
         conversation = load_conversation(name, answer[0]) if isinstance(answer, list) else None
-        if after and (conversation is None or conversation.touched < now):
+        if (listed or touches) and (conversation is None or conversation.touched < now):
             self._use_order.settle(name)
         return answer, conversation

@@ -37,6 +37,7 @@ def load_conversation(name: str, values: Sequence[Any]) -> Conversation:
         orjson.loads(fields.get(b"metadata", b"{}")),
         {each: orjson.loads(fields[key]) for each, key in _SETTINGS if key in fields},
         fields.get(b"excerpt", b"").decode(),
+        orjson.loads(fields.get(b"owner", b'[""]'))[0],
     )
 
 

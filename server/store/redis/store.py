@@ -6,7 +6,8 @@ open ones, oldest first; `TAG:run:ID` for each run, and `TAG:text:ID` until it h
 each request id of the last day; `TAG:usage`, unless it is unlisted; and `TAG:outbox` while something is left to do on
 other nodes. These keys may be on any node: `run:ID`, the tag of each run's conversation; `expiring`, the tags of
 conversations with a time limit, by when the next sweep has to look at them; `listed:`, the names of the listed
-conversations by the time of their last use; `{unlisted}:usage`, the usage of all others, and, for each entry that was
+conversations by the time of their last use; `owned:OWNER`, the names of all conversations of an owner;
+`{unlisted}:usage`, the usage of all others, and, for each entry that was
 added to that within the last hour, `{unlisted}:usage:added:ID`; and `records:KIND`.
 
 The text of a run whose reply is in the history is stored in that message only. If the message is deleted, also because
@@ -26,12 +27,7 @@ import orjson
 
 from server.domain import Conversation, ConversationEntry, DailyUsage, Message, Run, Status
 from server.errors import (
-    AppError,
-    ConversationBusy,
-    ConversationImporting,
     NotFound,
-    NotLastTurn,
-    RequestIdConflict,
     RunExists,
     StoreUnavailable,
     TooManyRecords,
@@ -49,23 +45,15 @@ from server.store.redis.caller import ScriptCaller, tag_of
 from server.store.redis.client import RedisClient
 from server.store.redis.commands import Argument, Command, evalsha
 from server.store.redis.expiry import Expiry
-from server.store.redis.indexed_writes import IndexedWrites
+from server.store.redis.indexed_writes import REFUSALS, IndexedWrites
 from server.store.redis.listener import RedisListener
+from server.store.redis.owners import Owners
 from server.store.redis.serializers import dump_message, load_conversation, load_message, load_run, message_head
 from server.store.redis.usage import dump_usage, list_usage
 from server.store.redis.use_order import UseOrder
 from server.store.rules import as_abandoned
 
 T = TypeVar("T")
-
-REFUSALS: Mapping[bytes, type[AppError]] = {
-    b"busy": ConversationBusy,
-    b"importing": ConversationImporting,
-    b"conflict": RequestIdConflict,
-    b"missing": NotFound,
-    b"not last": NotLastTurn,
-}
-"""What a script answers instead of doing it."""
 
 
 class RedisStore:
@@ -83,7 +71,8 @@ class RedisStore:
         self._listener = RedisListener(self._redis)
         self._scripts = ScriptCaller(self._redis, clock, lease_seconds)
         self._use_order = UseOrder(self._redis, self._scripts)
-        self._expiry = Expiry(self._redis, clock, self._scripts, self._use_order)
+        self._owners = Owners(self._scripts)
+        self._expiry = Expiry(self._redis, clock, self._scripts, self._use_order, self._owners)
         self._writes = IndexedWrites(self._redis, clock, self._scripts, self._use_order, self._expiry)
         self._max_records = max_records
         self._clock = clock
@@ -102,6 +91,7 @@ class RedisStore:
         metadata: Mapping[str, Any],
         messages: Sequence[Message] = (),
         *,
+        owner: str = "",
         is_unlisted: bool = False,
         is_importing: bool = False,
     ) -> Conversation:
@@ -110,7 +100,9 @@ class RedisStore:
         fields = "" if seconds is None else seconds, orjson.dumps(metadata), secrets.token_hex(8)
         rest = *fields, int(is_importing), arguments.first_excerpt(messages), *map(dump_message, messages)
         listed = "" if is_unlisted else name
-        _, conversation = self._writes.create("create_conversation", name, *rest, first=schedule, listed=listed)
+        _, conversation = self._writes.create(
+            "create_conversation", name, *rest, first=schedule, listed=listed, owner=owner, is_unlisted=is_unlisted
+        )
         return _require(conversation)
 
     def touch(self, name: str) -> bool:
@@ -119,14 +111,20 @@ class RedisStore:
             self._use_order.settle(name)
         return answer is not None
 
-    def update_conversation(self, name: str, changes: Mapping[str, Any], *, create: bool = True) -> Conversation:
+    def update_conversation(
+        self, name: str, changes: Mapping[str, Any], *, create: bool = True, owner: str = ""
+    ) -> Conversation:
         rest = int(create), secrets.token_hex(8), *arguments.of_update(changes)
-        return _require(self._writes.create("update_conversation", name, *rest)[1])
+        return _require(self._writes.create("update_conversation", name, *rest, owner=owner)[1])
 
-    def list_conversations(
-        self, owner: str, before: tuple[float, str] | None, most: int
-    ) -> Sequence[ConversationEntry]:
-        return self._use_order.list_entries(owner, before, most)
+    def list_conversations(self, before: tuple[float, str] | None, most: int) -> Sequence[ConversationEntry]:
+        return self._use_order.list_entries(before, most)
+
+    def list_owned(self, owner: str) -> Sequence[str]:
+        return self._owners.list_names(owner)
+
+    def read_entries(self, names: Sequence[str]) -> Sequence[ConversationEntry]:
+        return self._use_order.read_entries(names)
 
     def create_run(
         self, name: str, run: Run, options: CreateOptions = DEFAULT_OPTIONS, *, waiting: int, start: bool
@@ -135,7 +133,9 @@ class RedisStore:
         run = replace(run, conversation=name)
         rest = arguments.of_new_run(tag_of(name), run, options, waiting=waiting, start=start)
         first = [("SET", f"run:{run.id}", tag_of(name))]
-        answer, conversation = self._writes.create("create_run", name, *rest, first=first, touches=True)
+        answer, conversation = self._writes.create(
+            "create_run", name, *rest, first=first, touches=True, owner=options.owner
+        )
         is_new = conversation is not None and answer[1] == 1
         if not is_new:
             self._redis.ask(("UNLINK", f"run:{run.id}"))
@@ -231,8 +231,8 @@ class RedisStore:
         self._use_order.settle(name)
         return load_conversation(name, _require(answer)[0])
 
-    def list_usage(self, owner: str, name: str | None, since: str, until: str) -> Sequence[DailyUsage]:
-        return list_usage(self._scripts, self._use_order, owner, name, since, until)
+    def list_usage(self, name: str | None, since: str, until: str) -> Sequence[DailyUsage]:
+        return list_usage(self._scripts, self._use_order, name, since, until)
 
     def set_message_metadata(self, name: str, message_id: str, metadata: Mapping[str, Any]) -> Message:
         lines = self._ask("set_message_metadata", name, message_head(message_id), orjson.dumps(metadata))

@@ -39,11 +39,11 @@ def add_to_unlisted(entry: bytes) -> Command:
 
 
 def list_usage(
-    scripts: ScriptCaller, use_order: UseOrder, owner: str, name: str | None, since: str, until: str
+    scripts: ScriptCaller, use_order: UseOrder, name: str | None, since: str, until: str
 ) -> Sequence[DailyUsage]:
     """As `Store.list_usage`."""
     totals: dict[tuple[str, str, str], Counter[str]] = {}
-    for listed, (exists, flat) in _read_usage(scripts, use_order, owner, name):
+    for listed, (exists, flat) in _read_usage(scripts, use_order, name):
         for field, count in zip(flat[::2], flat[1::2], strict=True):
             day, _, model_and_kind = field.decode().partition("|")
             model, _, kind = model_and_kind.rpartition("|")
@@ -55,10 +55,10 @@ def list_usage(
 
 
 def _read_usage(
-    scripts: ScriptCaller, use_order: UseOrder, owner: str, name: str | None
+    scripts: ScriptCaller, use_order: UseOrder, name: str | None
 ) -> Iterator[tuple[str, tuple[int, list[bytes]]]]:
     """Names, each with the answer of the script `get_usage`."""
-    batches = use_order.list_names(owner) if name is None else [[name] if name else []]
+    batches = use_order.list_names() if name is None else [[name] if name else []]
     if not name:
         (shared,) = scripts.ask_all([scripts.command("get_usage", UNLISTED)])
         yield "", shared

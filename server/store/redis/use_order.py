@@ -1,4 +1,4 @@
-"""The index of the listed conversations: the sorted set `listed:OWNER`, of names by the time of their last use.
+"""The index of the listed conversations: the sorted set `listed:`, of names by the time of their last use.
 
 It may be on another node than a conversation, so these rules keep the two together:
 
@@ -18,8 +18,8 @@ from server.store.redis.client import RedisClient
 from server.store.redis.commands import Command, evalsha
 from server.store.redis.serializers import load_conversation
 
-OWNED = "listed:"
-"""The index of the owner without a name, who owns every conversation."""
+LISTED = "listed:"
+"""The key of the index."""
 
 
 class UseOrder:
@@ -31,7 +31,7 @@ class UseOrder:
 
     def add(self, name: str, now: float) -> Command:
         """The command that writes the entry of a conversation that is about to be listed."""
-        return ("ZADD", OWNED, "NX", now, name)
+        return ("ZADD", LISTED, "NX", now, name)
 
     def move(self, name: str, now: float, *, is_new: bool = False) -> Command:
         """The command that moves an entry after a script that touched its conversation.
@@ -39,7 +39,7 @@ class UseOrder:
         A conversation without an entry is unlisted. But the entry of a new one is written again: a reader that did not
         find the conversation yet may have deleted it.
         """
-        return evalsha("move_entry", OWNED, *(() if is_new else ("XX",)), "GT", now, name)
+        return evalsha("move_entry", LISTED, *(() if is_new else ("XX",)), "GT", now, name)
 
     def settle(self, *names: str) -> None:
         """Make entries agree with their conversations."""
@@ -50,12 +50,12 @@ class UseOrder:
             written = found
             found = {name: touched for name, touched in self._write(found).items() if touched != written[name]}
 
-    def list_entries(self, owner: str, before: tuple[float, str] | None, most: int) -> list[ConversationEntry]:
+    def list_entries(self, before: tuple[float, str] | None, most: int) -> list[ConversationEntry]:
         """As `Store.list_conversations`."""
         entries: list[ConversationEntry] = []
         while len(entries) < most:
             wanted = min(most - len(entries), BATCH)
-            (flat,) = self._redis.ask(evalsha("list_names", f"listed:{owner}", wanted, *(before or ())))
+            (flat,) = self._redis.ask(evalsha("list_names", LISTED, wanted, *(before or ())))
             found = [(float(touched), name.decode()) for name, touched in zip(flat[::2], flat[1::2], strict=True)]
             answers = self._scripts.ask_all([self._read(name) for _, name in found])
             for (touched, name), answer in zip(found, answers, strict=True):
@@ -69,12 +69,17 @@ class UseOrder:
             before = found[-1]
         return entries
 
-    def list_names(self, owner: str) -> Iterator[list[str]]:
+    def read_entries(self, names: Sequence[str]) -> list[ConversationEntry]:
+        """As `Store.read_entries`."""
+        answers = self._scripts.ask_all([self._read(name) for name in names])
+        return [load_entry(name, each) for name, each in zip(names, answers, strict=True) if each and not each[2]]
+
+    def list_names(self) -> Iterator[list[str]]:
         """All names, in batches. One that is listed or deleted meanwhile may be missed."""
         seen: set[str] = set()
         cursor = b"0"
         while True:
-            cursor, flat = self._redis.ask(evalsha("scan_names", f"listed:{owner}", cursor))[0]
+            cursor, flat = self._redis.ask(evalsha("scan_names", LISTED, cursor))[0]
             names = {name.decode() for name in flat[::2]} - seen
             seen |= names
             yield sorted(names)
@@ -93,7 +98,7 @@ class UseOrder:
         """Write entries with these times, and delete those without. Returns what the conversations say afterwards."""
         commands: list[Command] = []
         for name, touched in times.items():
-            write = ("ZREM", OWNED, name) if touched is None else evalsha("move_entry", OWNED, touched, name)
+            write = ("ZREM", LISTED, name) if touched is None else evalsha("move_entry", LISTED, touched, name)
             commands += [write, self._read(name)]
         answers = self._scripts.ask_all(commands)[1::2]
         return {name: _touched(name, answer) for name, answer in zip(times, answers, strict=True)}

@@ -1,7 +1,7 @@
 """The rows of conversations, and the store's calls that change them, each within one transaction."""
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
@@ -17,17 +17,20 @@ from server.store.sqlite.transaction import CONVERSATION_COLUMNS, ConversationRo
 from server.store.sqlite.usage import fold_usage
 
 ADD_CONVERSATION = """
-INSERT INTO conversations (name, seconds, expires, created, touched, metadata, unlisted, history_id)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO conversations (name, seconds, expires, created, touched, metadata, unlisted, history_id, owner)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
-CONVERSATIONS = f"""
+ENTRIES = f"""
 SELECT {CONVERSATION_COLUMNS}, r.status, o.status, o.worker, o.lease
 FROM conversations c
 LEFT JOIN runs r ON r.row_key =
     (SELECT max(row_key) FROM runs WHERE row_key BETWEEN c.id << 32 AND (c.id << 32) + 4294967295)
 LEFT JOIN open_runs o ON o.row_key = r.row_key
-WHERE c.owner = ? AND NOT c.unlisted AND (c.touched, c.name) < (?, ?) ORDER BY c.touched DESC, c.name DESC
+WHERE NOT c.unlisted
 """
+CONVERSATIONS = f"{ENTRIES} AND (c.touched, c.name) < (?, ?) ORDER BY c.touched DESC, c.name DESC"
+ENTRY = f"{ENTRIES} AND c.name = ?"
+OWNED = "SELECT name, id, expires FROM conversations WHERE owner = ? AND owner <> ''"
 UPDATE_CONVERSATION = "UPDATE conversations SET model = ?, metadata = ?, settings = ? WHERE id = ?"
 PUBLISH_CONVERSATION = """
 UPDATE conversations SET seconds = NULL, expires = NULL, unlisted = 0, created = ?, touched = ? WHERE id = ?
@@ -57,6 +60,7 @@ def add_conversation(
     seconds: float | None = None,
     metadata: Mapping[str, Any] | None = None,
     *,
+    owner: str = "",
     is_unlisted: bool = False,
     is_importing: bool = False,
 ) -> ConversationRow:
@@ -65,9 +69,11 @@ def add_conversation(
     metadata, history_id = metadata or {}, secrets.randbits(62)
     listing = IMPORTING if is_importing else int(is_unlisted)
     expires = None if seconds is None else tx.now + seconds
-    values = name, seconds, expires, tx.now, tx.now, orjson.dumps(metadata), listing, history_id
+    values = name, seconds, expires, tx.now, tx.now, orjson.dumps(metadata), listing, history_id, owner
     key = tx.db.execute(ADD_CONVERSATION, values).lastrowid or 0
-    conversation = Conversation(name, history_id=str(history_id), created=tx.now, touched=tx.now, metadata=metadata)
+    conversation = Conversation(
+        name, history_id=str(history_id), created=tx.now, touched=tx.now, metadata=metadata, owner=owner
+    )
     return ConversationRow(key, conversation, seconds is not None, has_open_runs=False)
 
 
@@ -111,11 +117,13 @@ def set_excerpt(tx: Transaction, conversation_id: int, excerpt: str) -> None:
     tx.db.execute(SET_EXCERPT, (excerpt, conversation_id))
 
 
-def update_conversation(tx: Transaction, name: str, changes: Mapping[str, Any], *, create: bool) -> Conversation:
+def update_conversation(
+    tx: Transaction, name: str, changes: Mapping[str, Any], *, create: bool, owner: str
+) -> Conversation:
     row = tx.find_conversation(name)
     if row is None and not create:
         raise NotFound
-    row = row or add_conversation(tx, name)
+    row = row or add_conversation(tx, name, owner=owner)
     current = row.conversation
     settings = {**current.settings, **{field: value for field, value in changes.items() if field in SETTINGS}}
     updated = replace(
@@ -129,16 +137,24 @@ def update_conversation(tx: Transaction, name: str, changes: Mapping[str, Any], 
     return updated
 
 
-def list_conversations(
-    tx: Transaction, owner: str, before: tuple[float, str] | None, most: int
-) -> list[ConversationEntry]:
-    with closing(tx.db.execute(CONVERSATIONS, (owner, *(before or LAST)))) as rows:
-        entries = (
-            ConversationEntry(load_conversation(columns), _read_status(tx, *newest))
-            for columns, newest in ((row[:-4], row[-4:]) for row in rows)
-            if not tx.has_expired(*columns[:2])
-        )
-        return list(islice(entries, most))
+def list_conversations(tx: Transaction, before: tuple[float, str] | None, most: int) -> list[ConversationEntry]:
+    with closing(tx.db.execute(CONVERSATIONS, before or LAST)) as rows:
+        return list(islice(_load_entries(tx, rows), most))
+
+
+def read_entries(tx: Transaction, names: Sequence[str]) -> list[ConversationEntry]:
+    return [each for name in names for each in _load_entries(tx, tx.db.execute(ENTRY, (name,)))]
+
+
+def list_owned(tx: Transaction, owner: str) -> list[str]:
+    return [name for name, *row in tx.db.execute(OWNED, (owner,)).fetchall() if not tx.has_expired(*row)]
+
+
+def _load_entries(tx: Transaction, rows: Iterable[Sequence[Any]]) -> Iterator[ConversationEntry]:
+    for *columns, status, open_status, worker, lease in rows:
+        if not tx.has_expired(columns[0], columns[1]):
+            newest = _read_status(tx, status, open_status, worker, lease)
+            yield ConversationEntry(load_conversation(columns), newest)
 
 
 def publish_conversation(tx: Transaction, name: str, created: float, touched: float) -> Conversation:
@@ -172,11 +188,11 @@ def clear_conversation(tx: Transaction, name: str) -> Sequence[str]:
 
 def delete_conversation(tx: Transaction, name: str) -> Sequence[str]:
     """As `Store.delete_conversation`, also for an expired one."""
-    row = tx.db.execute("SELECT id, owner FROM conversations WHERE name = ?", (name,)).fetchone()
+    row = tx.db.execute("SELECT id FROM conversations WHERE name = ?", (name,)).fetchone()
     if row is None:
         return ()
-    conversation_id, owner = row
-    fold_usage(tx, owner, conversation_id)
+    (conversation_id,) = row
+    fold_usage(tx, conversation_id)
     tx.db.execute("DELETE FROM conversations WHERE id = ?", (conversation_id,))
     return _delete_contents(tx, conversation_id)
 

@@ -55,7 +55,7 @@ def create_run(
     if (options.reject_if_busy and open_runs) or (status == "queued" and queued >= waiting):
         raise ConversationBusy
     created = replace(run, status=status, conversation=name)
-    row = row or add_conversation(tx, name)
+    row = row or add_conversation(tx, name, owner=options.owner)
     tx.add_open_run(row.id, created, lease)
     return CreatedRun(created, add_to_history(tx, row, options.messages, run.question), is_new=True)
 

@@ -178,6 +178,12 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         """,
         "CREATE INDEX usage_by_day ON usage (owner, day)",
     ),
+    # A list has the conversations of all owners.
+    (
+        "DROP INDEX conversations_by_use",
+        "CREATE INDEX conversations_by_use ON conversations (touched, name) WHERE NOT unlisted",
+        "CREATE INDEX conversations_by_owner ON conversations (owner) WHERE owner <> ''",
+    ),
 )
 """The statements of each version, in order. A file's `user_version` is the number of versions applied to it."""
 

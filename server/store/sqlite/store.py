@@ -73,6 +73,7 @@ class SqliteStore:
         metadata: Mapping[str, Any],
         messages: Sequence[Message] = (),
         *,
+        owner: str = "",
         is_unlisted: bool = False,
         is_importing: bool = False,
     ) -> Conversation:
@@ -81,7 +82,7 @@ class SqliteStore:
             if row is not None:
                 return row.conversation
             kind = {"is_unlisted": is_unlisted, "is_importing": is_importing}
-            row = conversations.add_conversation(tx, name, seconds, metadata, **kind)
+            row = conversations.add_conversation(tx, name, seconds, metadata, owner=owner, **kind)
             return conversations.add_to_history(tx, row, messages)
 
         return self._write(create)
@@ -93,13 +94,19 @@ class SqliteStore:
             return row is not None
         return self._write(lambda tx: conversations.touch_conversation(tx, name))
 
-    def update_conversation(self, name: str, changes: Mapping[str, Any], *, create: bool = True) -> Conversation:
-        return self._write(lambda tx: conversations.update_conversation(tx, name, changes, create=create))
+    def update_conversation(
+        self, name: str, changes: Mapping[str, Any], *, create: bool = True, owner: str = ""
+    ) -> Conversation:
+        return self._write(lambda tx: conversations.update_conversation(tx, name, changes, create=create, owner=owner))
 
-    def list_conversations(
-        self, owner: str, before: tuple[float, str] | None, most: int
-    ) -> Sequence[ConversationEntry]:
-        return self._read(lambda tx: conversations.list_conversations(tx, owner, before, most))
+    def list_conversations(self, before: tuple[float, str] | None, most: int) -> Sequence[ConversationEntry]:
+        return self._read(lambda tx: conversations.list_conversations(tx, before, most))
+
+    def list_owned(self, owner: str) -> Sequence[str]:
+        return self._read(lambda tx: conversations.list_owned(tx, owner))
+
+    def read_entries(self, names: Sequence[str]) -> Sequence[ConversationEntry]:
+        return self._read(lambda tx: conversations.read_entries(tx, names))
 
     def create_run(
         self, name: str, run: Run, options: CreateOptions = DEFAULT_OPTIONS, *, waiting: int, start: bool
@@ -167,8 +174,8 @@ class SqliteStore:
     def publish_conversation(self, name: str, created: float, touched: float) -> Conversation:
         return self._write(lambda tx: conversations.publish_conversation(tx, name, created, touched))
 
-    def list_usage(self, owner: str, name: str | None, since: str, until: str) -> Sequence[DailyUsage]:
-        return self._read(lambda tx: list_usage(tx, owner, name, since, until))
+    def list_usage(self, name: str | None, since: str, until: str) -> Sequence[DailyUsage]:
+        return self._read(lambda tx: list_usage(tx, name, since, until))
 
     def set_message_metadata(self, name: str, message_id: str, metadata: Mapping[str, Any]) -> Message:
         return self._write(lambda tx: _require_history(tx, name).set_metadata(message_id, metadata))

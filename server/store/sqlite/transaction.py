@@ -18,7 +18,8 @@ from server.store.sqlite.workers import WorkerLocks
 
 CONVERSATION_COLUMNS = """
 c.id, c.expires, c.name, c.model, c.context_starts, c.history_id, c.created, c.touched, c.metadata, c.settings,
-    c.excerpt, (SELECT max(row_key) FROM messages WHERE row_key BETWEEN c.id << 32 AND (c.id << 32) + 4294967295)
+    c.excerpt, c.owner,
+    (SELECT max(row_key) FROM messages WHERE row_key BETWEEN c.id << 32 AND (c.id << 32) + 4294967295)
 """
 FIND_CONVERSATION = f"""
 SELECT {CONVERSATION_COLUMNS},
@@ -230,10 +231,10 @@ class Transaction:
 
 def load_conversation(columns: Sequence[Any]) -> Conversation:
     """From the values of CONVERSATION_COLUMNS."""
-    key, _, name, model, starts, history_id, created, touched, metadata, settings, excerpt, last = columns
+    key, _, name, model, starts, history_id, created, touched, metadata, settings, *texts, last = columns
     count = 0 if last is None else last - (key << 32) + 1
     times, history = (created, touched), (orjson.loads(starts), str(history_id))
-    return Conversation(name, model, count, *history, *times, orjson.loads(metadata), orjson.loads(settings), excerpt)
+    return Conversation(name, model, count, *history, *times, orjson.loads(metadata), orjson.loads(settings), *texts)
 
 
 def _dump_run(run: Run, reply_row_key: int | None) -> bytes:

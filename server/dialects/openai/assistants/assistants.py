@@ -93,8 +93,7 @@ class Assistants:
             "id": assistant["id"],
             "object": "assistant",
             "created_at": int(assistant["created"]),
-            # No client has an empty name, so nobody has chosen a model for it, and this is the server's default.
-            "model": assistant["model"] or self._core.models.get(""),
+            "model": assistant["model"] or self._core.models.get_default(),
             "tool_resources": {},
         }
 

@@ -8,7 +8,7 @@ from flask import Blueprint, Response, request
 from server.core import Core
 from server.dialects.openai.assistants import assistants, runs, threads
 from server.dialects.openai.errors import error_body, not_found_as
-from server.domain import derive_id, rfc3339
+from server.domain import rfc3339
 from server.errors import ActionRequired, NotFound
 from server.http import connection, headers
 from server.http.contract import Contract
@@ -44,7 +44,7 @@ def blueprint(contract: Contract, core: Core, assistant_id: str, assistant_instr
     def chat(body: dict[str, Any]) -> dict[str, Any]:
         thread_id = body.get("thread_id")
         key = headers.idempotency_key("thread_id") if thread_id is None else headers.request_id(None)
-        name = derive_id("thread", "message", key) if thread_id is None else thread_id
+        name = core.conversations.derive_name("thread", "message", key) if thread_id is None else thread_id
         draft = catalog.draft_run(name, {}, question=body["message"], request_id=key)
         # The question would wait for outputs that may never come, so it is refused at once.
         if thread_id is not None and core.replies.list(thread_id, "requires_action", 1):

@@ -11,7 +11,7 @@ from server.dialects.openai.assistants import events, objects, requests
 from server.dialects.openai.assistants.assistants import Assistants
 from server.dialects.openai.assistants.threads import save_thread
 from server.dialects.openai.errors import busy_as_invalid_request, not_found_as
-from server.domain import Conversation, Run, derive_id
+from server.domain import Conversation, Run
 from server.errors import InvalidRequest, NoActionRequired, NotFound
 from server.http import connection, headers, sse
 from server.http.contract import Contract
@@ -37,7 +37,8 @@ def blueprint(contract: Contract, core: Core, assistants: Assistants, max_charac
     def create_thread_and_run(body: dict[str, Any]) -> dict[str, Any] | Response:
         sse.forbid_last_event_id()
         key = headers.idempotency_key("thread")
-        draft = assistants.draft_run(derive_id("thread", "run", key), body, request_id=key)
+        name = core.conversations.derive_name("thread", "run", key)
+        draft = assistants.draft_run(name, body, request_id=key)
         thread = save_thread(core, draft.conversation, body.get("thread") or {}, max_characters)
         return submit_draft(draft, body, [], thread)
 

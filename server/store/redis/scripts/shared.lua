@@ -55,7 +55,9 @@ local function touch()
   end
 end
 
-local function make_conversation(name, new_history_id)
+-- `owner` is a JSON array of the owner and the conversation's name, and empty without an owner.
+local function make_conversation(name, new_history_id, owner)
+  if owner ~= '' and not touched then redis.call('HSET', conversation, 'owner', owner) end
   redis.call('HSETNX', conversation, 'touched', now)
   redis.call('HSETNX', conversation, 'created', now)
   redis.call('HSETNX', conversation, 'history_id', new_history_id)
@@ -178,7 +180,7 @@ end
 
 -- What is left to do on other nodes, and the calls that are done, are listed in `outbox`: `+ID` for each run that was
 -- open and `-ID` for each other one, whose key `run:ID` is to be deleted; `@NAME` for the entry in the index, to be
--- deleted too; `$JSON` for usage that is to be added to that of the unlisted conversations, with an id that makes it
+-- deleted too; `%JSON` for the entry in the index of its owner; `$JSON` for usage that is to be added to that of the unlisted conversations, with an id that makes it
 -- count once; and `=CALL_ID` for the call.
 
 -- Delete messages, runs and request ids. Returns false and deletes nothing if the call is repeated.
@@ -207,5 +209,7 @@ local function delete_keys(call_id)
     redis.call('RPUSH', outbox, '$' .. cjson.encode(totals))
   end
   if listed and listed ~= '' then redis.call('RPUSH', outbox, '@' .. listed) end
+  local owner = redis.call('HGET', conversation, 'owner')
+  if owner then redis.call('RPUSH', outbox, '%' .. owner) end
   redis.call('UNLINK', conversation, usage)
 end

@@ -1,0 +1,129 @@
+"""Keys: the administrator's, and those that it gives to clients."""
+
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from hmac import compare_digest
+
+import orjson
+
+from server.access.caller import Caller
+from server.domain import new_id
+from server.errors import NotFound, StoreUnavailable
+from server.store.protocol import Store
+
+PREFIX = "ck_"
+"""What every key begins with, so that scanners of published code recognise one."""
+
+KIND = "key"
+"""The kind of their records, whose ids are the SHA-256 digests of the keys."""
+
+CACHE_SECONDS = 1.0
+"""How long a process goes on accepting a key that another process has deleted."""
+
+DAY_SECONDS = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key, without what opens anything."""
+
+    id: str
+    client_name: str
+    """The name that it opens; with `*` at the end, every name with that beginning."""
+    digest: str
+    """The SHA-256 digest of the key in hexadecimal digits. The key has 256 random bits, so it needs no slow hash."""
+    created: float
+    """Unix seconds."""
+    expires: float | None
+    """Unix seconds; None: never."""
+    rate_limit: str | None
+    """Such as `60/minute`; None: the server's."""
+    daily_token_budget: int | None
+    """None: the server's."""
+
+
+class Keys:
+    """The keys of a protected server. Safe from any thread."""
+
+    def __init__(self, store: Store, admin_key: str, clock: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self._admin_digest = _digest(admin_key)
+        self._clock = clock
+        self._cache: dict[str, tuple[ApiKey, float]] = {}
+        """Keys by their digests, each with the time of its last reading from the store."""
+
+    def create(
+        self, client_name: str, expires_in_days: int | None, rate_limit: str | None, daily_token_budget: int | None
+    ) -> tuple[ApiKey, str]:
+        """A new key, and its text, which nobody can learn later. Raises TooManyRecords."""
+        text = PREFIX + secrets.token_urlsafe(32)
+        now = self._clock()
+        expires = None if expires_in_days is None else now + expires_in_days * DAY_SECONDS
+        key = ApiKey(new_id(KIND), client_name, _digest(text), now, expires, rate_limit, daily_token_budget)
+        self._store.put_record(KIND, key.digest, orjson.dumps(asdict(key)))
+        return key, text
+
+    def list(self) -> list[ApiKey]:
+        """All keys, expired ones too, oldest first."""
+        return sorted(map(_load, self._store.list_records(KIND)), key=lambda key: (key.created, key.id))
+
+    def delete(self, key_id: str) -> None:
+        """Raises NotFound."""
+        found = [key for key in self.list() if key.id == key_id]
+        if not found:
+            raise NotFound
+        for key in found:
+            self._forget(key)
+
+    def delete_of(self, client_name: str) -> int:
+        """Delete the keys of a client. Returns how many there were."""
+        found = [key for key in self.list() if key.client_name == client_name]
+        for key in found:
+            self._forget(key)
+        return len(found)
+
+    def find_caller(self, text: str, address: str) -> Caller | None:
+        """Whose key this is; None if it opens nothing, because it is wrong, expired or deleted."""
+        digest = _digest(text)
+        if compare_digest(digest, self._admin_digest):
+            return Caller(key_id="admin", address=address, is_admin=True)
+        key = self._find(digest)
+        if key is None or (key.expires is not None and key.expires <= self._clock()):
+            return None
+        return Caller(key.client_name, key.client_name, key.id, address, key.rate_limit or "", key.daily_token_budget)
+
+    def _find(self, digest: str) -> ApiKey | None:
+        now = self._clock()
+        known, read = self._cache.get(digest, (None, 0.0))
+        if known is not None and 0 <= now - read < CACHE_SECONDS:
+            return known
+        try:
+            key = _load(self._store.get_record(KIND, digest))
+        except NotFound:
+            self._cache.pop(digest, None)
+            return None
+        except StoreUnavailable:  # What this process has can still be read, by those who could read it before.
+            if known is None:
+                raise
+            return known
+        # The store has found the digest; this does not depend on how it compares.
+        if not compare_digest(key.digest, digest):
+            return None
+        self._cache[digest] = key, now
+        return key
+
+    def _forget(self, key: ApiKey) -> None:
+        self._cache.pop(key.digest, None)
+        self._store.delete_record(KIND, key.digest)
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _load(record: bytes) -> ApiKey:
+    fields: Mapping[str, object] = orjson.loads(record)
+    return ApiKey(**fields)  # type: ignore[arg-type]
