@@ -1,55 +1,9 @@
 """
 Every error that this server names.
 
-AppError
-  Refused                  the caller must change something
-    InvalidRequest
-      InvalidPosition
-      InvalidImport
-      UnknownModel
-      ContextTooLong
-    NotFound
-    NotAuthorized            no key, or one that opens nothing
-    NotAllowed               a key that opens something else
-    TooManyAttempts
-    MethodNotAllowed
-    MisdirectedRequest
-    RunConflict            the state of the conversation or the run does not allow it
-      RequestIdConflict
-      RunCancelled
-      NotRetryable
-      NotLastTurn
-      NotEditable
-      ConversationExists
-      RunExists
-      ImportLost
-      ActionRequired
-      NoActionRequired
-    BodyTooLarge
-    UnsupportedMediaType
-    ConversationBusy
-      ConversationImporting
-    TooManyRecords
-  Unavailable              the server or something behind it failed; the same request may work later
-    InternalError
-    NotConfigured
-    ShuttingDown
-    StoreUnavailable
-      StoreFull
-    RunInterrupted
-    RunTimedOut
-    RunExpired
-    UpstreamFailed
-      UpstreamUnreachable
-      UpstreamNotFound
-      UpstreamTimedOut
-      UpstreamRefusedKey
-      UpstreamRateLimited
-      UpstreamQuotaExhausted
-      UpstreamRefused
-      UpstreamBadReply
-      UpstreamEmptyReply
-      UpstreamCut
+An AppError is either Refused: the caller must change something, or Unavailable: the server or something behind it
+failed, and the same request may work later. RunConflict is what the state of the conversation or of the run does not
+allow; UpstreamFailed, what the model's server did.
 
 Each has a stable `code` for programs and a sentence for people. `server/http/errors.py` gives each class its HTTP
 status. No sentence contains what the caller sent, an address or a key.

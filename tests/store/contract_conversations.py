@@ -74,6 +74,53 @@ class ConversationTests:
         store.clear_conversation("ada")
         assert get(store).settings == expected
 
+    def test_a_conversation_belongs_to_whoever_it_was_created_for(self, store: Store) -> None:
+        store.create_conversation("a", None, {}, owner="ada")
+        store.create_conversation("hidden", 60.0, {}, owner="ada", is_unlisted=True)
+        store.update_conversation("b", {"model": "m"}, owner="ada")
+        store.create_run("c", Run("why?"), CreateOptions(owner="ada"), waiting=32, start=True)
+        store.create_conversation("d", None, {}, owner="eve")
+        create(store, Run("why?"), "nobody's")
+        assert sorted(store.list_owned("ada")) == ["a", "b", "c", "hidden"]
+        assert [get(store, name).owner for name in ("a", "hidden", "b", "c", "d", "nobody's")] == [
+            *["ada"] * 4,
+            "eve",
+            "",
+        ]
+        assert (list(store.list_owned("eve")), list(store.list_owned(""))) == (["d"], [])
+
+    def test_an_owner_does_not_change(self, store: Store) -> None:
+        store.create_conversation("a", None, {}, owner="ada")
+        store.create_conversation("a", None, {}, owner="eve")
+        store.update_conversation("a", {"model": "m"}, owner="eve")
+        store.create_run("a", Run("why?"), CreateOptions(owner="eve"), waiting=32, start=True)
+        store.clear_conversation("a")
+        assert get(store, "a").owner == "ada"
+        assert (list(store.list_owned("ada")), list(store.list_owned("eve"))) == (["a"], [])
+
+    def test_what_is_deleted_or_has_expired_belongs_to_nobody(self, store: Store, clock: Clock) -> None:
+        store.create_conversation("a", None, {}, owner="ada")
+        store.create_conversation("b", 10.0, {}, owner="ada")
+        store.create_conversation("c", 10.0, {}, owner="ada", is_unlisted=True)
+        store.delete_conversation("a")
+        clock.now += 11
+        assert list(store.list_owned("ada")) == []
+        store.sweep()
+        assert list(store.list_owned("ada")) == []
+        store.create_conversation("a", None, {}, owner="eve")
+        store.create_conversation("b", None, {}, owner="ada")
+        assert (list(store.list_owned("ada")), list(store.list_owned("eve"))) == (["b"], ["a"])
+
+    def test_entries_are_read_by_name_in_order(self, store: Store, clock: Clock) -> None:
+        for name in ("a", "b"):
+            create(store, Run("why?"), name)
+        store.create_conversation("hidden", 60.0, {}, is_unlisted=True)
+        store.create_conversation("short", 1.0, {})
+        clock.now += 2
+        read = store.read_entries(["b", "hidden", "missing", "short", "a"])
+        assert [(each.conversation.name, each.newest_status) for each in read] == [("b", "running"), ("a", "running")]
+        assert list(store.read_entries([])) == []
+
     def test_lists_conversations_by_their_last_use_in_pages(self, store: Store, clock: Clock) -> None:
         assert names(store) == []
         for name in ("a", "b", "c", "d"):

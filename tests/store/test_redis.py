@@ -219,7 +219,7 @@ class TestKeys:
 
     def test_a_sweep_forgets_thousands_at_once(self, redis: RedisServer, store: RedisStore, clock: Clock) -> None:
         names = [f"client {n}" for n in range(5000)]
-        fields = 60.0, b"{}", "1", "", SAID.fragment
+        fields = "", 60.0, b"{}", "1", "", SAID.fragment
         scripts, tags = store._scripts, {name: tag_of(name) for name in names}
         scripts.ask_all([("ZADD", "listed:", clock.now, name) for name in names])
         scripts.ask_all([scripts.command("create_conversation", tag, name, *fields) for name, tag in tags.items()])

@@ -33,6 +33,8 @@ CHOSEN: dict[str, tuple[str, Any]] = {
     "trusted_proxies": ("1", 1),
     "public_url": ("https://chat.example.com", "https://chat.example.com"),
     "render_external_url": ("https://chat.onrender.com", "https://chat.onrender.com"),
+    "admin_key": ("an administrator's key", "an administrator's key"),
+    "allow_open": ("true", True),
     "allowed_hosts": ("bot.example.com, *.a.example", ("bot.example.com", "*.a.example")),
     "cors_origins": ("https://a.example, https://b.example", ("https://a.example", "https://b.example")),
     "max_context_messages": ("20", 20),
@@ -235,6 +237,23 @@ def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(text: str) -> N
 def test_settings_do_not_change_once_they_are_read(name: str) -> None:
     with pytest.raises(FrozenInstanceError):
         setattr(Settings(), name, CHOSEN[name][1])
+
+
+@pytest.mark.parametrize("text", ["short", "x" * 15])
+def test_an_administrators_key_that_can_be_guessed_is_refused_and_not_shown(text: str) -> None:
+    assert refusal("admin_key", text) == "ADMIN_KEY: must have at least 16 characters"
+
+
+@pytest.mark.parametrize(
+    ("text", "meaning"), [("true", True), ("YES", True), ("1", True), ("false", False), ("0", False)]
+)
+def test_a_truth_is_read_from_its_usual_words(text: str, meaning: bool) -> None:
+    assert Settings.from_env({"ALLOW_OPEN": text}).allow_open is meaning
+
+
+@pytest.mark.parametrize("text", ["maybe", "on please", "2"])
+def test_what_is_no_truth_is_refused(text: str) -> None:
+    assert refusal("allow_open", text) == "ALLOW_OPEN: must be true or false"
 
 
 def test_custom_headers_are_one_a_line() -> None:

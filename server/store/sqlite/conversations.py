@@ -20,16 +20,18 @@ ADD_CONVERSATION = """
 INSERT INTO conversations (name, seconds, expires, created, touched, metadata, unlisted, history_id, owner)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
-ENTRIES = f"""
-SELECT {CONVERSATION_COLUMNS}, r.status, o.status, o.worker, o.lease
-FROM conversations c
+ENTRY_SOURCE = """
+conversations c
 LEFT JOIN runs r ON r.row_key =
     (SELECT max(row_key) FROM runs WHERE row_key BETWEEN c.id << 32 AND (c.id << 32) + 4294967295)
 LEFT JOIN open_runs o ON o.row_key = r.row_key
-WHERE NOT c.unlisted
 """
-CONVERSATIONS = f"{ENTRIES} AND (c.touched, c.name) < (?, ?) ORDER BY c.touched DESC, c.name DESC"
-ENTRY = f"{ENTRIES} AND c.name = ?"
+ENTRY_COLUMNS = f"{CONVERSATION_COLUMNS}, r.status, o.status, o.worker, o.lease"
+CONVERSATIONS = f"""
+SELECT {ENTRY_COLUMNS} FROM {ENTRY_SOURCE}
+WHERE NOT c.unlisted AND (c.touched, c.name) < (?, ?) ORDER BY c.touched DESC, c.name DESC
+"""
+ENTRY = f"SELECT {ENTRY_COLUMNS} FROM {ENTRY_SOURCE} WHERE NOT c.unlisted AND c.name = ?"
 OWNED = "SELECT name, id, expires FROM conversations WHERE owner = ? AND owner <> ''"
 UPDATE_CONVERSATION = "UPDATE conversations SET model = ?, metadata = ?, settings = ? WHERE id = ?"
 PUBLISH_CONVERSATION = """

@@ -1,0 +1,53 @@
+"""Protected apps over each store, and the clients that have something there."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from server.app import create_app
+from server.domain import ToolCall
+from server.settings import Settings
+from server.store.memory import MemoryStore
+from server.upstream.protocol import Completion, CompletionRequest
+from tests.access.people import ADMIN_KEY
+from tests.conftest import validate_responses
+from tests.support.replies import SteeredUpstream
+
+
+def answer(call: CompletionRequest) -> Iterator[str | Completion]:
+    """The question again; a call of the tool `look` for what begins with that word."""
+    messages: list[Any] = orjson.loads(call.messages)
+    last = messages[-1]["content"]
+    if last.startswith("look") and b'"tools"' in orjson.dumps(dict(call.parameters)):
+        yield Completion("told", None, "tool_calls", (ToolCall("call_1", "look", "{}"),))
+        return
+    yield f"You said: {last}"
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings(admin_key=ADMIN_KEY)
+
+
+@pytest.fixture
+def upstream() -> SteeredUpstream:
+    return SteeredUpstream(answer)
+
+
+@pytest.fixture(scope="module")
+def protected() -> Iterator[Flask]:
+    """A protected app that the tests of a module share."""
+    app = create_app(Settings(admin_key=ADMIN_KEY), store=MemoryStore(10_000), upstream=SteeredUpstream(answer))
+    app.testing = True
+    validate_responses(app)
+    yield app
+    app.extensions["runner"].shut_down(0)
+
+
+@pytest.fixture(scope="module")
+def visitor(protected: Flask) -> FlaskClient:
+    return protected.test_client()
