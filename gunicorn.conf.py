@@ -55,6 +55,7 @@ logging.logThreads = False
 class ConfiguredWorker(Worker):
     client_timeout_seconds = settings.client_timeout_seconds
     graceful_seconds = settings.graceful_seconds
+    is_https = settings.is_public_over_https
 
 
 worker_class = ConfiguredWorker

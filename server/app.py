@@ -25,6 +25,7 @@ from server.http.caching import forbid_storing
 from server.http.contract import Contract
 from server.http.errors import Body, detailed_body, register_error_handlers, select_body
 from server.http.hosts import Hosts, restrict_hosts
+from server.http.security import add_security_headers
 from server.runs.config import RunConfig
 from server.runs.runner import Runner
 from server.settings import Settings
@@ -74,6 +75,7 @@ def create_app(settings: Settings, *, store: Store | None = None, upstream: Upst
 
 def _register_hooks(app: Flask, settings: Settings) -> None:
     """What happens to every request, whichever dialect serves it."""
+    add_security_headers(app, is_https=settings.is_public_over_https)
     log_requests(app)
     register_error_handlers(app, select_body(ERROR_BODIES))
     forbid_storing(app, varies=settings.cors_origins not in ((), ("*",)))

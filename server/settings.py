@@ -178,6 +178,11 @@ class Settings:
         return [addresses.parse_site(url) for url in (self.public_url, self.render_external_url) if url]
 
     @property
+    def is_public_over_https(self) -> bool:
+        """Whether a configured public address is one of https."""
+        return any(each.address.startswith("https://") for each in self.sites)
+
+    @property
     def upstream_headers(self) -> dict[str, str]:
         """`openai_custom_headers` by name."""
         pairs = [line.split(":", 1) for line in _split_lines(self.openai_custom_headers)]

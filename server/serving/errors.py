@@ -21,11 +21,21 @@ ANSWERS: dict[type[Exception], tuple[int, str, str]] = {
 gunicorn's own sentences repeat what the caller sent.
 """
 
+HEADERS = (
+    "Connection: close\r\nContent-Type: application/json\r\nCache-Control: no-store\r\n"
+    "X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\n"
+    "Content-Security-Policy: default-src 'none'; frame-ancestors 'none'\r\n"
+)
 
-def answer_unreadable(sock: Any, error: Exception, log: Any) -> bool:
+HSTS = "Strict-Transport-Security: max-age=31536000\r\n"
+"""These and the last three of HEADERS are those of `server/http/security.py`."""
+
+
+def answer_unreadable(sock: Any, error: Exception, log: Any, *, is_https: bool) -> bool:
     """Answer a request that gunicorn could not parse, and drain the connection. False if `error` is of another kind.
 
-    The log line has the answer's X-Request-ID and the class of `error`, and nothing of what the caller sent.
+    `is_https` tells whether callers use https. The log line has the answer's X-Request-ID and the class of `error`, and
+    nothing of what the caller sent.
     """
     answer = next((each for kind, each in ANSWERS.items() if isinstance(error, kind)), None)
     if answer is None:
@@ -35,8 +45,8 @@ def answer_unreadable(sock: Any, error: Exception, log: Any) -> bool:
     log.warning("request %s could not be read: %s", request_id, type(error).__name__)
     body = f'{{"error":"{sentence}","code":"invalid_request"}}'
     head = (
-        f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
-        f"Cache-Control: no-store\r\nX-Request-ID: {request_id}\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"HTTP/1.1 {status} {reason}\r\n{HEADERS}{HSTS if is_https else ''}"
+        f"X-Request-ID: {request_id}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     with suppress(OSError):  # A caller who sends such bytes often does not wait for an answer.
         util.write_nonblock(sock, (head + body).encode("ascii"))

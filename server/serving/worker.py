@@ -38,7 +38,7 @@ class IdleTimeout(gevent.Timeout):  # type: ignore[misc]
 
 
 class Worker(GeventWorker):  # type: ignore[misc]
-    """Serves the app of `run.py`. The two settings are given by a subclass in gunicorn.conf.py.
+    """Serves the app of `run.py`. The settings are given by a subclass in gunicorn.conf.py.
 
     Its methods are called by gunicorn, under the names of gunicorn.
     """
@@ -48,6 +48,9 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     graceful_seconds: float
     """How long open runs may go on after SIGTERM."""
+
+    is_https: bool
+    """Whether the public address is one of https."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -78,7 +81,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
             raise
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
-        if not answer_unreadable(client, exc, self.log):
+        is_https = self.is_https or bool(self.cfg.is_ssl)
+        if not answer_unreadable(client, exc, self.log, is_https=is_https):
             super().handle_error(req, client, addr, exc)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

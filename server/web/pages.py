@@ -44,7 +44,7 @@ def render_page(template: str, additions: Mapping[str, str], *, nonce: str = "",
     sources = {name: (POLICY.get(name), additions.get(name)) for name in {**POLICY, **additions}}
     policy = [" ".join([name, *filter(None, found)]) for name, found in sources.items()]
     response = make_response(render_template(template, address_of=address_of, nonce=nonce, **values))
-    add_validators(_add_security_headers(response), NO_CACHE, ignored=nonce)
+    add_validators(response, NO_CACHE, ignored=nonce)
     if response.status_code != 304:
         # A 304 would replace the policy of the page in the browser's cache, whose nonce is another one.
         response.headers["Content-Security-Policy"] = "; ".join(policy)
@@ -88,13 +88,8 @@ def send_file(version: str, name: str) -> Response:
         raise NotFound
     path = FILES[name]
     response = Response(_read_file(path), mimetype=MEDIA_TYPES[path.suffix])
-    add_validators(_add_security_headers(response), IMMUTABLE if version == hash_release() else NO_CACHE)
+    add_validators(response, IMMUTABLE if version == hash_release() else NO_CACHE)
     return compress(response, lambda _: _read_compressed(path))
-
-
-def _add_security_headers(response: Response) -> Response:
-    response.headers.update({"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"})
-    return response
 
 
 @cache

@@ -356,7 +356,7 @@ class TestUnreadable:
     )
     def test_it_is_answered_in_json_with_an_id_that_the_log_has(self, error: Exception, status: int) -> None:
         wire, log = Wire(), Log()
-        assert errors.answer_unreadable(wire, error, log)
+        assert errors.answer_unreadable(wire, error, log, is_https=False)
         head, _, body = b"".join(wire.sent).partition(b"\r\n\r\n")
         fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
         assert int(head.split()[1]) == status
@@ -368,7 +368,7 @@ class TestUnreadable:
 
     def test_an_error_of_another_kind_is_left_to_gunicorn(self) -> None:
         wire, log = Wire(), Log()
-        assert not errors.answer_unreadable(wire, ValueError("secret"), log)
+        assert not errors.answer_unreadable(wire, ValueError("secret"), log, is_https=False)
         assert (wire.sent, wire.shut, log.lines) == ([], [], [])
 
 
@@ -450,6 +450,7 @@ class TestSignals:
 class ConfiguredWorker(worker.Worker):
     client_timeout_seconds = 7.0
     graceful_seconds = 5.0
+    is_https = False
 
 
 @pytest.fixture
