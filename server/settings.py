@@ -16,7 +16,7 @@ class Settings:
     openai_api_key: str = field(default="", repr=False)
     """The upstream's key. Without it and without a base URL, questions fail with `not_configured`."""
 
-    openai_base_url: str = ""
+    openai_base_url: str = field(default="", repr=False)  # Its query string may have a key.
     """Another OpenAI-compatible server, such as `http://localhost:11434/v1`. Alone, it needs no key."""
 
     openai_org_id: str = ""
@@ -28,7 +28,7 @@ class Settings:
     openai_custom_headers: str = field(default="", repr=False)
     """Headers for every request to the upstream, `Name: value`, one a line."""
 
-    llm_server_url: str = ""
+    llm_server_url: str = field(default="", repr=False)
     """Another name of `OPENAI_BASE_URL`, which wins."""
 
     upstream: str = "openai"

@@ -16,12 +16,12 @@ from server.upstream.transport import Transport
 class Account:
     """The upstream's address, and the credentials that are sent to it."""
 
-    key: str
-    base_url: str
+    key: str = field(repr=False)
+    base_url: str = field(repr=False)
     """It may have a query string, which is then sent with every request."""
     organization: str = ""
     project: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Sent with every request; they override the package's headers of the same name."""
 
 
