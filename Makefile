@@ -30,6 +30,9 @@ check: .venv/dev ## Format, lint and types
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
+audit: .venv/audit/done ## Ask PyPI for known vulnerabilities of the packages in use; needs the network
+	@$(PYTHON) scripts/audit.py .venv/audit/bin/pip-audit
+
 chaos: .venv/dev redis ## Kill servers, and Redis, again and again, and look for what was lost
 	@$(BIN)/python -m tests.chaos \
 		$(if $(SEED),--seed $(SEED)) \
@@ -92,6 +95,11 @@ tests/node/node_modules scripts/postman/node_modules:
 	@$(PYTHON) -m venv .venv/litellm && .venv/litellm/bin/pip install --quiet --disable-pip-version-check 'litellm[proxy]==1.108.7'
 	@touch $@
 
+.venv/audit/done:
+	@echo "Installing pip-audit into .venv/audit; this takes a minute, once."
+	@$(PYTHON) -m venv .venv/audit && .venv/audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	@touch $@
+
 # Succeeds where neither the environment nor .env says who is to write the replies.
 define NOTHING_SET
 import os, sys, dotenv; known = {**dotenv.dotenv_values(".env", encoding="utf-8-sig"), **os.environ}; \
@@ -117,4 +125,4 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 o
 	&& $(BIN)/pip install --quiet --disable-pip-version-check --requirement
 endef
 
-.PHONY: run chat test check chaos bench bench-litellm format vendor postman screenshots redis chromium fonts litellm
+.PHONY: run chat test check audit chaos bench bench-litellm format vendor postman screenshots redis chromium fonts litellm
