@@ -88,6 +88,7 @@ def render(port: int) -> dict[str, str]:
         "FORWARDED_ALLOW_IPS": "*",
         "WEB_CONCURRENCY": "1",
         "RENDER_EXTERNAL_URL": "https://chat.onrender.com",
+        "ALLOW_OPEN": "true",
     }
 
 
@@ -175,6 +176,9 @@ class TestRender:
     def test_its_start_command_and_its_variables_serve_with_our_own_configuration(self, base: Path) -> None:
         port = free_port()
         given = {name: value for name, value in VARIABLES.items() if value is not None}
+        disk = SERVICE["disk"]["mountPath"]
+        given["STORE_URL"] = VARIABLES["STORE_URL"].replace(f"sqlite:///{disk}/", f"sqlite:///{base}/")
+        assert str(base) in given["STORE_URL"]
         command = ["bash", "-c", SERVICE["startCommand"]]
         with serve_folder(base, command, port, UPSTREAM="scripted", **(render(port) | given)) as server:
             assert_converses(server)
@@ -184,7 +188,26 @@ class TestRender:
             assert f"Listening at: http://0.0.0.0:{port} " in server.log()
             assert "GET /healthz HTTP" not in server.log()
 
-    def test_its_values_are_those_that_the_memory_store_and_a_slow_stop_need(self) -> None:
+    def test_its_conversations_live_on_its_disk(self) -> None:
+        chosen = Settings.from_env(VARIABLES)
+        assert chosen.effective_store_url.startswith(f"sqlite:///{SERVICE['disk']['mountPath']}/")
+        assert SERVICE["disk"]["sizeGB"] >= 1
+        assert SERVICE["plan"] != "free"
+
+    def test_render_makes_up_the_key_that_protects_it(self) -> None:
+        assert {"key": "ADMIN_KEY", "generateValue": True} in SERVICE["envVars"]
+
+    def test_what_it_has_as_comments_is_the_other_store(self) -> None:
+        text = (ROOT / "render.yaml").read_text(encoding="utf-8")
+        (variable, service) = re.findall(r"(?:^ +# (?:- | ).*\n)+", text, re.MULTILINE)
+        (other,) = yaml.safe_load(re.sub(r"^ +# ", "", variable, flags=re.MULTILINE))
+        (store,) = yaml.safe_load(re.sub(r"^ +# ", "", service, flags=re.MULTILINE))
+        assert (other["key"], other["fromService"]["name"]) == ("STORE_URL", store["name"])
+        assert other["fromService"]["type"] == store["type"] == "keyvalue"
+        assert (store["maxmemoryPolicy"], store["ipAllowList"]) == ("noeviction", [])
+        assert store["plan"] != "free"
+
+    def test_its_values_are_those_that_a_public_server_and_a_slow_stop_need(self) -> None:
         assert (SERVICE["type"], SERVICE["runtime"]) == ("web", "python")
         assert SERVICE["buildCommand"] == "pip install -r requirements.txt"
         assert SERVICE["healthCheckPath"] in ("/readyz", "/healthz")
@@ -193,7 +216,8 @@ class TestRender:
         assert tuple(map(int, VARIABLES["PYTHON_VERSION"].split("."))) >= (3, 11)
         assert "preload" not in VARIABLES["GUNICORN_CMD_ARGS"]
         chosen = Settings.from_env(VARIABLES)
-        assert (chosen.host, chosen.web_concurrency, chosen.trusted_proxies) == ("0.0.0.0", 1, 1)
+        assert (chosen.host, chosen.trusted_proxies) == ("0.0.0.0", 1)
+        assert "ALLOW_OPEN" not in VARIABLES
         assert chosen.graceful_seconds + 10 < SERVICE["maxShutdownDelaySeconds"] <= 300
 
     def test_every_value_is_a_text_as_render_wants_it(self) -> None:
