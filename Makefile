@@ -25,10 +25,11 @@ chat: .venv/chat ## Talk with the running server, in this terminal; PORT=8000 if
 test: .venv/dev redis chromium fonts litellm tests/node/node_modules scripts/postman/node_modules ## Run all the tests
 	@$(BIN)/python -m pytest --numprocesses $(BESIDE) --dist loadfile --no-loadscope-reorder
 
-check: .venv/dev ## Format, lint and types
+check: .venv/dev ## Format, lint, types and the Dockerfile
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(BIN)/hadolint Dockerfile
 
 audit: .venv/audit/done ## Ask PyPI for known vulnerabilities of the packages in use; needs the network
 	@$(PYTHON) scripts/audit.py .venv/audit/bin/pip-audit

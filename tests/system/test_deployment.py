@@ -1,5 +1,6 @@
-"""The server as it is deployed: by make, by gunicorn, on Render and on Heroku. Each one on a port of its own."""
+"""The server as it is deployed: by make, gunicorn and systemd, on Render and Heroku. Each one on a port of its own."""
 
+import configparser
 import os
 import re
 import shlex
@@ -222,6 +223,24 @@ class TestRender:
 
     def test_every_value_is_a_text_as_render_wants_it(self) -> None:
         assert [name for name, value in VARIABLES.items() if not isinstance(value, str | None)] == []
+
+
+class TestSystemd:
+    def test_the_documented_service_stops_in_time_and_writes_where_it_may(self) -> None:
+        text = (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
+        (written,) = re.findall(r"^```ini\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+        unit = configparser.ConfigParser(interpolation=None)
+        unit.read_string(written)
+        service = unit["Service"]
+        program, *arguments = service["ExecStart"].split()
+        assert (Path(program).name, arguments) == ("python", PYTHON[1:])
+        assert Path(program).is_relative_to(service["WorkingDirectory"])
+        chosen = Settings.from_env(dict([service["Environment"].split("=", 1)]))
+        folder = f"/var/lib/{service['StateDirectory']}"
+        assert chosen.effective_store_url == f"sqlite:///{folder}/chatbot.db"
+        assert float(service["TimeoutStopSec"]) > chosen.graceful_seconds + 10
+        assert service["KillMode"] == "mixed"
+        assert "User" in service
 
 
 class TestHeroku:
