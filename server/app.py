@@ -174,6 +174,7 @@ def create_run_config(settings: Settings) -> RunConfig:
         run_timeout_seconds=settings.run_timeout_seconds,
         lease_seconds=settings.lease_seconds,
         max_context_messages=settings.max_context_messages,
+        retention_days=settings.retention_days,
         system_prompt=settings.system_prompt,
         parameters={name: value for name, value in parameters.items() if value is not None},
     )

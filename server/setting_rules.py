@@ -28,6 +28,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "client_timeout_seconds": (1, 3_600),
     "session_timeout_hours": (0.01, 87_600),
     "stream_ttl_seconds": (1, 31_536_000),
+    "retention_days": (0.01, 36_500),
     "max_waiting_runs": (0, _MAX_COUNT),
     "max_concurrent_runs": (1, 100_000),
     "max_conversations": (1, _MAX_COUNT),

@@ -112,6 +112,9 @@ class Settings:
     assistant_instructions: str = ""
     """Its instructions."""
 
+    retention_days: float | None = None
+    """After how many days without use a conversation is deleted. Empty: never."""
+
     max_waiting_runs: int = 32
     """Questions that may wait in one conversation."""
 

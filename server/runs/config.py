@@ -14,6 +14,7 @@ class RunConfig:
     run_timeout_seconds: float = 600.0
     lease_seconds: float = 30.0
     max_context_messages: int | None = None
+    retention_days: float | None = None
     system_prompt: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """Fields of every upstream request, such as `temperature`. A run's own parameters take precedence."""

@@ -24,6 +24,11 @@ REFRESH_SECONDS = 1.0
 
 SWEEP_SECONDS = 60.0
 
+DAY_SECONDS = 86_400
+
+RETENTION_BATCH = 20
+"""How many unused conversations one tick deletes."""
+
 CONCURRENT_FLUSHES = 16
 """A store with group commit takes many concurrent texts for the price of a few."""
 
@@ -86,8 +91,18 @@ class Ticker:
                 self._renew_leases()
             if self._is_sweeping or self._is_due("sweep", SWEEP_SECONDS):
                 self._is_sweeping = self._store.sweep(FLUSH_SECONDS / 2)
+            if self._config.retention_days is not None and self._is_due("retention", FLUSH_SECONDS):
+                self._delete_unused(now - self._config.retention_days * DAY_SECONDS)
         self._executor.close_idle()
         self._local.release_ended()
+
+    def _delete_unused(self, since: float) -> None:
+        """Delete the conversations that were not used since then, some at a time; after the last, look again later."""
+        unused = self._store.list_conversations((since, ""), RETENTION_BATCH)
+        for entry in unused:
+            self._store.delete_conversation(entry.conversation.name, unused_since=since)
+        if len(unused) < RETENTION_BATCH:
+            self._due["retention"] = self._clock() + SWEEP_SECONDS
 
     def take_in(self, run_ids: Collection[str]) -> None:
         """Apply what other processes did to local runs, and to the remote runs that are followed."""

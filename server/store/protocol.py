@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from server.domain import Conversation, ConversationEntry, DailyUsage, Message, Run, Status
+from server.store.record_protocol import RecordStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ RETRYABLE_STATUSES: tuple[Status, ...] = ("failed", "interrupted", "expired")
 """Ends after which the same `request_id` creates a new run."""
 
 
-class Store(Protocol):
+class Store(RecordStore, Protocol):
     """Conversations by name, each with its messages and its runs.
 
     Every call is atomic and thread-safe. Any call may raise StoreUnavailable; its write may then have happened or not,
@@ -250,23 +251,11 @@ class Store(Protocol):
         returned; after StoreUnavailable, so are the ids that no earlier answer has returned.
         """
 
-    def delete_conversation(self, name: str) -> Sequence[str]:
-        """Delete a conversation and all its data. Returns ids as `clear_conversation` does, also if repeated."""
+    def delete_conversation(self, name: str, *, unused_since: float | None = None) -> Sequence[str]:
+        """Delete a conversation and all its data. Returns ids as `clear_conversation` does, also if repeated.
 
-    def put_record(self, kind: str, record_id: str, record: bytes) -> None:
-        """Store a small named record, such as an assistant, in place of the one with the same kind and id.
-
-        Raises TooManyRecords for a new one if there are `max_records` of its kind.
+        With `unused_since`, it stays if it was touched at that time or later, or has an open run.
         """
-
-    def get_record(self, kind: str, record_id: str) -> bytes:
-        """Raises NotFound."""
-
-    def list_records(self, kind: str) -> Sequence[bytes]:
-        """In no order."""
-
-    def delete_record(self, kind: str, record_id: str) -> None:
-        """Raises NotFound, so also if repeated."""
 
     def renew_leases(self, leases: Mapping[str, str]) -> Collection[str]:
         """Renew the leases on runs of this worker. `leases` maps each run's id to the name of its conversation.

@@ -111,6 +111,24 @@ class ConversationTests:
         store.create_conversation("b", None, {}, owner="ada")
         assert (list(store.list_owned("ada")), list(store.list_owned("eve"))) == (["b"], ["a"])
 
+    def test_a_conversation_that_was_used_since_is_not_deleted(self, store: Store, clock: Clock) -> None:
+        for name in ("old", "open", "used"):
+            store.create_conversation(name, None, {}, owner="ada")
+        store.create_conversation("short", 1000.0, {})
+        create(store, Run("why?"), "open")
+        clock.now += 10
+        since = clock.now
+        create(store, Run("why?"), "used")
+        for name in ("old", "open", "used", "missing"):
+            assert list(store.delete_conversation(name, unused_since=since)) == []
+        store.touch("short")
+        store.delete_conversation("short", unused_since=since)
+        assert sorted(names(store)) == ["open", "short", "used"]
+        assert sorted(store.list_owned("ada")) == ["open", "used"]
+        assert (get(store, "open").message_count, len(store.list_runs("open", None, 9))) == (0, 1)
+        clock.now += 1001
+        assert sorted(names(store)) == ["open", "used"]
+
     def test_entries_are_read_by_name_in_order(self, store: Store, clock: Clock) -> None:
         for name in ("a", "b"):
             create(store, Run("why?"), name)

@@ -99,6 +99,11 @@ class ConversationTable:
             names = self._use_order.list_newest(before, most - len(entries))
         return entries
 
+    def is_used(self, name: str, since: float) -> bool:
+        """Whether it was touched at that time or later, or has an open run."""
+        state = self.find(name)
+        return state is not None and (state.touched >= since or bool(state.open_runs))
+
     def list_owned(self, owner: str) -> list[str]:
         """As `Store.list_owned`."""
         return [name for name in tuple(self._owned.get(owner, ())) if self.find(name) is not None]

@@ -253,8 +253,10 @@ class MemoryStore:
             self._table.put(name, state.copy_settings(self._table.next_history_id(), self._clock()))
             return open_runs
 
-    def delete_conversation(self, name: str) -> Sequence[str]:
+    def delete_conversation(self, name: str, *, unused_since: float | None = None) -> Sequence[str]:
         with self._lock:
+            if unused_since is not None and self._table.is_used(name, unused_since):
+                return ()
             return self._table.forget(name)
 
     def renew_leases(self, leases: Mapping[str, str]) -> Collection[str]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from server.store.redis.caller import BATCH, ScriptCaller, tag_of
 from server.store.redis.client import RedisClient
-from server.store.redis.commands import Command, evalsha
+from server.store.redis.commands import Argument, Command, evalsha
 from server.store.redis.owners import Owners
 from server.store.redis.usage import add_to_unlisted
 from server.store.redis.use_order import UseOrder
@@ -41,11 +41,12 @@ class Expiry:
     def clear(self, name: str) -> Sequence[str]:
         """Returns the ids of the runs that were open."""
         now = self._clock()
-        return self._delete(name, "clear_conversation", now, self._use_order.move(name, now))
+        return self._delete(name, "clear_conversation", now, after=[self._use_order.move(name, now)])
 
-    def delete(self, name: str) -> Sequence[str]:
-        """Returns the ids of the runs that were open."""
-        return self._delete(name, "delete_conversation", self._clock())
+    def delete(self, name: str, unused_since: float | None) -> Sequence[str]:
+        """As `Store.delete_conversation`."""
+        condition = "" if unused_since is None else unused_since
+        return self._delete(name, "delete_conversation", self._clock(), condition)
 
     def expire(self, *tags: str) -> None:
         """Delete those of the conversations that have expired, and schedule the others for a later sweep."""
@@ -73,10 +74,12 @@ class Expiry:
             empty = self._scripts.command("empty_outbox", tag, *entries)
             self._scripts.ask_all([*map(add_to_unlisted, entries), empty])
 
-    def _delete(self, name: str, script: str, now: float, *after: Command) -> Sequence[str]:
+    def _delete(
+        self, name: str, script: str, now: float, *given: Argument, after: Sequence[Command] = ()
+    ) -> Sequence[str]:
         tag = tag_of(name)
         schedule = evalsha("schedule_expiry", "expiring", tag, "LT", now)
-        command = self._scripts.command(script, tag, secrets.token_hex(8), now=now)
+        command = self._scripts.command(script, tag, secrets.token_hex(8), *given, now=now)
         answer: Answer = self._redis.ask(schedule, command, *after)[1]
         self._complete(now, {tag: answer})
         return [entry[1:].decode() for entry in answer[0] if entry.startswith(b"+")]

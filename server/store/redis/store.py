@@ -261,8 +261,8 @@ class RedisStore:
     def clear_conversation(self, name: str) -> Sequence[str]:
         return self._expiry.clear(name)
 
-    def delete_conversation(self, name: str) -> Sequence[str]:
-        return self._expiry.delete(name)
+    def delete_conversation(self, name: str, *, unused_since: float | None = None) -> Sequence[str]:
+        return self._expiry.delete(name, unused_since)
 
     def renew_leases(self, leases: Mapping[str, str]) -> Collection[str]:
         by_name: dict[str, list[str]] = {}

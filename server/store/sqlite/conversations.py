@@ -199,6 +199,14 @@ def delete_conversation(tx: Transaction, name: str) -> Sequence[str]:
     return _delete_contents(tx, conversation_id)
 
 
+def is_used(tx: Transaction, name: str, since: float) -> bool:
+    """Whether a conversation was touched at that time or later, or has an open run."""
+    row = tx.find_conversation(name)
+    if row is None:
+        return False
+    return row.conversation.touched >= since or any(each.run.is_open for each in tx.list_open_runs(row.id))
+
+
 def _delete_contents(tx: Transaction, conversation_id: int) -> list[str]:
     """Delete messages, runs and request ids. Returns the ids of the runs that were open."""
     rows = tx.list_open_runs(conversation_id)

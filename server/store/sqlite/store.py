@@ -214,8 +214,13 @@ class SqliteStore:
     def clear_conversation(self, name: str) -> Sequence[str]:
         return self._write(lambda tx: conversations.clear_conversation(tx, name), is_long=True)
 
-    def delete_conversation(self, name: str) -> Sequence[str]:
-        return self._write(lambda tx: conversations.delete_conversation(tx, name), is_long=True)
+    def delete_conversation(self, name: str, *, unused_since: float | None = None) -> Sequence[str]:
+        def delete_conversation(tx: Transaction) -> Sequence[str]:
+            if unused_since is not None and conversations.is_used(tx, name, unused_since):
+                return ()
+            return conversations.delete_conversation(tx, name)
+
+        return self._write(delete_conversation, is_long=True)
 
     def renew_leases(self, leases: Mapping[str, str]) -> Collection[str]:
         def renew_leases(tx: Transaction) -> Collection[str]:
