@@ -81,6 +81,8 @@ def post_worker_init(worker: Worker) -> None:
     # Calls in flight hold many objects, which Python's default thresholds make the collector walk again and again.
     # Imported objects live until the end anyway.
     gc.freeze()
+    if settings.retention_days is not None:  # What is to be deleted is deleted, even if nobody asks anything.
+        worker.wsgi.extensions["runner"].ticker.start()
     gc.set_threshold(50_000, 20, 20)
 
 

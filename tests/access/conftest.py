@@ -1,6 +1,7 @@
 """Protected apps over each store, and the clients that have something there."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import orjson
@@ -11,10 +12,10 @@ from flask.testing import FlaskClient
 from server.app import create_app
 from server.domain import ToolCall
 from server.settings import Settings
-from server.store.memory import MemoryStore
 from server.upstream.protocol import Completion, CompletionRequest
 from tests.access.people import ADMIN_KEY
 from tests.conftest import validate_responses
+from tests.support.redis_server import needs_redis, redis_server
 from tests.support.replies import SteeredUpstream
 
 
@@ -38,14 +39,21 @@ def upstream() -> SteeredUpstream:
     return SteeredUpstream(answer)
 
 
-@pytest.fixture(scope="module")
-def protected() -> Iterator[Flask]:
-    """A protected app that the tests of a module share."""
-    app = create_app(Settings(admin_key=ADMIN_KEY), store=MemoryStore(10_000), upstream=SteeredUpstream(answer))
-    app.testing = True
-    validate_responses(app)
-    yield app
-    app.extensions["runner"].shut_down(0)
+@pytest.fixture(scope="module", params=["memory", "sqlite", pytest.param("redis", marks=needs_redis)])
+def protected(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
+    """A protected app over each store, which the tests of a module share."""
+    with ExitStack() as stack:
+        url = "memory://"
+        if request.param == "sqlite":
+            url = f"sqlite:///{tmp_path_factory.mktemp('store')}/chatbot.db"
+        elif request.param == "redis":
+            url = stack.enter_context(redis_server()).url
+        app = create_app(Settings(admin_key=ADMIN_KEY, store_url=url), upstream=SteeredUpstream(answer))
+        app.testing = True
+        validate_responses(app)
+        yield app
+        app.extensions["runner"].shut_down(0)
+        app.extensions["store"].close()
 
 
 @pytest.fixture(scope="module")
