@@ -16,6 +16,7 @@ from server.app import create_app
 from server.dialects.documents import DOCUMENTS
 from server.settings import Settings
 from server.store.memory import MemoryStore
+from tests.access.people import ADMIN_KEY
 from tests.support.process import ROOT
 from tests.support.replies import SteeredUpstream
 
@@ -311,7 +312,8 @@ class ExampleRun:
     def __init__(self, document: dict[str, Any]) -> None:
         self.document = document
         self.known: dict[str, str] = {}
-        self.client = create_app(Settings(), store=MemoryStore(100), upstream=DemoUpstream()).test_client()
+        settings = Settings(admin_key=ADMIN_KEY)
+        self.client = create_app(settings, store=MemoryStore(100), upstream=DemoUpstream()).test_client()
 
     def run(self) -> int:
         """Run all operations. Returns how many had an example that could be sent."""
@@ -333,7 +335,8 @@ class ExampleRun:
         if "{" in path or "example" not in body:
             return False
         given = None if body["example"] is None else json.loads(self.replace_ids(json.dumps(body["example"])))
-        answer = self.client.open(path, method=method.upper(), query_string=query, json=given)
+        headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
+        answer = self.client.open(path, method=method.upper(), query_string=query, json=given, headers=headers)
         text = answer.text  # A stream is read to its end, so that its run has ended.
         assert answer.status_code < 300, (method, path, text)
         promised = each["responses"][str(answer.status_code)]["content"][answer.mimetype]
