@@ -13,9 +13,9 @@ LAYERS = (
     ("app",),
     ("dialects", "web"),
     ("core", "http"),
-    ("runs",),
+    ("runs", "access"),
     ("store", "upstream"),
-    ("domain", "errors", "concurrency", "addresses", "environment", "setting_rules", "settings", "serving"),
+    ("domain", "errors", "concurrency", "metrics", "addresses", "environment", "setting_rules", "settings", "serving"),
 )
 """The units of `server/`, highest first. A module imports its own unit and lower rows."""
 
@@ -30,11 +30,12 @@ ALSO = {
 """What a unit may import of its own row."""
 
 NEVER = {
-    "dialects": ("runs", "store", "upstream", "settings", "serving"),
+    "dialects": ("runs", "access", "store", "upstream", "settings", "serving"),
     "web": ("runs", "store", "upstream", "settings", "serving"),
     "core": ("settings", "serving"),
     "http": ("store", "upstream", "settings", "serving"),
     "runs": ("settings", "serving"),
+    "access": ("settings", "serving", "upstream"),
     "store": ("settings", "serving", "addresses", "environment"),
     "upstream": ("settings", "serving", "environment"),
 }
