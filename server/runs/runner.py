@@ -17,6 +17,7 @@ from server.runs.live import LiveRun
 from server.runs.local import LocalRuns
 from server.runs.maintenance import REFRESH_SECONDS, Ticker
 from server.runs.remote import RemoteRuns
+from server.store.limits import NO_LIMITS, RunLimits
 from server.store.protocol import DEFAULT_OPTIONS, CreateOptions, Store
 from server.upstream.protocol import Upstream
 
@@ -124,14 +125,14 @@ class Runner:
             raise errors.NotFound
         return stored
 
-    def resume(self, run: Run) -> Run:
+    def resume(self, run: Run, limits: RunLimits = NO_LIMITS) -> Run:
         """Continue a run that required action, streamed; `run` has the outputs. It keeps its place in the queue.
 
-        Raises NoActionRequired if it does not require action any more, ShuttingDown, StoreUnavailable.
+        Raises NoActionRequired if it does not require action any more, BudgetExhausted, ShuttingDown, StoreUnavailable.
         """
         live = LiveRun(run.conversation, replace(run, status="queued", expires=None), streamed=True)
         self.ticker.start()
-        self._local.resume(live)
+        self._local.resume(live, limits)
         return live.run
 
     def clear(self, name: str) -> None:

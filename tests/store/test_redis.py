@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
+from server.charges import Charge
 from server.domain import Conversation, Message, Run, Step, ToolCall, Usage
 from server.errors import ConversationBusy, RequestIdConflict, StoreUnavailable
 from server.store import open_store
-from server.store.protocol import REQUEST_ID_SECONDS, CreateOptions, Store
+from server.store.limits import RateLimit, RunLimits
+from server.store.protocol import REQUEST_ID_SECONDS, CreatedRun, CreateOptions, Store
 from server.store.redis import RedisStore, commands
 from server.store.redis.caller import tag_of
 from server.store.redis.client import CALL_SECONDS
@@ -404,6 +406,7 @@ CALLS = Step((ToolCall("call_1", "look", "{}"),), 5.0)
 PAUSED = replace(RUN, status="requires_action", text="be", conversation="ada", steps=(CALLS,), expires=1_000_600.0)
 IMPORTED = RUN.ended_as("completed", 9.0, text="because", usage=Usage(1, 2, 3))
 FAILED = BEHIND.ended_as("failed", 9.0, text="be")
+CHARGED = replace(RUN, charge=Charge("k", "1970-01-12", 100, 10))
 RESUMED = replace(PAUSED, status="queued", expires=None)
 
 
@@ -412,8 +415,13 @@ def begin(store: Store, *runs: Run) -> None:
         store.create_run("ada", run, waiting=32, start=True)
 
 
-def finish(store: Store) -> Run | None:
-    ended = RUN.ended_as("completed", 9.0, text="because", conversation="ada", model="m", usage=Usage(1, 2, 3))
+def begin_limited(store: Store) -> CreatedRun:
+    limits = RunLimits(RateLimit("k", 2, 60.0), 1_000)
+    return store.create_run("ada", CHARGED, CreateOptions(limits=limits), waiting=32, start=True)
+
+
+def finish(store: Store, run: Run = RUN) -> Run | None:
+    ended = run.ended_as("completed", 9.0, text="because", conversation="ada", model="m", usage=Usage(1, 2, 3))
     return store.finish_run("ada", ended, {"m": 2})
 
 
@@ -503,6 +511,9 @@ CHANGES: dict[str, tuple[Callable[[Store], object], Callable[[Store], object]]] 
         lambda store: begin(store, RUN),
         lambda store: store.renew_leases({RUN.id: "ada", "run_9": "ada"}),
     ),
+    "take_rate": (expire, lambda store: begin_limited(store).rate),
+    "reserve_tokens": (expire, lambda store: begin_limited(store).run),
+    "settle_tokens": (begin_limited, lambda store: finish(store, CHARGED)),
     "put_record": (lambda store: None, lambda store: store.put_record("key", "1", b"{}")),
     "delete_record": (lambda store: store.put_record("key", "1", b"{}"), lambda store: store.delete_record("key", "1")),
 }
@@ -530,7 +541,10 @@ class LostAnswerTests:
         conversation = store.get_conversation("ada")
         told = conversation and (conversation, conversation.excerpt, conversation.touched)
         usage = store.list_usage("", None, "", "9")
-        return answer, told, messages, runs, store.list_records("key"), keys, sets, usage
+        budgets = [
+            each.ask("HVALS", key) for each in servers for key in keys & set(each.all_keys()) if "budget:" in key
+        ]
+        return answer, told, messages, runs, store.list_records("key"), keys, sets, usage, budgets
 
     def test_every_script_that_changes_something_is_asked(self) -> None:
         changing = {name for name, text in commands._sources.items() if not text.startswith("#!lua flags=no-writes")}

@@ -137,6 +137,13 @@ class ConversationState:
             self.end_run(run)
         return expired
 
+    def end_open_runs(self, now: float) -> list[Run]:
+        """The open runs with the ends that they have if the conversation is deleted now."""
+        return [
+            as_abandoned(run, now) if has_run_expired(run, now) else run.ended_as("cancelled", now)
+            for run in self.open_runs.values()
+        ]
+
     def end_run(self, ended: Run) -> None:
         del self.open_runs[ended.id]
         self.runs[ended.id] = self.keep_details(ended)

@@ -1,15 +1,28 @@
 """Runs the scripts that create or touch a conversation, and keeps its entry in the index in step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from server.domain import Conversation
+from server.errors import AppError, ConversationBusy, ConversationImporting, NotFound, NotLastTurn, RequestIdConflict
 from server.store.redis.caller import ScriptCaller, tag_of
 from server.store.redis.client import RedisClient
 from server.store.redis.commands import Argument, Command
 from server.store.redis.expiry import Expiry
 from server.store.redis.serializers import load_conversation
 from server.store.redis.use_order import UseOrder
+
+LIMITED = b"limited"
+"""That nothing is joined, and no run may be created."""
+
+REFUSALS: Mapping[bytes, type[AppError]] = {
+    b"busy": ConversationBusy,
+    b"importing": ConversationImporting,
+    b"conflict": RequestIdConflict,
+    b"missing": NotFound,
+    b"not last": NotLastTurn,
+}
+"""The error of every other answer."""
 
 
 class IndexedWrites:
@@ -27,11 +40,14 @@ class IndexedWrites:
         self._use_order = use_order
         self._expiry = expiry
 
-    def touch(self, script: str, name: str, *given: Argument) -> Any:
-        """The answer of a script that touches the conversation, unless that is missing or the script refuses."""
+    def touch(self, script: str, name: str, *given: Argument, also: Sequence[Command] = ()) -> Any:
+        """The answer of a script that touches the conversation, unless that is missing or the script refuses.
+
+        `also` are commands to be sent after it.
+        """
         now = self._clock()
         command = self._scripts.command(script, tag_of(name), *given, now=now)
-        answer, _ = self._redis.ask(command, self._use_order.move(name, now))
+        answer, *_ = self._redis.ask(command, self._use_order.move(name, now), *also)
         if answer not in (1, b"added") and not (isinstance(answer, list) and answer[0] == b"ended"):
             self._use_order.settle(name)
         return answer

@@ -178,6 +178,32 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         """,
         "CREATE INDEX usage_by_day ON usage (owner, day)",
     ),
+    (
+        # What an open run has reserved of a budget; NULL if none holds for it.
+        "ALTER TABLE open_runs ADD COLUMN budget_key TEXT",
+        "ALTER TABLE open_runs ADD COLUMN budget_day TEXT",
+        "ALTER TABLE open_runs ADD COLUMN reserved INTEGER",
+        "CREATE INDEX open_runs_by_budget ON open_runs (budget_key, budget_day) WHERE budget_key IS NOT NULL",
+        """
+        CREATE TABLE budgets (
+            key TEXT NOT NULL,
+            day TEXT NOT NULL,
+            spent INTEGER NOT NULL,
+            created REAL NOT NULL,
+            PRIMARY KEY (key, day)
+        ) WITHOUT ROWID
+        """,
+        # When each run began that a rate limit counts.
+        """
+        CREATE TABLE rate_hits (
+            key TEXT NOT NULL,
+            time REAL NOT NULL,
+            run_id TEXT NOT NULL,
+            PRIMARY KEY (key, time, run_id)
+        ) WITHOUT ROWID
+        """,
+        "CREATE INDEX rate_hits_by_time ON rate_hits (time)",
+    ),
 )
 """The statements of each version, in order. A file's `user_version` is the number of versions applied to it."""
 

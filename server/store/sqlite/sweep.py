@@ -3,7 +3,7 @@
 import time
 
 from server.store.protocol import REQUEST_ID_SECONDS
-from server.store.sqlite import compaction
+from server.store.sqlite import compaction, limits
 from server.store.sqlite.conversations import delete_conversation
 from server.store.sqlite.transaction import Transaction
 
@@ -33,6 +33,7 @@ class Sweep:
         """Delete some data, or free some pages. Whether there may be more."""
         until = time.monotonic() + STEP_SECONDS
         has_more = self._delete_conversations(tx, until) or self._delete_request_ids(tx, until)
+        has_more = has_more or limits.sweep(tx, BATCH)
         return has_more or compaction.free_pages(tx.db, until)
 
     def _delete_conversations(self, tx: Transaction, until: float) -> bool:
