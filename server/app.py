@@ -11,6 +11,9 @@ from flask_cors import CORS
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from server import addresses
+from server.access.admission import Admission
+from server.access.budgets import Budgets
+from server.access.rate_limits import RateLimits
 from server.core import Core
 from server.dialects import chat, conversations, ops, query, sessions
 from server.dialects.documents import DOCUMENTS
@@ -21,6 +24,7 @@ from server.http.caching import forbid_storing
 from server.http.contract import Contract
 from server.http.errors import Body, detailed_body, register_error_handlers, select_body
 from server.http.hosts import Hosts, restrict_hosts
+from server.http.limits import find_caller, keep_quota, tell_limits
 from server.runs.config import RunConfig
 from server.runs.runner import Runner
 from server.settings import Settings
@@ -31,7 +35,7 @@ from server.web import blueprint as web
 
 EXPOSED_HEADERS = [
     *("X-Request-ID", "X-Stream-ID", "X-Messages-Omitted", "Link", "Retry-After", "openai-poll-after-ms"),
-    "Content-Disposition",
+    *("Content-Disposition", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"),
 ]
 
 ERROR_BODIES: dict[str, Body] = {"/api/v1": error_body, "/api": detailed_body, "/chat": detailed_body}
@@ -57,7 +61,7 @@ def create_app(settings: Settings, *, store: Store | None = None, upstream: Upst
     app.url_map.merge_slashes = False
     app.extensions.update(runner=runner, store=store, contracts=contracts)
     _register_hooks(app, settings)
-    _register_blueprints(app, settings, Core(store, upstream, runner), contracts)
+    _register_blueprints(app, settings, Core(store, upstream, runner, create_admission(settings, store)), contracts)
     if settings.trusted_proxies:
         hops = settings.trusted_proxies
         proxied = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops, x_prefix=hops)
@@ -68,6 +72,7 @@ def create_app(settings: Settings, *, store: Store | None = None, upstream: Upst
 def _register_hooks(app: Flask, settings: Settings) -> None:
     """What happens to every request, whichever dialect serves it."""
     log_requests(app)
+    tell_limits(app)
     register_error_handlers(app, select_body(ERROR_BODIES))
     forbid_storing(app, varies=settings.cors_origins not in ((), ("*",)))
     restrict_hosts(
@@ -139,6 +144,11 @@ def create_upstream(settings: Settings) -> Upstream:
         default_model=settings.default_model,
         models_ttl_seconds=settings.models_ttl_seconds,
     )
+
+
+def create_admission(settings: Settings, store: Store) -> Admission:
+    budgets = Budgets(store, settings.daily_token_budget, settings.default_max_tokens, settings.system_prompt)
+    return Admission(RateLimits(settings.rate_limit), budgets, find_caller, keep_quota)
 
 
 def create_run_config(settings: Settings) -> RunConfig:

@@ -1,5 +1,8 @@
 """The parts of the core, made for one store, one upstream and one runner."""
 
+from server.access.admission import Admission
+from server.access.budgets import Budgets
+from server.access.rate_limits import RateLimits
 from server.core.conversations import Conversations
 from server.core.exports import Exports
 from server.core.health import HealthCheck
@@ -18,9 +21,11 @@ from server.upstream.protocol import Upstream
 class Core:
     """Everything that a caller may do. Safe from any thread."""
 
-    def __init__(self, store: Store, upstream: Upstream, runner: Runner) -> None:
+    def __init__(self, store: Store, upstream: Upstream, runner: Runner, admission: Admission | None = None) -> None:
+        """Without `admission`, no limits hold."""
+        admission = admission or Admission(RateLimits(), Budgets(store))
         self.conversations = Conversations(store, runner)
-        self.replies = Replies(store, runner, self.conversations)
+        self.replies = Replies(store, runner, self.conversations, admission)
         self.messages = Messages(store, self.conversations)
         self.search = Search(store)
         self.exports = Exports(store)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from server import errors
+from server.access.admission import Admission
 from server.core.conversations import Conversations, NewMessages, to_messages
 from server.domain import Run, RunOptions, Status
 from server.runs.events import RunEvents, error_of
@@ -20,10 +21,11 @@ OPEN_RUNS_WITHIN = 64
 class Replies:
     """The runs of every conversation. Safe from any thread."""
 
-    def __init__(self, store: Store, runner: Runner, conversations: Conversations) -> None:
+    def __init__(self, store: Store, runner: Runner, conversations: Conversations, admission: Admission) -> None:
         self._store = store
         self._runner = runner
         self._conversations = conversations
+        self._admission = admission
 
     def create(
         self,
@@ -37,9 +39,11 @@ class Replies:
 
         `messages` are appended to the history with it. With `reject_if_busy`, an open run of the conversation raises
         ConversationBusy; without `create_conversation`, an unknown conversation raises NotFound. Raises
-        RequestIdConflict, ConversationBusy, ShuttingDown, StoreUnavailable.
+        RequestIdConflict, ConversationBusy, RateLimited, BudgetExhausted, ShuttingDown, StoreUnavailable.
         """
-        return self._runner.create(draft, CreateOptions(to_messages(messages), reject_if_busy, create_conversation))
+        added = to_messages(messages)
+        draft, limits = self._admission.limit(draft, added)
+        return self._runner.create(draft, CreateOptions(added, reject_if_busy, create_conversation, limits))
 
     def ask(
         self,
@@ -55,7 +59,8 @@ class Replies:
         A new run is `streamed` upstream, continues if the caller disconnects, and is in the history once it is
         completed. Raises what `create` raises, and the error that the run failed with.
         """
-        options = CreateOptions(create_conversation=create_conversation)
+        draft, limits = self._admission.limit(draft)
+        options = CreateOptions(create_conversation=create_conversation, limits=limits)
         run = self._runner.ask(draft, seconds, is_connected, options, streamed=streamed)
         error = error_of(run)
         if error is not None:
@@ -141,7 +146,7 @@ class Replies:
         # A demanded call has been made; if the next request demanded it too, it would be made forever.
         parameters = {name: value for name, value in run.options.parameters.items() if name != "tool_choice"}
         options = replace(run.options, parameters=parameters)
-        return self._runner.resume(replace(run, steps=steps, options=options))
+        return self._runner.resume(*self._admission.limit_again(replace(run, steps=steps, options=options)))
 
     def set_details(self, run_id: str, details: Mapping[str, Any]) -> Run:
         """Replace what the dialect keeps with a run. Raises NotFound."""

@@ -9,6 +9,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, Reque
 
 from server import errors
 from server.errors import AppError
+from server.http.limits import keep_refusal
 
 log = logging.getLogger("server.errors")
 
@@ -22,6 +23,8 @@ STATUS: dict[type[AppError], int] = {
     errors.UnsupportedMediaType: 415,
     errors.MisdirectedRequest: 421,
     errors.ConversationBusy: 429,
+    errors.RateLimited: 429,
+    errors.BudgetExhausted: 429,
     errors.Unavailable: 503,
     errors.InternalError: 500,
     errors.NotConfigured: 503,
@@ -84,6 +87,7 @@ def register_error_handlers(
 
     def answer(error: AppError) -> tuple[dict[str, Any], int]:
         g.error_code = error.code
+        keep_refusal(error)
         return body(error), status(error)
 
     def answer_http(error: HTTPException) -> Response:
