@@ -31,8 +31,7 @@ class Charge:
         is_open = is_sent or bool(text)
         if status == "failed" or (status != "completed" and not is_open):
             return replace(self, spent=used or 0)
-        is_known = used is not None and (status == "completed" or used != earlier)
-        written = 0 if is_known else self.prompt_tokens + estimate_tokens(text)
+        written = 0 if used != earlier else self.prompt_tokens + estimate_tokens(text)
         return replace(self, spent=(used or 0) + written)
 
 
