@@ -58,21 +58,23 @@ class IndexedWrites:
         name: str,
         *given: Argument,
         first: Sequence[Command] = (),
+        more_keys: Sequence[str] = (),
         listed: str = "",
         touches: bool = False,
-    ) -> tuple[Any, Conversation | None]:
-        """The answer of a script that may create a conversation, and that conversation; None if the script refuses.
+    ) -> tuple[list[Any], Conversation | None]:
+        """The answers of `first` and of a script that may create a conversation, and that; None if it is refused.
 
-        `first` are commands to be sent before it, and `listed` is its first argument. If it is empty, as it has to be
-        for an unlisted conversation, the script may ask for the entry in the index to be written before it goes on. An
-        expired conversation of that name is deleted first.
+        `first` are commands to be sent before the script, `listed` is its first argument, and `more_keys` are keys that
+        it looks at. If `listed` is empty, as it has to be for an unlisted conversation, the script may ask for the
+        entry in the index to be written before it goes on. An expired conversation of that name is deleted first.
         """
         while True:
             now = self._clock()
             before = [*first, self._use_order.add(name, now)] if listed else first
-            command = self._scripts.command(script, tag_of(name), listed, *given, now=now)
+            command = self._scripts.command(script, tag_of(name), listed, *given, now=now, more_keys=more_keys)
             after = [self._use_order.move(name, now, is_new=bool(listed))] if listed or touches else []
-            answer = self._redis.ask(*before, command, *after)[len(before)]
+            answers = self._redis.ask(*before, command, *after)
+            answer = answers[len(before)]
             if answer == b"expired":
                 self._expiry.expire(tag_of(name))
             elif answer == b"unlisted":
@@ -82,4 +84,4 @@ class IndexedWrites:
         conversation = load_conversation(name, answer[0]) if isinstance(answer, list) else None
         if after and (conversation is None or conversation.touched < now):
             self._use_order.settle(name)
-        return answer, conversation
+        return [*answers[: len(first)], answer], conversation

@@ -1,12 +1,14 @@
 """Rate limits and budgets: a sorted set `rate:KEY`, and a hash `budget:KEY:DAY`, each on any node.
 
-Since a run may be on another node, it is counted, and its tokens are reserved, before it is created, and both are given
-back if it was not created. What it has spent is settled in the same round trip as its end. If a process ends in
-between, the tokens stay reserved until nothing else is left: then all runs that have reserved them are looked at.
+A run is counted, and its tokens are reserved, before it is created, in the same round trip. The script that creates it
+looks whether both succeeded; on a Cluster, where it cannot see the keys, this worker does. Both are given back if the
+run was not created. What it has spent is settled in the round trip of its end. If a process ends in between, the tokens
+stay reserved until nothing else is left: then the runs that have reserved them are looked at.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -31,6 +33,23 @@ RECLAIM_SECONDS = 1.0
 """How often at most a process looks at the runs that have reserved tokens of one key."""
 
 
+@dataclass(slots=True)
+class Attempt:
+    """A run that is about to be created."""
+
+    commands: list[Command] = field(default_factory=list)
+    """To be sent before the script that creates it."""
+    keys: list[str] = field(default_factory=list)
+    """Those that the script has to look at."""
+    refusal: Refused | None = None
+    """Why it may not begin, once that is known."""
+    state: RateState | None = None
+
+    def add(self, key: str, command: Command) -> None:
+        self.keys.append(key)
+        self.commands.append(command)
+
+
 class RunLimiter:
     """Safe from any thread."""
 
@@ -44,24 +63,40 @@ class RunLimiter:
         self._reclaimed: dict[str, float] = {}
         """When this process last looked at the runs of each key."""
 
-    def take(self, run: Run, limits: RunLimits) -> tuple[RateState | None, Refused | None]:
-        """Count a run that is about to be created, and reserve its tokens; or give the reason why it may not begin."""
-        rate, charge = limits.rate, run.charge
-        commands = [] if rate is None else [self._take_rate(rate, run.id)]
-        commands += [] if charge is None else [self._reserve(charge, run.id, limits)]
-        if not commands:
-            return None, None
-        answers = self._redis.ask(*commands)
-        is_taken, state = (True, None) if rate is None else self._read_rate(rate, answers[0])
-        is_reserved = charge is None or bool(answers[-1]) or (is_taken and self._reclaim(charge, run.id, limits))
-        if not (is_taken and is_reserved):
-            self.give_back(run, limits)
-        if state is not None and not is_taken:
-            return None, rate_limited(state)
-        return state, None if charge is None or is_reserved else self._exhausted(charge, limits)
+    def begin(self, run: Run, limits: RunLimits) -> Attempt:
+        """What has to be done before a run is created."""
+        attempt = Attempt()
+        if limits.rate is not None:
+            attempt.add(_rate_key(limits.rate), self._take_rate(limits.rate, run.id))
+        if run.charge is not None:
+            attempt.add(_budget_key(run.charge), self._reserve(run.charge, run.id, limits))
+        if attempt.commands and self._redis.is_cluster():  # The keys may be on other nodes than the conversation.
+            answers = self._redis.ask(*attempt.commands)
+            attempt = Attempt()
+            self.read(attempt, run, limits, answers)
+        return attempt
+
+    def read(self, attempt: Attempt, run: Run, limits: RunLimits, answers: Sequence[Any]) -> None:
+        """Take in the answers to the commands of an attempt."""
+        if answers and limits.rate is not None:
+            is_taken, count, next_to_leave = answers[0]
+            reset = float(next_to_leave) + limits.rate.seconds - self._clock()
+            attempt.state = RateState(limits.rate.runs, max(0, limits.rate.runs - count), reset)
+            attempt.refusal = None if is_taken else rate_limited(attempt.state)
+        if answers and run.charge is not None and not answers[-1]:
+            attempt.refusal = attempt.refusal or self._exhausted(run.charge, limits)
+
+    def may_try_again(self, attempt: Attempt, run: Run) -> bool:
+        """Whether a run that could not be created can be now, since tokens were reclaimed.
+
+        Without a refusal, Redis did not know a script and ran it only after the one that creates the run.
+        """
+        if attempt.refusal is None:
+            return True
+        return isinstance(attempt.refusal, BudgetExhausted) and run.charge is not None and self.reclaim(run.charge)
 
     def give_back(self, run: Run, limits: RunLimits) -> None:
-        """Undo `take` for a run that was not created."""
+        """Undo what was done for a run that was not created."""
         commands: list[Command] = [] if limits.rate is None else [("ZREM", _rate_key(limits.rate), run.id)]
         commands += settle(run, 0)
         if commands:
@@ -72,18 +107,18 @@ class RunLimiter:
         charge = run.charge
         if charge is None:
             return
-        (is_reserved,) = self._redis.ask(self._reserve(charge, run.id, limits, replaces=True))
-        if not is_reserved and not self._reclaim(charge, run.id, limits):
+        reserve = self._reserve(charge, run.id, limits, replaces=True)
+        if not self._redis.ask(reserve)[0] and not (self.reclaim(charge) and self._redis.ask(reserve)[0]):
             raise self._exhausted(charge, limits)
 
-    def _reclaim(self, charge: Charge, run_id: str, limits: RunLimits) -> bool:
-        """Settle what ended and abandoned runs have reserved, and try again. Whether it is reserved now."""
+    def reclaim(self, charge: Charge) -> bool:
+        """Settle what ended and abandoned runs have reserved of a budget. False if that was done just now."""
         now = self._clock()
         if 0 <= now - self._reclaimed.get(charge.key, -math.inf) < RECLAIM_SECONDS:
             return False
         self._reclaimed[charge.key] = now
         self._scripts.ask_all([each for run in self._list_ended(charge, now) for each in settle(run)])
-        return bool(self._redis.ask(self._reserve(charge, run_id, limits))[0])
+        return True
 
     def _list_ended(self, charge: Charge, now: float) -> Iterator[Run]:
         """The runs that have reserved tokens and have ended; those not created have spent nothing."""
@@ -113,11 +148,6 @@ class RunLimiter:
         now = self._clock()
         expiry = math.ceil(rate.seconds) + 1
         return evalsha("take_rate", _rate_key(rate), run_id, now, now - rate.seconds, rate.runs, expiry)
-
-    def _read_rate(self, rate: RateLimit, answer: list[Any]) -> tuple[bool, RateState]:
-        is_taken, count, next_to_leave = answer
-        reset = float(next_to_leave) + rate.seconds - self._clock()
-        return bool(is_taken), RateState(rate.runs, max(0, rate.runs - count), reset)
 
     def _reserve(self, charge: Charge, run_id: str, limits: RunLimits, *, replaces: bool = False) -> Command:
         fields = run_id, self._clock(), charge.reserved, _daily_tokens(limits), int(BUDGET_SECONDS), int(replaces)

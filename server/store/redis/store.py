@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 import orjson
 
 from server.domain import Conversation, ConversationEntry, DailyUsage, Message, Run, Status
-from server.errors import NotFound, RunExists, StoreUnavailable, TooManyRecords
+from server.errors import NotFound, RateLimited, RunExists, StoreUnavailable, TooManyRecords
 from server.store.limits import NO_LIMITS, RunLimits
 from server.store.protocol import (
     DEFAULT_OPTIONS,
@@ -117,21 +117,28 @@ class RedisStore:
     ) -> CreatedRun:
         self._listener.open(self._scripts.worker)
         run = replace(run, conversation=name)
-        rate, refusal = self._limits.take(run, options.limits)
-        only_join = refusal is not None
+        attempt = self._limits.begin(run, options.limits)
+        only_join = attempt.refusal is not None
         rest = arguments.of_new_run(tag_of(name), run, options, waiting=waiting, start=start, only_join=only_join)
-        first = [("SET", f"run:{run.id}", tag_of(name))]
-        answer, conversation = self._writes.create("create_run", name, *rest, first=first, touches=True)
+        first = [("SET", f"run:{run.id}", tag_of(name)), *attempt.commands]
+        (_, *taken, answer), conversation = self._writes.create(
+            "create_run", name, *rest, first=first, more_keys=attempt.keys, touches=True
+        )
+        self._limits.read(attempt, run, options.limits, taken)
         is_new = conversation is not None and answer[1] == 1
         if not is_new:
             self._redis.ask(("UNLINK", f"run:{run.id}"))
             self._limits.give_back(run, options.limits)
+        if answer == LIMITED and not self._limits.may_try_again(attempt, run):
+            raise attempt.refusal or RateLimited
+        if answer == LIMITED:
+            return self.create_run(name, run, options, waiting=waiting, start=start)
         if conversation is None:
-            raise refusal if refusal is not None and answer == LIMITED else REFUSALS[answer]
+            raise REFUSALS[answer]
         # The last value is the status of a run that was just created, or all values of an existing run.
         is_status = isinstance(answer[2], bytes)
         answering = replace(run, status=answer[2].decode()) if is_status else load_run(answer[2])
-        return CreatedRun(answering, conversation, is_new, rate)
+        return CreatedRun(answering, conversation, is_new, attempt.state if is_new else None)
 
     def start_run(self, name: str, run_id: str) -> Conversation | None:
         call_id = self._lost_starts.pop(run_id, None) or secrets.token_hex(8)

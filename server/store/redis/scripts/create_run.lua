@@ -7,6 +7,15 @@ local start, waiting, request_id_seconds, redelivery_seconds = ARGV[9] == '1', t
 local question_hash, reject_if_busy, create_conversation = ARGV[13], ARGV[14] == '1', ARGV[15] == '1'
 local replaces, excerpt, only_join, first_message = ARGV[16], ARGV[17], ARGV[18] == '1', 19
 
+-- Whether the rate limit counts the run, and its budget has its tokens, if their keys are given.
+local function is_admitted()
+  for n = 2, #KEYS do
+    local is_rate = string.sub(KEYS[n], 1, 5) == 'rate:'
+    if not redis.call(is_rate and 'ZSCORE' or 'HGET', KEYS[n], id) then return false end
+  end
+  return true
+end
+
 local function find_by_request_id()
   local earlier_id, created = unpack(redis.call('HMGET', request_key, 'run_id', 'created'))
   if not earlier_id or tonumber(now) - tonumber(created) > tonumber(request_id_seconds) then return false end
@@ -42,6 +51,7 @@ end
 if not create_conversation and not exists() then return 'missing' end
 if has_expired() then return 'expired' end
 if is_importing() then return 'importing' end
+if not is_admitted() then only_join = true end
 if only_join and not touched then return 'limited' end
 if needs_entry and name == '' then return 'unlisted' end
 local open = end_abandoned_runs()
