@@ -199,15 +199,15 @@ class Run:
         ends = [step.ended for step in self.steps if step.ended is not None]
         return ends[-1] if ends else self.created
 
-    def ended_as(self, status: Status, now: float, **known: Any) -> "Run":
-        """This run with its end; `known` are further fields to change."""
-        ended = replace(self, status=status, ended=now, **known)
-        if self.charge is None:
-            return ended
-        earlier, used = (None if usage is None else usage.total_tokens for usage in (self.usage, ended.usage))
-        text = ended.text[sum(len(step.text) for step in self.steps) :]
-        charge = self.charge.settle(status, earlier=earlier, used=used, text=text, is_sent=self.status == "running")
-        return replace(ended, charge=charge)
+    def ended_as(self, status: Status, now: float, *, is_sent: bool = False, **known: Any) -> "Run":
+        """This run with its end; `known` are further fields to change. `is_sent`: it runs, although queued."""
+        if self.charge is not None:
+            usage, text = known.get("usage", self.usage), known.get("text", self.text)
+            earlier, used = (None if each is None else each.total_tokens for each in (self.usage, usage))
+            since = text[sum(len(step.text) for step in self.steps) :]
+            is_sent = is_sent or self.status == "running"
+            known["charge"] = self.charge.settle(status, earlier=earlier, used=used, text=since, is_sent=is_sent)
+        return replace(self, status=status, ended=now, **known)
 
     def dump(self) -> bytes:
         """The run as JSON, for a store; `load` reverses it."""

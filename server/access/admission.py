@@ -1,7 +1,6 @@
 """Which limits hold for a run that is about to begin. The store applies them when it creates the run."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 from server.access.budgets import Budgets
 from server.access.caller import OPEN, Caller
@@ -27,19 +26,18 @@ class Admission:
         self._find_caller = find_caller
         self._report = report
 
-    def limit(self, draft: Run, messages: Iterable[Message] = ()) -> tuple[Run, RunLimits]:
-        """The run with its charge, and the limits that it begins under. Raises StoreUnavailable."""
+    def limit(self, draft: Run, messages: Iterable[Message] = ()) -> RunLimits:
+        """The limits that a run begins under, and its charge. Raises StoreUnavailable."""
         caller = self._find_caller()
         rate, daily_tokens = self._rate_limits.find(caller), self._budgets.daily_tokens(caller)
-        if rate is None and daily_tokens is None:
-            return draft, NO_LIMITS
         if daily_tokens is not None:
-            draft = replace(draft, charge=self._budgets.charge(caller, draft, messages))
-        return draft, RunLimits(rate, daily_tokens, self._report)
+            charge = self._budgets.charge(caller, draft, messages)
+            return RunLimits(rate, daily_tokens, charge, self._report)
+        return NO_LIMITS if rate is None else RunLimits(rate=rate, report=self._report)
 
-    def limit_again(self, run: Run) -> tuple[Run, RunLimits]:
+    def limit_again(self, run: Run) -> RunLimits:
         """As `limit`, for a run that goes on with the outputs of tools. It was counted when it began."""
         charge = self._budgets.recharge(run)
         if charge is None:
-            return run, NO_LIMITS
-        return replace(run, charge=charge), RunLimits(daily_tokens=self._budgets.daily_tokens(self._find_caller()))
+            return NO_LIMITS
+        return RunLimits(None, self._budgets.daily_tokens(self._find_caller()), charge)

@@ -10,12 +10,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import orjson
 
 from server.access.caller import Caller
 from server.charges import Charge, estimate_tokens
 from server.domain import Conversation, Message, Run, rfc3339
+from server.store.limits import DAY_SECONDS
 from server.store.protocol import Store
 
 REPLY_TOKENS = 4_096
@@ -75,7 +77,7 @@ class Budgets:
         texts = estimate_tokens(draft.question, draft.options.system_prompt or "", size=added)
         prompt = 1 + context.tokens + texts + _estimate_tools(draft)
         key = f"key:{caller.key_id}" if caller.key_id else "server"
-        return Charge(key, rfc3339(self._clock())[:10], prompt + self._reply_tokens(draft, context), prompt)
+        return Charge(key, _day(self._clock() // DAY_SECONDS), prompt + self._reply_tokens(draft, context), prompt)
 
     def recharge(self, run: Run) -> Charge | None:
         """The charge of a run that goes on with the outputs of its last step; None if no budget holds for it.
@@ -122,6 +124,12 @@ class Budgets:
         size = sum(len(each.fragment) for each in newest) * count // max(1, len(newest))
         prompt: str = conversation.settings.get("system_prompt", self._system_prompt)
         return estimate_tokens(prompt, size=size)
+
+
+@lru_cache(2)
+def _day(number: float) -> str:
+    """The day with a number, counted from 1970-01-01, such as `2026-11-20`."""
+    return rfc3339(number * DAY_SECONDS)[:10]
 
 
 def _estimate_tools(run: Run) -> int:

@@ -42,7 +42,7 @@ class Replies:
         RequestIdConflict, ConversationBusy, RateLimited, BudgetExhausted, ShuttingDown, StoreUnavailable.
         """
         added = to_messages(messages)
-        draft, limits = self._admission.limit(draft, added)
+        limits = self._admission.limit(draft, added)
         return self._runner.create(draft, CreateOptions(added, reject_if_busy, create_conversation, limits))
 
     def ask(
@@ -59,8 +59,7 @@ class Replies:
         A new run is `streamed` upstream, continues if the caller disconnects, and is in the history once it is
         completed. Raises what `create` raises, and the error that the run failed with.
         """
-        draft, limits = self._admission.limit(draft)
-        options = CreateOptions(create_conversation=create_conversation, limits=limits)
+        options = CreateOptions(create_conversation=create_conversation, limits=self._admission.limit(draft))
         run = self._runner.ask(draft, seconds, is_connected, options, streamed=streamed)
         error = error_of(run)
         if error is not None:
@@ -146,7 +145,8 @@ class Replies:
         # A demanded call has been made; if the next request demanded it too, it would be made forever.
         parameters = {name: value for name, value in run.options.parameters.items() if name != "tool_choice"}
         options = replace(run.options, parameters=parameters)
-        return self._runner.resume(*self._admission.limit_again(replace(run, steps=steps, options=options)))
+        resumed = replace(run, steps=steps, options=options)
+        return self._runner.resume(resumed, self._admission.limit_again(resumed))
 
     def set_details(self, run_id: str, details: Mapping[str, Any]) -> Run:
         """Replace what the dialect keeps with a run. Raises NotFound."""

@@ -100,8 +100,8 @@ class LocalRuns:
         with live.changed:
             if live.run.is_open and live.pending_end is None:
                 delivered = live.has_waiters()
-                run = replace(live.run, status="running") if live.run.charge and live.is_sent() else live.run
-                ended = run.ended_as(status, self._clock(), text=live.text(), delivered=delivered, **fields)
+                fields |= {"text": live.text(), "delivered": delivered, "is_sent": live.is_sent()}
+                ended = live.run.ended_as(status, self._clock(), **fields)
                 self._write_end(live, ended, context_starts)
         self.release_if_ended(live)
 

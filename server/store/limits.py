@@ -33,11 +33,13 @@ def ignore(_: RateState) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RunLimits:
-    """What holds for one run, besides its `charge`."""
+    """What holds for one run."""
 
     rate: RateLimit | None = None
     daily_tokens: int | None = None
-    """The budget that the run's charge is a part of."""
+    """The budget that the charge is a part of."""
+    charge: Charge | None = None
+    """The run's."""
     report: Callable[[RateState], None] = ignore
     """Called with the state of the rate limit once the run has begun."""
 

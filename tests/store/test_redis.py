@@ -15,13 +15,14 @@ import pytest
 
 from server.charges import Charge
 from server.domain import Conversation, Message, Run, Step, ToolCall, Usage
-from server.errors import ConversationBusy, RequestIdConflict, StoreUnavailable
+from server.errors import BudgetExhausted, ConversationBusy, RequestIdConflict, StoreUnavailable
 from server.store import open_store
 from server.store.limits import RateLimit, RunLimits
 from server.store.protocol import REQUEST_ID_SECONDS, CreatedRun, CreateOptions, Store
 from server.store.redis import RedisStore, commands
 from server.store.redis.caller import tag_of
 from server.store.redis.client import CALL_SECONDS
+from server.store.redis.limits import CREATION_SECONDS
 from tests.store.contract import LEASE_SECONDS, MAX_RECORDS, SharedStoreTests, asked, contents, finished
 from tests.support.clock import Clock
 from tests.support.process import eventually, free_port
@@ -304,6 +305,25 @@ class TestKeys:
     def test_asking_whether_it_is_healthy_leaves_nothing(self, redis: RedisServer, store: Store) -> None:
         store.ping()
         assert eventually(lambda: redis.all_keys() == [])
+
+
+class TestLimitKeys:
+    def test_redis_itself_deletes_what_limits_nobody_any_more(self, store: Store, redis: RedisServer) -> None:
+        begin_limited(store)
+        assert redis.ask("TTL", "rate:k") == 61
+        assert redis.ask("TTL", "budget:k:1970-01-12") == 2 * 86_400
+
+    def test_tokens_reserved_for_a_run_that_was_never_created_are_left_again(
+        self, store: RedisStore, redis: RedisServer, clock: Clock
+    ) -> None:
+        limits = RunLimits(daily_tokens=100)
+        store._redis.ask(*store._limits.begin(CHARGED, limits).commands)  # As if the process ended here.
+        later = replace(BEHIND, charge=CHARGED.charge)
+        clock.now += CREATION_SECONDS
+        with pytest.raises(BudgetExhausted):
+            store.create_run("eve", later, CreateOptions(limits=limits), waiting=1, start=True)
+        clock.now += LEASE_SECONDS
+        assert store.create_run("eve", later, CreateOptions(limits=limits), waiting=1, start=True).is_new
 
 
 class TestRestart:

@@ -28,7 +28,7 @@ SPEND = """
 INSERT INTO budgets (key, day, spent, created) VALUES (?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET spent = spent + excluded.spent
 """
-OLD_HITS = "SELECT key FROM rate_hits WHERE time < ? LIMIT ?"
+NEXT_KEY = "SELECT min(key) FROM rate_hits WHERE key > ?"
 OLD_BUDGETS = "DELETE FROM budgets WHERE created < ?"
 
 
@@ -73,13 +73,19 @@ def settle(tx: Transaction, ended: Run) -> None:
         tx.db.execute(SPEND, (charge.key, charge.day, charge.spent, tx.now))
 
 
-def sweep(tx: Transaction, most: int) -> bool:
-    """Delete what limits nobody any more, at most the hits of `most` keys. Whether there may be more."""
+def sweep(tx: Transaction, after: str, most: int) -> str | None:
+    """Delete what limits nobody any more: of at most `most` keys that come after `after`.
+
+    Returns the last of these keys; None if there are no more. An index by time would be one more page of each write.
+    """
     tx.db.execute(OLD_BUDGETS, (tx.now - BUDGET_SECONDS,))
-    until = tx.now - MAX_RATE_SECONDS
-    keys = tx.db.execute(OLD_HITS, (until, most)).fetchall()
-    tx.db.executemany(DELETE_HITS, [(key, until) for (key,) in set(keys)])
-    return len(keys) == most
+    for _ in range(most):
+        (key,) = tx.db.execute(NEXT_KEY, (after,)).fetchone()
+        if key is None:
+            return None
+        tx.db.execute(DELETE_HITS, (key, tx.now - MAX_RATE_SECONDS))
+        after = key
+    return after
 
 
 def _require_rate(tx: Transaction, rate: RateLimit) -> tuple[int, float]:

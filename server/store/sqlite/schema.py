@@ -202,7 +202,6 @@ MIGRATIONS: Sequence[Sequence[str]] = (
             PRIMARY KEY (key, time, run_id)
         ) WITHOUT ROWID
         """,
-        "CREATE INDEX rate_hits_by_time ON rate_hits (time)",
     ),
 )
 """The statements of each version, in order. A file's `user_version` is the number of versions applied to it."""
