@@ -12,8 +12,11 @@ from werkzeug.local import LocalProxy
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from server import addresses
+from server.access.admission import Admission
+from server.access.budgets import Budgets
 from server.access.caller import OPEN
 from server.access.keys import Keys
+from server.access.rate_limits import RateLimits
 from server.core import Core
 from server.dialects import access, chat, conversations, ops, query, sessions
 from server.dialects.documents import DOCUMENTS
@@ -25,6 +28,7 @@ from server.http.caching import forbid_storing
 from server.http.contract import Contract
 from server.http.errors import Body, detailed_body, register_error_handlers, select_body
 from server.http.hosts import Hosts, restrict_hosts
+from server.http.limits import find_caller, keep_quota, tell_limits
 from server.http.security import add_security_headers
 from server.runs.config import RunConfig
 from server.runs.runner import Runner
@@ -36,7 +40,7 @@ from server.web import blueprint as web
 
 EXPOSED_HEADERS = [
     *("X-Request-ID", "X-Stream-ID", "X-Messages-Omitted", "Link", "Retry-After", "openai-poll-after-ms"),
-    "Content-Disposition",
+    *("Content-Disposition", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"),
 ]
 
 ERROR_BODIES: dict[str, Body] = {"/api/v1": error_body, "/api": detailed_body, "/chat": detailed_body}
@@ -54,7 +58,7 @@ def create_app(settings: Settings, *, store: Store | None = None, upstream: Upst
     upstream = create_upstream(settings) if upstream is None else upstream
     runner = Runner(store, upstream, create_run_config(settings))
     keys = Keys(store, settings.admin_key) if settings.admin_key else None
-    core = Core(store, upstream, runner, keys)
+    core = Core(store, upstream, runner, create_admission(settings, store), keys)
     contracts = {name: Contract(document) for name, document in read_documents(settings).items()}
     app = Flask(__name__, static_folder=None, template_folder="web/templates")
     app.json = _Json(app)
@@ -77,6 +81,7 @@ def _register_hooks(app: Flask, settings: Settings) -> None:
     """What happens to every request, whichever dialect serves it."""
     add_security_headers(app, is_https=settings.is_public_over_https)
     log_requests(app)
+    tell_limits(app)
     register_error_handlers(app, select_body(ERROR_BODIES))
     forbid_storing(app, varies=settings.cors_origins not in ((), ("*",)))
     restrict_hosts(
@@ -161,6 +166,11 @@ def create_upstream(settings: Settings) -> Upstream:
         default_model=settings.default_model,
         models_ttl_seconds=settings.models_ttl_seconds,
     )
+
+
+def create_admission(settings: Settings, store: Store) -> Admission:
+    budgets = Budgets(store, settings.daily_token_budget, settings.default_max_tokens, settings.system_prompt)
+    return Admission(RateLimits(settings.rate_limit), budgets, find_caller, keep_quota)
 
 
 def create_run_config(settings: Settings) -> RunConfig:

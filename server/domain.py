@@ -1,4 +1,4 @@
-"""The domain: Conversation, Message, Run, Step, ToolCall, Usage. It imports no other module of the server."""
+"""The domain: Conversation, Message, Run, Step, ToolCall, Usage. Of the server, it imports only `charges`."""
 
 import hashlib
 import secrets
@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
 import orjson
+
+from server.charges import Charge
 
 Role = Literal["user", "assistant"]
 Status = Literal["queued", "running", "requires_action", "completed", "failed", "cancelled", "expired", "interrupted"]
@@ -88,7 +90,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class RunError:
-    """Why a run ended without a reply, as stored; `errors.error_from_code` makes an AppError of it."""
+    """Why a run ended without a reply, as stored; `runs.events.error_from_code` makes an AppError of it."""
 
     code: str
     sentence: str
@@ -175,6 +177,7 @@ class Run:
     """The upstream's own, if the request asked for them."""
     replaces: str | None = None
     """The id of the run whose question and reply this run's take the place of, if it completes."""
+    charge: Charge | None = None
 
     @property
     def is_open(self) -> bool:
@@ -196,8 +199,14 @@ class Run:
         ends = [step.ended for step in self.steps if step.ended is not None]
         return ends[-1] if ends else self.created
 
-    def ended_as(self, status: Status, now: float, **known: Any) -> "Run":
-        """This run with its end; `known` are further fields to change."""
+    def ended_as(self, status: Status, now: float, *, is_sent: bool = False, **known: Any) -> "Run":
+        """This run with its end; `known` are further fields to change. `is_sent`: it runs, although queued."""
+        if self.charge is not None:
+            usage, text = known.get("usage", self.usage), known.get("text", self.text)
+            earlier, used = (None if each is None else each.total_tokens for each in (self.usage, usage))
+            since = text[sum(len(step.text) for step in self.steps) :]
+            is_sent = is_sent or self.status == "running"
+            known["charge"] = self.charge.settle(status, earlier=earlier, used=used, text=since, is_sent=is_sent)
         return replace(self, status=status, ended=now, **known)
 
     def dump(self) -> bytes:
@@ -208,13 +217,14 @@ class Run:
     def load(cls, data: bytes) -> Self:
         known = orjson.loads(data)
         usage, error = known.pop("usage"), known.pop("error")
-        options, steps = known.pop("options", {}), known.pop("steps", ())
+        options, steps, charge = known.pop("options", {}), known.pop("steps", ()), known.pop("charge", None)
         return cls(
             **known,
             usage=None if usage is None else Usage(**usage),
             error=None if error is None else RunError(**error),
-            options=RunOptions(**options) if options else _NO_OPTIONS,
+            options=RunOptions(**options),
             steps=tuple(Step(**each | {"calls": tuple(ToolCall(**call) for call in each["calls"])}) for each in steps),
+            charge=None if charge is None else Charge(**charge),
         )
 
     def history_messages(self) -> tuple[Message, ...]:
@@ -287,6 +297,3 @@ def is_too_long(metadata: Mapping[str, Any] | None) -> bool:
 def excerpt_of(text: str) -> str:
     """The beginning of a question, on one line."""
     return " ".join(text[: 4 * EXCERPT_CHARACTERS].split())[:EXCERPT_CHARACTERS]
-
-
-_NO_OPTIONS = RunOptions()

@@ -1,5 +1,4 @@
-"""
-Every error that this server names.
+"""Every error that this server names.
 
 An AppError is either Refused: the caller must change something, or Unavailable: the server or something behind it
 failed, and the same request may work later. RunConflict is what the state of the conversation or of the run does not
@@ -9,11 +8,13 @@ Each has a stable `code` for programs and a sentence for people. `server/http/er
 status. No sentence contains what the caller sent, an address or a key.
 """
 
+from server.rates import RateState
+
 
 class AppError(Exception):
+    retry_seconds: float | None = None
+    """When the same request may succeed; None if that is not known."""
     code = "internal_error"
-    retry_after: int | None = None
-    """After how many seconds the same request may succeed; None if that is not known."""
     sentence = "Something went wrong on our side. Please try again; if it happens again, tell the operator."
 
     def __init__(self, sentence: str | None = None) -> None:
@@ -67,7 +68,7 @@ class NotAllowed(Refused):
 class TooManyAttempts(Refused):
     code = "too_many_attempts"
     sentence = "There were too many wrong keys from this address; wait a minute, then send the right one."
-    retry_after = 60
+    retry_seconds = 60.0
 
 
 class MethodNotAllowed(Refused):
@@ -161,6 +162,17 @@ class TooManyRecords(Refused):
     sentence = "This server keeps as many assistants as it may; delete one, or let the operator raise MAX_RECORDS."
 
 
+class RateLimited(Refused):
+    code = "rate_limited"
+    sentence = "You have asked as often as this server allows; wait as long as Retry-After says."
+    state: RateState | None = None
+
+
+class BudgetExhausted(Refused):
+    code = "budget_exhausted"
+    sentence = "The tokens of this day are used up, or reserved by replies being written; ask again after midnight UTC."
+
+
 class Unavailable(AppError):
     code = "unavailable"
 
@@ -216,9 +228,7 @@ class UpstreamUnreachable(UpstreamFailed):
 
 class UpstreamNotFound(UpstreamFailed):
     code = "upstream_not_found"
-    sentence = (
-        "There are no chat completions at that address; does OPENAI_BASE_URL end in /v1? The operator must check."
-    )
+    sentence = "There are no chat completions at that address; the operator must see that OPENAI_BASE_URL ends in /v1."
 
 
 class UpstreamTimedOut(UpstreamFailed):
@@ -259,13 +269,3 @@ class UpstreamEmptyReply(UpstreamFailed):
 class UpstreamCut(UpstreamFailed):
     code = "upstream_cut"
     sentence = "The connection to the model broke in the middle of the reply; ask again."
-
-
-def error_from_code(code: str, sentence: str) -> AppError:
-    """The error that a run stored as `code` and `sentence`, to be raised again; InternalError for an unknown code."""
-    return next((kind for kind in reversed(_list_subclasses(AppError)) if kind.code == code), InternalError)(sentence)
-
-
-def _list_subclasses(kind: type[AppError]) -> list[type[AppError]]:
-    """`kind` and all classes below it, each before its own subclasses."""
-    return [kind, *(each for child in kind.__subclasses__() for each in _list_subclasses(child))]

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from server import addresses
+from server import addresses, rates
 
 HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+[ \t]*:[\t\x20-\x7e]*")
 """An HTTP header line (RFC 9110, 5) in ASCII."""
@@ -31,6 +31,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "retention_days": (0.01, 36_500),
     "max_waiting_runs": (0, _MAX_COUNT),
     "max_concurrent_runs": (1, 100_000),
+    "daily_token_budget": (1, 1_000 * _MAX_COUNT),
     "max_conversations": (1, _MAX_COUNT),
     "max_records": (0, _MAX_COUNT),
     "max_input_chars": (1, _MAX_COUNT),
@@ -69,6 +70,7 @@ PARSERS: dict[str, tuple[Callable[[str], object], str]] = {
         "hosts such as bot.example.com or *.example.com, without scheme or port",
     ),
     "cors_origins": (addresses.compile_origin, "* alone, or origins such as https://a.example or https://*.a.example"),
+    "rate_limit": (rates.parse_rate, rates.FORM),
     "assistant_id": (_check_assistant_id, "at most 256 letters, digits, dots, hyphens and underscores"),
 }
 """A function that raises ValueError for a bad text, and the form that the text must have."""

@@ -121,6 +121,12 @@ class Settings:
     max_concurrent_runs: int = 2000
     """Replies that one process writes at once; further ones wait."""
 
+    rate_limit: str = ""
+    """How many replies a key, or without one an address, may begin, such as `60/minute`. Empty: any number."""
+
+    daily_token_budget: int | None = None
+    """The tokens that a key, or a server without keys, may spend in a day (UTC). Empty: any number."""
+
     max_conversations: int = 100_000
     """Conversations that the memory store holds."""
 

@@ -2,8 +2,11 @@
 
 from functools import cached_property
 
+from server.access.admission import Admission
+from server.access.budgets import Budgets
 from server.access.caller import OPEN, Caller
 from server.access.keys import Keys
+from server.access.rate_limits import RateLimits
 from server.core.clients import Clients
 from server.core.conversations import Conversations
 from server.core.exports import Exports
@@ -25,19 +28,26 @@ class Core:
     """Everything that one caller may do. Safe from any thread."""
 
     def __init__(
-        self, store: Store, upstream: Upstream, runner: Runner, keys: Keys | None = None, caller: Caller = OPEN
+        self,
+        store: Store,
+        upstream: Upstream,
+        runner: Runner,
+        admission: Admission | None = None,
+        keys: Keys | None = None,
+        caller: Caller = OPEN,
     ) -> None:
-        """Without `keys`, the server is open."""
+        """Without `admission`, no limits hold; without `keys`, the server is open."""
         self._store = store
         self._upstream = upstream
         self._runner = runner
+        self._admission = admission or Admission(RateLimits(), Budgets(store))
         self._keys = keys
         self._scope = Scope(store, caller)
         self._import_queue = ImportQueue()
 
     def for_caller(self, caller: Caller) -> "Core":
         """The same for another caller."""
-        core = Core(self._store, self._upstream, self._runner, self._keys, caller)
+        core = Core(self._store, self._upstream, self._runner, self._admission, self._keys, caller)
         core._import_queue = self._import_queue
         return core
 
@@ -47,7 +57,7 @@ class Core:
 
     @cached_property
     def replies(self) -> Replies:
-        return Replies(self._store, self._runner, self.conversations, self._scope)
+        return Replies(self._store, self._runner, self.conversations, self._scope, self._admission)
 
     @cached_property
     def messages(self) -> Messages:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from server import errors
+from server.access.admission import Admission
 from server.core.conversations import Conversations, NewMessages, to_messages
 from server.core.scope import Scope
 from server.domain import Run, RunOptions, Status
@@ -24,11 +25,14 @@ class Replies:
     Each call raises NotAllowed for a `client_name` that is not the caller's, and NotFound for what is others'.
     """
 
-    def __init__(self, store: Store, runner: Runner, conversations: Conversations, scope: Scope) -> None:
+    def __init__(
+        self, store: Store, runner: Runner, conversations: Conversations, scope: Scope, admission: Admission
+    ) -> None:
         self._store = store
         self._runner = runner
         self._conversations = conversations
         self._scope = scope
+        self._admission = admission
 
     def create(
         self,
@@ -42,12 +46,12 @@ class Replies:
 
         `messages` are appended to the history with it. With `reject_if_busy`, an open run of the conversation raises
         ConversationBusy; without `create_conversation`, an unknown conversation raises NotFound. Raises
-        RequestIdConflict, ConversationBusy, ShuttingDown, StoreUnavailable.
+        RequestIdConflict, ConversationBusy, RateLimited, BudgetExhausted, ShuttingDown, StoreUnavailable.
         """
         self._scope.require(draft.conversation)
-        owner = self._scope.caller.owner
-        options = CreateOptions(to_messages(messages), reject_if_busy, create_conversation, owner)
-        return self._runner.create(draft, options)
+        added, owner = to_messages(messages), self._scope.caller.owner
+        limits = self._admission.limit(draft, added)
+        return self._runner.create(draft, CreateOptions(added, reject_if_busy, create_conversation, owner, limits))
 
     def ask(
         self,
@@ -64,7 +68,11 @@ class Replies:
         completed. Raises what `create` raises, and the error that the run failed with.
         """
         self._scope.require(draft.conversation)
-        options = CreateOptions(create_conversation=create_conversation, owner=self._scope.caller.owner)
+        options = CreateOptions(
+            create_conversation=create_conversation,
+            owner=self._scope.caller.owner,
+            limits=self._admission.limit(draft),
+        )
         run = self._runner.ask(draft, seconds, is_connected, options, streamed=streamed)
         error = error_of(run)
         if error is not None:
@@ -156,7 +164,8 @@ class Replies:
         # A demanded call has been made; if the next request demanded it too, it would be made forever.
         parameters = {name: value for name, value in run.options.parameters.items() if name != "tool_choice"}
         options = replace(run.options, parameters=parameters)
-        return self._runner.resume(replace(run, steps=steps, options=options))
+        resumed = replace(run, steps=steps, options=options)
+        return self._runner.resume(resumed, self._admission.limit_again(resumed))
 
     def set_details(self, run_id: str, details: Mapping[str, Any]) -> Run:
         """Replace what the dialect keeps with a run. Raises NotFound."""

@@ -9,6 +9,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, Reque
 
 from server import errors
 from server.errors import AppError
+from server.http.limits import keep_refusal
 
 log = logging.getLogger("server.errors")
 
@@ -25,6 +26,8 @@ STATUS: dict[type[AppError], int] = {
     errors.MisdirectedRequest: 421,
     errors.ConversationBusy: 429,
     errors.TooManyAttempts: 429,
+    errors.RateLimited: 429,
+    errors.BudgetExhausted: 429,
     errors.Unavailable: 503,
     errors.InternalError: 500,
     errors.NotConfigured: 503,
@@ -87,9 +90,8 @@ def register_error_handlers(
 
     def answer(error: AppError) -> tuple[dict[str, Any], int, dict[str, str]]:
         g.error_code = error.code
-        headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-        if isinstance(error, errors.NotAuthorized):
-            headers["WWW-Authenticate"] = "Bearer"
+        keep_refusal(error)
+        headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, errors.NotAuthorized) else {}
         return body(error), status(error), headers
 
     def answer_http(error: HTTPException) -> Response:

@@ -5,7 +5,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from server.domain import Run, RunError
-from server.errors import ActionRequired, AppError, RunCancelled, error_from_code
+from server.errors import ActionRequired, AppError, InternalError, RunCancelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +45,13 @@ def error_of(run: Run) -> AppError | None:
     if run.status == "cancelled":
         return RunCancelled()
     return ActionRequired() if run.status == "requires_action" else None
+
+
+def error_from_code(code: str, sentence: str) -> AppError:
+    """The error that a run stored as `code` and `sentence`, to be raised again; InternalError for an unknown code."""
+    return next((kind for kind in reversed(_list_subclasses(AppError)) if kind.code == code), InternalError)(sentence)
+
+
+def _list_subclasses(kind: type[AppError]) -> list[type[AppError]]:
+    """`kind` and all classes below it, each before its own subclasses."""
+    return [kind, *(each for child in kind.__subclasses__() for each in _list_subclasses(child))]

@@ -76,6 +76,10 @@ class LiveRun:
                     self.changed.notify_all()
         raise UpstreamBadReply
 
+    def is_sent(self) -> bool:
+        """Whether the upstream was asked for the reply."""
+        return self._stream is not None
+
     def is_unflushed(self) -> bool:
         return self._flushed < self._length
 

@@ -16,6 +16,7 @@ from server.runs.executor import Executor
 from server.runs.live import LiveRun
 from server.runs.registry import OpenRuns
 from server.runs.remote import reload_run
+from server.store.limits import RunLimits
 from server.store.protocol import NO_CONTEXT_STARTS, CreatedRun, CreateOptions, Store
 
 log = logging.getLogger("server.runs")
@@ -76,11 +77,14 @@ class LocalRuns:
             self._dispatcher.enqueue(live)
         return created.run
 
-    def resume(self, live: LiveRun) -> None:
-        """Queue a run that required action. Raises NoActionRequired, ShuttingDown, StoreUnavailable."""
+    def resume(self, live: LiveRun, limits: RunLimits) -> None:
+        """Queue a run that required action.
+
+        Raises NoActionRequired, BudgetExhausted, ShuttingDown, StoreUnavailable.
+        """
         self._require_open()
         try:
-            if not self._store.resume_run(live.name, live.run):
+            if not self._store.resume_run(live.name, live.run, limits):
                 raise errors.NoActionRequired
         except errors.StoreUnavailable:
             self._fail_unconfirmed(live)
@@ -96,7 +100,8 @@ class LocalRuns:
         with live.changed:
             if live.run.is_open and live.pending_end is None:
                 delivered = live.has_waiters()
-                ended = live.run.ended_as(status, self._clock(), text=live.text(), delivered=delivered, **fields)
+                fields |= {"text": live.text(), "delivered": delivered, "is_sent": live.is_sent()}
+                ended = live.run.ended_as(status, self._clock(), **fields)
                 self._write_end(live, ended, context_starts)
         self.release_if_ended(live)
 
@@ -175,6 +180,8 @@ class LocalRuns:
             if not created.is_new:
                 self._release(live)
                 return created
+            if created.rate is not None:
+                options.limits.report(created.rate)
             with live.changed:
                 live.is_created = True
                 if not live.run.is_open:  # It ended before the store had it.

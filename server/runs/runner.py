@@ -17,6 +17,7 @@ from server.runs.live import LiveRun
 from server.runs.local import LocalRuns
 from server.runs.maintenance import REFRESH_SECONDS, Ticker
 from server.runs.remote import RemoteRuns
+from server.store.limits import NO_LIMITS, RunLimits
 from server.store.protocol import DEFAULT_OPTIONS, CreateOptions, Store
 from server.upstream.protocol import Upstream
 
@@ -50,7 +51,7 @@ class Runner:
 
         Raises what `Store.create_run` raises, and ShuttingDown.
         """
-        return self._create(self._new(draft, streamed=True), options)
+        return self._create(self._new(draft, options, streamed=True), options)
 
     def ask(
         self,
@@ -66,7 +67,7 @@ class Runner:
         With `seconds` 0, a new run is returned as it was created, and its reply is not delivered. Raises what `create`
         raises, and RunCancelled if the run was cleared meanwhile.
         """
-        live = self._new(draft, streamed)
+        live = self._new(draft, options, streamed)
         if seconds > 0:
             live.add_waiter(is_connected)
         run = self._create(live, options)
@@ -129,14 +130,16 @@ class Runner:
             raise errors.NotFound
         return stored
 
-    def resume(self, run: Run) -> Run:
+    def resume(self, run: Run, limits: RunLimits = NO_LIMITS) -> Run:
         """Continue a run that required action, streamed; `run` has the outputs. It keeps its place in the queue.
 
-        Raises NoActionRequired if it does not require action any more, ShuttingDown, StoreUnavailable.
+        Raises NoActionRequired if it does not require action any more, BudgetExhausted, ShuttingDown, StoreUnavailable.
         """
-        live = LiveRun(run.conversation, replace(run, status="queued", expires=None), streamed=True)
+        live = LiveRun(
+            run.conversation, replace(run, status="queued", expires=None, charge=limits.charge), streamed=True
+        )
         self.ticker.start()
-        self._local.resume(live)
+        self._local.resume(live, limits)
         return live.run
 
     def clear(self, name: str) -> None:
@@ -160,8 +163,9 @@ class Runner:
         self._remote.release_waiters()
         self._local.shut_down()
 
-    def _new(self, draft: Run, streamed: bool) -> LiveRun:
-        return LiveRun(draft.conversation, replace(draft, created=self._clock()), streamed)
+    def _new(self, draft: Run, options: CreateOptions, streamed: bool) -> LiveRun:
+        run = replace(draft, created=self._clock(), charge=options.limits.charge)
+        return LiveRun(draft.conversation, run, streamed)
 
     def _create(self, live: LiveRun, options: CreateOptions) -> Run:
         self._local.admit(live)

@@ -6,6 +6,8 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from server.domain import Conversation, ConversationEntry, DailyUsage, Message, Run, Status
+from server.rates import RateState
+from server.store.limits import NO_LIMITS, RunLimits
 from server.store.record_protocol import RecordStore
 
 
@@ -18,6 +20,7 @@ class CreatedRun:
     conversation: Conversation
     is_new: bool
     """False if the question joins an existing run."""
+    rate: RateState | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,7 @@ class CreateOptions:
     create_conversation: bool = True
     """Whether a missing conversation is created, for `owner`."""
     owner: str = ""
+    limits: RunLimits = NO_LIMITS
 
 
 DEFAULT_OPTIONS = CreateOptions()
@@ -144,6 +148,8 @@ class Store(RecordStore, Protocol):
         - If `run.replaces` is not the run of the newest message: NotLastTurn.
         - If a run is open and `options.reject_if_busy` is true, or `waiting` runs are queued already and this one would
           be queued too: ConversationBusy.
+        - If `options.limits.rate` allows no run now: RateLimited.
+        - If `run.charge` reserves more than its day has left of `options.limits.daily_tokens`: BudgetExhausted.
 
         A refused call writes nothing but the ends of abandoned runs. Raises StoreFull if there is no room for another
         conversation.
@@ -167,9 +173,10 @@ class Store(RecordStore, Protocol):
 
         If these are not empty and `ended.replaces` is set, the newest messages, as far as they belong to that run, are
         deleted in the same step; that run keeps its text, and `history_id` changes. The run's usage, if known, is added
-        to that of the day of its end. The first end stands: if the run has ended, so also if repeated, nothing is
-        written and that end is returned. None if the run is missing. `context_starts` are merged into those of the
-        conversation, which has one for each model. Any worker may call it; `listen` tells the run's own worker.
+        to that of the day of its end. Its charge takes `spent` of its budget instead of `reserved`, as with every end,
+        also of a run that is abandoned or cleared. The first end stands: if the run has ended, so also if repeated,
+        nothing is written and that end is returned. None if the run is missing. `context_starts` are merged into those
+        of the conversation, which has one for each model. Any worker may call it; `listen` tells the run's own worker.
         """
 
     def pause_run(self, name: str, run: Run) -> bool:
@@ -180,10 +187,11 @@ class Store(RecordStore, Protocol):
         `run` while that requires action: True.
         """
 
-    def resume_run(self, name: str, run: Run) -> bool:
+    def resume_run(self, name: str, run: Run, limits: RunLimits = NO_LIMITS) -> bool:
         """Replace a run that requires action by `run`, which is queued, leased by this worker, in the same position.
 
-        False if it does not require action any more. Repeated with the same `run` while that is queued: True.
+        Its charge replaces the earlier one; raises BudgetExhausted as `create_run`. False if it does not require action
+        any more. Repeated with the same `run` while that is queued: True.
         """
 
     def set_run_details(self, name: str, run_id: str, details: Mapping[str, Any]) -> Run:
@@ -223,10 +231,7 @@ class Store(RecordStore, Protocol):
         """
 
     def publish_conversation(self, name: str, created: float, touched: float) -> Conversation:
-        """List an unlisted conversation, with these times in Unix seconds; from now on it does not expire.
-
-        Raises NotFound.
-        """
+        """List an unlisted conversation, with these times in Unix seconds. It expires no more. Raises NotFound."""
 
     def list_usage(self, name: str | None, since: str, until: str) -> Sequence[DailyUsage]:
         """The usage of the days from `since` to `until`, both included, such as `2026-11-20`; newest day first.

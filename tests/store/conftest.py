@@ -2,4 +2,6 @@
 
 import pytest
 
-pytest.register_assert_rewrite("tests.store.contract", "tests.store.contract_conversations")
+pytest.register_assert_rewrite(
+    "tests.store.contract", "tests.store.contract_conversations", "tests.store.contract_limits"
+)

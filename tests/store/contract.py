@@ -18,6 +18,7 @@ from server.store.protocol import (
     Store,
 )
 from tests.store.contract_conversations import ConversationTests
+from tests.store.contract_limits import LimitTests, SharedLimitTests
 from tests.support.clock import Clock
 
 LEASE_SECONDS = 30.0
@@ -71,7 +72,7 @@ def requiring_action(run: Run, clock: Clock) -> Run:
     return replace(run, status="requires_action", steps=(step,), expires=clock.now + 600)
 
 
-class StoreTests(ConversationTests):
+class StoreTests(ConversationTests, LimitTests):
     """Subclass once for each backend, with a fixture `store` that takes the clock."""
 
     def test_a_conversation_never_named_is_not_there(self, store: Store) -> None:
@@ -869,7 +870,7 @@ class StoreTests(ConversationTests):
         store.ping()
 
 
-class SharedStoreTests(StoreTests):
+class SharedStoreTests(StoreTests, SharedLimitTests):
     """For a backend that several workers share. A fixture `other` is another worker on the data of `store`.
 
     `abandon` makes a worker's runs abandoned: by default, its lease expires.

@@ -4,10 +4,13 @@ from collections import Counter
 
 import pytest
 
+from server.charges import Charge
 from server.domain import Run
 from server.errors import StoreFull
+from server.store.limits import BUDGET_SECONDS, RateLimit, RunLimits
 from server.store.memory import MemoryStore
 from server.store.memory.eviction import IDLE_SECONDS
+from server.store.protocol import CreateOptions
 from tests.store.contract import asked, contents, finished
 from tests.support.clock import Clock
 
@@ -182,3 +185,16 @@ def test_a_sweep_forgets_thousands_at_once(clock: Clock) -> None:
     assert store.sweep() is False
     assert len(store._table.states) == 40
     assert not any(state.request_ids for state in store._table.states.values())
+
+
+def test_a_sweep_deletes_what_limits_nobody_any_more(store: MemoryStore, clock: Clock) -> None:
+    charge = Charge("k", "1970-01-12", 5, 1)
+    for n in range(20):
+        limits = RunLimits(RateLimit(f"key {n}", 1, 60.0), 1_000)
+        run = store.create_run("ada", Run(f"{n}", charge=charge), CreateOptions(limits=limits), waiting=1, start=True)
+        finished(store, run.run)
+    store.sweep()
+    assert (len(store._table.limits._hits), len(store._table.limits._budgets)) == (20, 1)
+    clock.now += BUDGET_SECONDS
+    store.sweep()
+    assert (len(store._table.limits._hits), len(store._table.limits._budgets)) == (0, 0)

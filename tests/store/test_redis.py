@@ -13,13 +13,16 @@ from typing import Any
 
 import pytest
 
+from server.charges import Charge
 from server.domain import Conversation, Message, Run, Step, ToolCall, Usage
-from server.errors import ConversationBusy, RequestIdConflict, StoreUnavailable
+from server.errors import BudgetExhausted, ConversationBusy, RequestIdConflict, StoreUnavailable
 from server.store import open_store
-from server.store.protocol import REQUEST_ID_SECONDS, CreateOptions, Store
+from server.store.limits import RateLimit, RunLimits
+from server.store.protocol import REQUEST_ID_SECONDS, CreatedRun, CreateOptions, Store
 from server.store.redis import RedisStore, commands
 from server.store.redis.caller import tag_of
 from server.store.redis.client import CALL_SECONDS
+from server.store.redis.limits import CREATION_SECONDS
 from tests.store.contract import LEASE_SECONDS, MAX_RECORDS, SharedStoreTests, asked, contents, finished
 from tests.support.clock import Clock
 from tests.support.process import eventually, free_port
@@ -304,6 +307,25 @@ class TestKeys:
         assert eventually(lambda: redis.all_keys() == [])
 
 
+class TestLimitKeys:
+    def test_redis_itself_deletes_what_limits_nobody_any_more(self, store: Store, redis: RedisServer) -> None:
+        begin_limited(store)
+        assert redis.ask("TTL", "rate:k") == 61
+        assert redis.ask("TTL", "budget:k:1970-01-12") == 2 * 86_400
+
+    def test_tokens_reserved_for_a_run_that_was_never_created_are_left_again(
+        self, store: RedisStore, redis: RedisServer, clock: Clock
+    ) -> None:
+        limits = RunLimits(daily_tokens=100)
+        store._redis.ask(*store._limits.begin(CHARGED, limits).commands)  # As if the process ended here.
+        later = replace(BEHIND, charge=CHARGED.charge)
+        clock.now += CREATION_SECONDS
+        with pytest.raises(BudgetExhausted):
+            store.create_run("eve", later, CreateOptions(limits=limits), waiting=1, start=True)
+        clock.now += LEASE_SECONDS
+        assert store.create_run("eve", later, CreateOptions(limits=limits), waiting=1, start=True).is_new
+
+
 class TestRestart:
     def test_nothing_is_lost_and_the_next_call_is_answered(
         self, own_redis: RedisServer, stored: Callable[[str], Store]
@@ -404,6 +426,7 @@ CALLS = Step((ToolCall("call_1", "look", "{}"),), 5.0)
 PAUSED = replace(RUN, status="requires_action", text="be", conversation="ada", steps=(CALLS,), expires=1_000_600.0)
 IMPORTED = RUN.ended_as("completed", 9.0, text="because", usage=Usage(1, 2, 3))
 FAILED = BEHIND.ended_as("failed", 9.0, text="be")
+CHARGED = replace(RUN, charge=Charge("k", "1970-01-12", 100, 10))
 RESUMED = replace(PAUSED, status="queued", expires=None)
 
 
@@ -412,8 +435,13 @@ def begin(store: Store, *runs: Run) -> None:
         store.create_run("ada", run, waiting=32, start=True)
 
 
-def finish(store: Store) -> Run | None:
-    ended = RUN.ended_as("completed", 9.0, text="because", conversation="ada", model="m", usage=Usage(1, 2, 3))
+def begin_limited(store: Store) -> CreatedRun:
+    limits = RunLimits(RateLimit("k", 2, 60.0), 1_000)
+    return store.create_run("ada", CHARGED, CreateOptions(limits=limits), waiting=32, start=True)
+
+
+def finish(store: Store, run: Run = RUN) -> Run | None:
+    ended = run.ended_as("completed", 9.0, text="because", conversation="ada", model="m", usage=Usage(1, 2, 3))
     return store.finish_run("ada", ended, {"m": 2})
 
 
@@ -503,6 +531,9 @@ CHANGES: dict[str, tuple[Callable[[Store], object], Callable[[Store], object]]] 
         lambda store: begin(store, RUN),
         lambda store: store.renew_leases({RUN.id: "ada", "run_9": "ada"}),
     ),
+    "take_rate": (expire, lambda store: begin_limited(store).rate),
+    "reserve_tokens": (expire, lambda store: begin_limited(store).run),
+    "settle_tokens": (begin_limited, lambda store: finish(store, CHARGED)),
     "put_record": (lambda store: None, lambda store: store.put_record("key", "1", b"{}")),
     "delete_record": (lambda store: store.put_record("key", "1", b"{}"), lambda store: store.delete_record("key", "1")),
 }
@@ -530,7 +561,10 @@ class LostAnswerTests:
         conversation = store.get_conversation("ada")
         told = conversation and (conversation, conversation.excerpt, conversation.touched)
         usage = store.list_usage(None, "", "9")
-        return answer, told, messages, runs, store.list_records("key"), keys, sets, usage
+        budgets = [
+            each.ask("HVALS", key) for each in servers for key in keys & set(each.all_keys()) if "budget:" in key
+        ]
+        return answer, told, messages, runs, store.list_records("key"), keys, sets, usage, budgets
 
     def test_every_script_that_changes_something_is_asked(self) -> None:
         changing = {name for name, text in commands._sources.items() if not text.startswith("#!lua flags=no-writes")}

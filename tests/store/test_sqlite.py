@@ -19,10 +19,12 @@ from pathlib import Path
 import orjson
 import pytest
 
+from server.charges import Charge
 from server.domain import Message, Run, RunError, Usage, excerpt_of
 from server.errors import ConversationBusy, RequestIdConflict, StoreUnavailable
 from server.store import open_store
-from server.store.protocol import REQUEST_ID_SECONDS, Store
+from server.store.limits import BUDGET_SECONDS, MAX_RATE_SECONDS, RateLimit, RunLimits
+from server.store.protocol import REQUEST_ID_SECONDS, CreateOptions, Store
 from server.store.sqlite import (
     SqliteStore,
     compaction,
@@ -1081,3 +1083,23 @@ say(*[name for name in ("ada", "eve", "bob", "last") if store.get_conversation(n
         assert process.returncode == 0
         # Writes that waited in one batch with a killed leader fail with it.
         assert kept == [["last"], ["ada", "bob", "last"], ["ada", "eve", "last"]][killed]
+
+
+class TestLimits:
+    def test_a_sweep_deletes_what_limits_nobody_any_more(self, store: SqliteStore, path: Path, clock: Clock) -> None:
+        charge = Charge("k", "1970-01-12", 5, 1)
+        for n in range(120):
+            limits = RunLimits(RateLimit(f"key {n}", 1, 60.0), 1_000)
+            run = store.create_run(
+                "ada", Run(f"{n}", charge=charge), CreateOptions(limits=limits), waiting=1, start=True
+            )
+            finished(store, run.run, usage=Usage(1, 1, 2))
+        store.sweep()
+        assert len(rows(path)["rate_hits"]) == 120
+        clock.now += MAX_RATE_SECONDS
+        store.sweep()
+        assert "rate_hits" not in rows(path)
+        assert rows(path)["budgets"] == [("k", "1970-01-12", 240, 1_000_000.0)]
+        clock.now += BUDGET_SECONDS
+        store.sweep()
+        assert "budgets" not in rows(path)

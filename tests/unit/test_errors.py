@@ -10,8 +10,9 @@ from flask.testing import FlaskClient
 
 from server import errors
 from server.app import create_app
-from server.errors import AppError, error_from_code
+from server.errors import AppError
 from server.http.errors import STATUS, register_error_handlers, status_of
+from server.runs.events import error_from_code
 from server.settings import Settings
 from server.store.memory import MemoryStore
 from tests.support.replies import ScriptedReplies, SteeredUpstream
@@ -33,6 +34,8 @@ CODES = {
     "not_configured": 503,
     "not_found": 404,
     "refused": 400,
+    "budget_exhausted": 429,
+    "rate_limited": 429,
     "request_id_conflict": 409,
     "run_cancelled": 409,
     "not_retryable": 409,

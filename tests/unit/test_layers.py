@@ -15,11 +15,17 @@ LAYERS = (
     ("core", "http"),
     ("runs", "access"),
     ("store", "upstream"),
-    ("domain", "errors", "concurrency", "metrics", "addresses", "environment", "setting_rules", "settings", "serving"),
+    (
+        *("domain", "charges", "errors", "rates", "concurrency", "metrics", "addresses", "environment"),
+        *("setting_rules", "settings", "serving"),
+    ),
 )
 """The units of `server/`, highest first. A module imports its own unit and lower rows."""
 
 ALSO = {
+    ("domain", "charges"),
+    ("errors", "rates"),
+    ("setting_rules", "rates"),
     ("settings", "addresses"),
     ("settings", "environment"),
     ("settings", "setting_rules"),

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from server.errors import AppError, ConversationBusy, InvalidRequest, NotFound, Refused
+from server.errors import AppError, BudgetExhausted, ConversationBusy, InvalidRequest, NotFound, RateLimited, Refused
 
 NOT_OFFERED = {
     "tool_resources": "this server keeps no files",
@@ -20,10 +20,14 @@ NOT_OFFERED = {
 FIELDS = ("tool_resources", "attachments", "max_prompt_tokens")
 """Those of `NOT_OFFERED` that are fields of a body. The others are types of tools and of parts of a message."""
 
+TYPES: Mapping[type[AppError], str] = {RateLimited: "rate_limit_exceeded", BudgetExhausted: "insufficient_quota"}
+"""The types of errors that programs for OpenAI look for."""
+
 
 def error_body(error: AppError) -> dict[str, Any]:
     """`{"error": {"message", "type", "param", "code"}}`."""
     kind = "invalid_request_error" if isinstance(error, Refused) else "server_error"
+    kind = TYPES.get(type(error), kind)
     return {"error": {"message": str(error), "type": kind, "param": None, "code": error.code}}
 
 

@@ -55,6 +55,10 @@ class ConversationState:
         copy.seconds, copy.is_explicit, copy.is_unlisted = self.seconds, self.is_explicit, self.is_unlisted
         return copy
 
+    def is_next(self, run_id: str) -> bool:
+        """Whether it is the oldest open run, and queued."""
+        return next(iter(self.open_runs), None) == run_id and self.open_runs[run_id].status == "queued"
+
     def read_run(self, run_id: str, now: float) -> Run:
         """A run as of `now`: as ended if it expired, whether or not that is written yet."""
         run = self.runs[run_id]
@@ -136,6 +140,13 @@ class ConversationState:
         for run in expired:
             self.end_run(run)
         return expired
+
+    def end_open_runs(self, now: float) -> list[Run]:
+        """The open runs with the ends that they have if the conversation is deleted now."""
+        return [
+            as_abandoned(run, now) if has_run_expired(run, now) else run.ended_as("cancelled", now)
+            for run in self.open_runs.values()
+        ]
 
     def end_run(self, ended: Run) -> None:
         del self.open_runs[ended.id]

@@ -8,6 +8,7 @@ from server.domain import Conversation, ConversationEntry, Message, Run
 from server.errors import NotFound, RunExists, StoreFull
 from server.store.memory.conversation import ConversationState, has_run_expired
 from server.store.memory.eviction import EvictionOrder
+from server.store.memory.limits import LimitTable
 from server.store.memory.usage import UsageTable
 from server.store.memory.use_order import UseOrder
 
@@ -25,6 +26,7 @@ class ConversationTable:
         self.run_names: dict[str, str] = {}
         """The name of each run's conversation, by the run's id."""
         self.usage = UsageTable()
+        self.limits = LimitTable(clock)
         self._eviction_order = EvictionOrder()
         self._use_order = UseOrder()
         """The listed conversations."""
@@ -84,7 +86,7 @@ class ConversationTable:
         """Write the ends of expired runs."""
         expired = state.expire_runs(self._clock())
         for run in expired:
-            self.usage.add("" if state.is_unlisted else name, run)
+            self._count("" if state.is_unlisted else name, run)
         if expired:
             self._update_orders(name, state, self._clock())
 
@@ -131,8 +133,13 @@ class ConversationTable:
         state.end_run(ended)
         if ended.history_messages():
             state.replace_turn(ended, self.next_history_id())
-        self.usage.add("" if state.is_unlisted else name, ended)
+        self._count("" if state.is_unlisted else name, ended)
         self.touch(name, state)
+
+    def _count(self, name: str, ended: Run) -> None:
+        """Count what a run has used that has just ended."""
+        self.usage.add(name, ended)
+        self.limits.settle(ended)
 
     def _to_entry(self, state: ConversationState) -> ConversationEntry:
         newest = next(state.list_newest_runs(None, self._clock()), None)
@@ -151,6 +158,8 @@ class ConversationTable:
         if state is None:
             return ()
         self._disown(name, state.conversation.owner)
+        for run in state.end_open_runs(self._clock()):
+            self.limits.settle(run)
         for run_id in state.runs:
             del self.run_names[run_id]
         return tuple(run_id for run_id, run in state.open_runs.items() if not has_run_expired(run, self._clock()))
@@ -175,6 +184,7 @@ class ConversationTable:
                 self.expire_runs(name, state)
                 state.delete_old_request_ids(self._clock())
         del self._sweep_queue[-SWEEP_BATCH:]
+        self.limits.sweep()
         return bool(self._sweep_queue)
 
     def next_history_id(self) -> str:

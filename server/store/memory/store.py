@@ -9,6 +9,7 @@ from typing import Any
 
 from server.domain import Conversation, ConversationEntry, DailyUsage, Message, Run, Status
 from server.errors import ConversationBusy, NotFound
+from server.store.limits import NO_LIMITS, RunLimits
 from server.store.memory.conversation import has_run_expired
 from server.store.memory.conversations import ConversationTable
 from server.store.memory.records import Records
@@ -116,22 +117,19 @@ class MemoryStore:
             if (options.reject_if_busy and state.open_runs) or (status == "queued" and queued >= waiting):
                 raise ConversationBusy
             run = replace(run, status=status, conversation=name)
+            rate = self._table.limits.take(run, options.limits)
             state.add_messages(options.messages)
             state.add_run(run, now)
             self._table.put(name, state)
             self._table.run_names[run.id] = name
-            return CreatedRun(run, state.snapshot(), is_new=True)
+            return CreatedRun(run, state.snapshot(), is_new=True, rate=rate)
 
     def start_run(self, name: str, run_id: str) -> Conversation | None:
         with self._lock:
             state = self._table.find(name)
             if state is not None:
                 self._table.expire_runs(name, state)
-            if (
-                state is None
-                or next(iter(state.open_runs), None) != run_id
-                or state.open_runs[run_id].status != "queued"
-            ):
+            if state is None or not state.is_next(run_id):
                 return None
             state.replace_run(replace(state.open_runs[run_id], status="running"))
             return state.snapshot()
@@ -161,16 +159,17 @@ class MemoryStore:
     def pause_run(self, name: str, run: Run) -> bool:
         return self._replace_run(name, run, "running")
 
-    def resume_run(self, name: str, run: Run) -> bool:
-        return self._replace_run(name, run, "requires_action")
+    def resume_run(self, name: str, run: Run, limits: RunLimits = NO_LIMITS) -> bool:
+        return self._replace_run(name, run, "requires_action", limits)
 
-    def _replace_run(self, name: str, run: Run, earlier: Status) -> bool:
+    def _replace_run(self, name: str, run: Run, earlier: Status, limits: RunLimits = NO_LIMITS) -> bool:
         with self._lock:
             state = self._table.find(name)
             if state is None or run.id not in state.open_runs:
                 return False
             current = state.read_run(run.id, self._clock())
             if current.status == earlier:
+                self._table.limits.reserve(run, limits.daily_tokens)
                 state.replace_run(state.keep_details(run))
             # Otherwise, this may be the same call, repeated.
             return current.status == earlier or current == run

@@ -30,14 +30,14 @@ def of_update(changes: Mapping[str, Any]) -> Arguments:
     return len(removed), *removed, *parts
 
 
-def of_new_run(tag: str, run: Run, options: CreateOptions, *, waiting: int, start: bool) -> Arguments:
+def of_new_run(tag: str, run: Run, options: CreateOptions, *, waiting: int, start: bool, only_join: bool) -> Arguments:
     """Of `create_run`, from `id` on."""
     request_key = "" if run.request_id is None else f"{tag}:request:{run.request_id}"
     return (
         *(run.id, run.dump(), sha256(run.question.encode()).digest(), request_key, int(start)),
         *(waiting, REQUEST_ID_SECONDS, REDELIVERY_SECONDS),
         *(question_hash(run), int(options.reject_if_busy), int(options.create_conversation)),
-        *(run.replaces or "", first_excerpt(options.messages, run.question)),
+        *(run.replaces or "", first_excerpt(options.messages, run.question), int(only_join)),
         *map(dump_message, options.messages),
     )
 

@@ -31,10 +31,12 @@ class ScriptCaller:
                 self._token = self._token or secrets.token_hex(16)
         return self._token
 
-    def command(self, script: str, tag: str, *arguments: Argument, now: float | None = None) -> Command:
+    def command(
+        self, script: str, tag: str, *arguments: Argument, now: float | None = None, more_keys: Sequence[str] = ()
+    ) -> Command:
         """The command that runs a script on a conversation at `now`, which is the present if it is not given."""
         now = self._clock() if now is None else now
-        return evalsha(script, tag, now, now + self._lease_seconds, self.worker, *arguments)
+        return evalsha(script, tag, now, now + self._lease_seconds, self.worker, *arguments, more_keys=more_keys)
 
     def ask(self, script: str, name: str, *arguments: Argument) -> Any:
         """The answer of a script that is run on the conversation of that name."""

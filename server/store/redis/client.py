@@ -110,6 +110,10 @@ class RedisClient:
         except (exceptions.RedisError, exceptions.RedisClusterException) as error:
             raise self._map_error(error) from error
 
+    def is_cluster(self) -> bool:
+        """Raises StoreUnavailable."""
+        return self.attempt(lambda client: isinstance(client, RedisCluster))
+
     def close(self) -> None:
         with self._lock:
             client, self._client = self._client, None

@@ -5,6 +5,7 @@ repeated with the same arguments, because its answer was lost: it then changes n
 """
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 Argument = str | bytes | int | float
@@ -28,9 +29,9 @@ _hashes = {name: hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest(
 _names = {hash_: name for name, hash_ in _hashes.items()}
 
 
-def evalsha(name: str, key: str, *arguments: Argument) -> Command:
+def evalsha(name: str, key: str, *arguments: Argument, more_keys: Sequence[str] = ()) -> Command:
     """The command that runs a script by its hash. Redis knows the hash if it has run the source since its start."""
-    return ("EVALSHA", _hashes[name], 1, key, *arguments)
+    return ("EVALSHA", _hashes[name], 1 + len(more_keys), key, *more_keys, *arguments)
 
 
 def eval_source(command: Command) -> Command:

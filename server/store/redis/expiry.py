@@ -2,8 +2,9 @@
 
 Each step may be repeated. In this order: the tag is scheduled in `expiring`; a script deletes the conversation's keys
 and writes in `TAG:outbox` what is left to do; that is done: the keys `run:ID` of its runs and its entries in the
-indexes are deleted, and its usage is added to that of the unlisted conversations; `TAG:outbox` is emptied; the tag is
-unscheduled. If a process ends in between, the next `clear_conversation`, `delete_conversation` or sweep goes on.
+indexes are deleted, its usage is added to that of the unlisted conversations, and the budgets of its open runs are
+settled; `TAG:outbox` is emptied; the tag is unscheduled. If a process ends in between, the next `clear_conversation`,
+`delete_conversation` or sweep goes on.
 """
 
 import secrets
@@ -13,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from server.store.redis.caller import BATCH, ScriptCaller, tag_of
 from server.store.redis.client import RedisClient
 from server.store.redis.commands import Argument, Command, evalsha
+from server.store.redis.limits import settle_cleared
 from server.store.redis.owners import Owners
 from server.store.redis.usage import add_to_unlisted
 from server.store.redis.use_order import UseOrder
@@ -89,6 +91,7 @@ class Expiry:
         entries = [entry for listed, _ in answers.values() for entry in listed]
         commands: list[Command] = [("UNLINK", b"run:" + entry[1:]) for entry in entries if entry[:1] in b"+-"]
         commands += [add_to_unlisted(entry) for entry in entries if entry.startswith(b"$")]
+        commands += [each for entry in entries if entry.startswith(b"~") for each in settle_cleared(entry)]
         names = [entry[1:].decode() for entry in entries if entry.startswith(b"@")]
         if names:
             self._scripts.ask_all(commands)

@@ -53,7 +53,9 @@ def load_run(values: list[Any]) -> Run:
     else:
         status, text, abandoned = rest
         run = replace(run, text=text.decode())
-        run = replace(run, status=status.decode()) if abandoned is None else as_abandoned(run, float(abandoned))
+        if abandoned is None or status == b"running":
+            run = replace(run, status=status.decode())
+        run = run if abandoned is None else as_abandoned(run, float(abandoned))
     return replace(run, delivered=True) if delivered else run
 
 

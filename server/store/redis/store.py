@@ -7,8 +7,8 @@ each request id of the last day; `TAG:usage`, unless it is unlisted; and `TAG:ou
 other nodes. These keys may be on any node: `run:ID`, the tag of each run's conversation; `expiring`, the tags of
 conversations with a time limit, by when the next sweep has to look at them; `listed:`, the names of the listed
 conversations by the time of their last use; `owned:OWNER`, the names of all conversations of an owner;
-`{unlisted}:usage`, the usage of all others, and, for each entry that was
-added to that within the last hour, `{unlisted}:usage:added:ID`; and `records:KIND`.
+`{unlisted}:usage`, the usage of all others, and, for each entry that was added to that within the last hour,
+`{unlisted}:usage:added:ID`; `records:KIND`; and those of `limits.py`.
 
 The text of a run whose reply is in the history is stored in that message only. If the message is deleted, also because
 the turn is replaced, the run gets the text back.
@@ -26,12 +26,8 @@ from typing import Any, TypeVar
 import orjson
 
 from server.domain import Conversation, ConversationEntry, DailyUsage, Message, Run, Status
-from server.errors import (
-    NotFound,
-    RunExists,
-    StoreUnavailable,
-    TooManyRecords,
-)
+from server.errors import NotFound, RateLimited, RunExists, StoreUnavailable, TooManyRecords
+from server.store.limits import NO_LIMITS, RunLimits
 from server.store.protocol import (
     DEFAULT_OPTIONS,
     NO_CONTEXT_STARTS,
@@ -45,7 +41,8 @@ from server.store.redis.caller import ScriptCaller, tag_of
 from server.store.redis.client import RedisClient
 from server.store.redis.commands import Argument, Command, evalsha
 from server.store.redis.expiry import Expiry
-from server.store.redis.indexed_writes import REFUSALS, IndexedWrites
+from server.store.redis.indexed_writes import LIMITED, REFUSALS, IndexedWrites
+from server.store.redis.limits import RunLimiter, settle
 from server.store.redis.listener import RedisListener
 from server.store.redis.owners import Owners
 from server.store.redis.serializers import dump_message, load_conversation, load_message, load_run, message_head
@@ -74,6 +71,7 @@ class RedisStore:
         self._owners = Owners(self._scripts)
         self._expiry = Expiry(self._redis, clock, self._scripts, self._use_order, self._owners)
         self._writes = IndexedWrites(self._redis, clock, self._scripts, self._use_order, self._expiry)
+        self._limits = RunLimiter(self._redis, clock, self._scripts, lease_seconds)
         self._max_records = max_records
         self._clock = clock
         self._rest: Callable[[], None] = lambda: time.sleep(0)
@@ -131,20 +129,28 @@ class RedisStore:
     ) -> CreatedRun:
         self._listener.open(self._scripts.worker)
         run = replace(run, conversation=name)
-        rest = arguments.of_new_run(tag_of(name), run, options, waiting=waiting, start=start)
-        first = [("SET", f"run:{run.id}", tag_of(name))]
-        answer, conversation = self._writes.create(
-            "create_run", name, *rest, first=first, touches=True, owner=options.owner
+        attempt = self._limits.begin(run, options.limits)
+        only_join = attempt.refusal is not None
+        rest = arguments.of_new_run(tag_of(name), run, options, waiting=waiting, start=start, only_join=only_join)
+        first = [("SET", f"run:{run.id}", tag_of(name)), *attempt.commands]
+        (_, *taken, answer), conversation = self._writes.create(
+            "create_run", name, *rest, first=first, more_keys=attempt.keys, touches=True, owner=options.owner
         )
+        self._limits.read(attempt, run, options.limits, taken)
         is_new = conversation is not None and answer[1] == 1
         if not is_new:
             self._redis.ask(("UNLINK", f"run:{run.id}"))
+            self._limits.give_back(run, options.limits)
+        if answer == LIMITED and not self._limits.may_try_again(attempt, run):
+            raise attempt.refusal or RateLimited
+        if answer == LIMITED:
+            return self.create_run(name, run, options, waiting=waiting, start=start)
         if conversation is None:
             raise REFUSALS[answer]
         # The last value is the status of a run that was just created, or all values of an existing run.
         is_status = isinstance(answer[2], bytes)
         answering = replace(run, status=answer[2].decode()) if is_status else load_run(answer[2])
-        return CreatedRun(answering, conversation, is_new)
+        return CreatedRun(answering, conversation, is_new, attempt.state if is_new else None)
 
     def start_run(self, name: str, run_id: str) -> Conversation | None:
         call_id = self._lost_starts.pop(run_id, None) or secrets.token_hex(8)
@@ -159,7 +165,7 @@ class RedisStore:
         return bool(self._ask("append_text", name, run_id, at, text))
 
     def finish_run(self, name: str, ended: Run, context_starts: Mapping[str, int] = NO_CONTEXT_STARTS) -> Run | None:
-        answer = self._writes.touch("finish_run", name, *arguments.of_end(ended, context_starts))
+        answer = self._writes.touch("finish_run", name, *arguments.of_end(ended, context_starts), also=settle(ended))
         if answer is None:
             # If `create_run` failed half-way, the key `run:ID` may exist without the run.
             if self._redis.ask(("GET", f"run:{ended.id}"))[0] == tag_of(name).encode():
@@ -173,8 +179,9 @@ class RedisStore:
         usage = dump_usage(as_abandoned(run, self._clock()))
         return bool(self._ask("pause_run", name, run.id, run.dump(), run.text, run.expires or 0.0, usage))
 
-    def resume_run(self, name: str, run: Run) -> bool:
+    def resume_run(self, name: str, run: Run, limits: RunLimits = NO_LIMITS) -> bool:
         self._listener.open(self._scripts.worker)
+        self._limits.reserve_more(run, limits)
         return bool(self._ask("resume_run", name, run.id, run.dump(), run.text))
 
     def set_run_details(self, name: str, run_id: str, details: Mapping[str, Any]) -> Run:
@@ -184,9 +191,8 @@ class RedisStore:
         self._ask("mark_delivered", name, run_id)
 
     def get_run(self, run_id: str) -> Run:
-        (tag,) = self._redis.ask(("GET", f"run:{run_id}"))
-        values = None if tag is None else self._redis.ask(self._scripts.command("get_run", tag.decode(), run_id))[0]
-        return load_run(_require(values))
+        tag = _require(self._redis.ask(("GET", f"run:{run_id}"))[0]).decode()
+        return load_run(_require(self._redis.ask(self._scripts.command("get_run", tag, run_id))[0]))
 
     def list_runs(self, name: str, status: Status | None, most: int, before: str | None = None) -> Sequence[Run]:
         return [load_run(each) for each in _require(self._ask("list_runs", name, status or "", most, before or ""))]
@@ -202,12 +208,11 @@ class RedisStore:
         return () if conversation is None else [load_message(each) for each in messages]
 
     def message_index(self, name: str, message_id: str) -> int:
-        index: int = _require(self._ask("message_index", name, message_head(message_id)))
-        return index
+        return int(_require(self._ask("message_index", name, message_head(message_id))))
 
     def add_messages(self, name: str, messages: Sequence[Message]) -> None:
-        fields = RECENT_MESSAGES, arguments.first_excerpt(messages)
-        answer = self._writes.touch("add_messages", name, *fields, *map(dump_message, messages))
+        excerpt = arguments.first_excerpt(messages)
+        answer = self._writes.touch("add_messages", name, RECENT_MESSAGES, excerpt, *map(dump_message, messages))
         if answer in REFUSALS:
             raise REFUSALS[answer]
 

@@ -13,6 +13,7 @@ from server.domain import SETTINGS, Conversation, ConversationEntry, Message, Ru
 from server.errors import ConversationImporting, NotFound
 from server.store.rules import as_abandoned
 from server.store.sqlite.history import History, row_key_range
+from server.store.sqlite.limits import settle
 from server.store.sqlite.transaction import CONVERSATION_COLUMNS, ConversationRow, Transaction, load_conversation
 from server.store.sqlite.usage import fold_usage
 
@@ -211,6 +212,7 @@ def _delete_contents(tx: Transaction, conversation_id: int) -> list[str]:
     """Delete messages, runs and request ids. Returns the ids of the runs that were open."""
     rows = tx.list_open_runs(conversation_id)
     for row in rows:
+        settle(tx, row.run.ended_as("cancelled", tx.now) if row.run.is_open else row.run)
         if not tx.is_mine(row.worker):
             tx.notify(row.worker, row.run.id)
     for table in ("messages", "runs", "open_runs"):

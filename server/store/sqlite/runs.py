@@ -8,7 +8,9 @@ import orjson
 
 from server.domain import Conversation, Message, Run, Status, excerpt_of
 from server.errors import ConversationBusy, NotFound, NotLastTurn, RunExists
+from server.store.limits import RunLimits
 from server.store.protocol import CreatedRun, CreateOptions
+from server.store.sqlite import limits
 from server.store.sqlite.conversations import (
     add_context_starts,
     add_conversation,
@@ -55,9 +57,10 @@ def create_run(
     if (options.reject_if_busy and open_runs) or (status == "queued" and queued >= waiting):
         raise ConversationBusy
     created = replace(run, status=status, conversation=name)
+    rate = limits.take(tx, created, options.limits, lambda key: end_abandoned_runs(tx, key))
     row = row or add_conversation(tx, name, owner=options.owner)
     tx.add_open_run(row.id, created, lease)
-    return CreatedRun(created, add_to_history(tx, row, options.messages, run.question), is_new=True)
+    return CreatedRun(created, add_to_history(tx, row, options.messages, run.question), is_new=True, rate=rate)
 
 
 def end_abandoned_runs(tx: Transaction, conversation_id: int) -> list[RunRow]:
@@ -126,6 +129,7 @@ def _end_run(tx: Transaction, row_key: int, ended: Run, reply_row_key: int | Non
     tx.db.execute("DELETE FROM open_runs WHERE row_key = ?", (row_key,))
     tx.update_run(row_key, ended, reply_row_key)
     add_usage(tx, row_key >> 32, ended)
+    limits.settle(tx, ended)
 
 
 def _delete_replaced_turn(tx: Transaction, name: str, ended: Run) -> int:
@@ -155,6 +159,16 @@ def replace_run(tx: Transaction, name: str, run: Run, earlier: Status, *, worker
         return open_run.worker == worker and row is not None and row.run == run
     tx.update_open_run(open_run.row_key, run, worker, lease)
     return True
+
+
+def resume_run(tx: Transaction, name: str, run: Run, run_limits: RunLimits, *, worker: str, lease: float) -> bool:
+    row = None if run.charge is None else tx.find_run(run.id, name)
+    if row is not None and row.run.charge is not None and row.run.status == "requires_action":
+        reserved = row.run.charge.reserved
+        limits.require_budget(
+            tx, run.charge, reserved, run_limits.daily_tokens, lambda key: end_abandoned_runs(tx, key)
+        )
+    return replace_run(tx, name, run, "requires_action", worker=worker, lease=lease)
 
 
 def set_run_details(tx: Transaction, name: str, run_id: str, details: Mapping[str, Any]) -> Run:

@@ -184,6 +184,31 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         "CREATE INDEX conversations_by_use ON conversations (touched, name) WHERE NOT unlisted",
         "CREATE INDEX conversations_by_owner ON conversations (owner) WHERE owner <> ''",
     ),
+    (
+        # What an open run has reserved of a budget; NULL if none holds for it.
+        "ALTER TABLE open_runs ADD COLUMN budget_key TEXT",
+        "ALTER TABLE open_runs ADD COLUMN budget_day TEXT",
+        "ALTER TABLE open_runs ADD COLUMN reserved INTEGER",
+        "CREATE INDEX open_runs_by_budget ON open_runs (budget_key, budget_day) WHERE budget_key IS NOT NULL",
+        """
+        CREATE TABLE budgets (
+            key TEXT NOT NULL,
+            day TEXT NOT NULL,
+            spent INTEGER NOT NULL,
+            created REAL NOT NULL,
+            PRIMARY KEY (key, day)
+        ) WITHOUT ROWID
+        """,
+        # When each run began that a rate limit counts.
+        """
+        CREATE TABLE rate_hits (
+            key TEXT NOT NULL,
+            time REAL NOT NULL,
+            run_id TEXT NOT NULL,
+            PRIMARY KEY (key, time, run_id)
+        ) WITHOUT ROWID
+        """,
+    ),
 )
 """The statements of each version, in order. A file's `user_version` is the number of versions applied to it."""
 

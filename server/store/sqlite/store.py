@@ -10,6 +10,7 @@ import orjson
 from server.concurrency import run_in_os_thread
 from server.domain import Conversation, ConversationEntry, DailyUsage, Message, Run, Status
 from server.errors import NotFound, StoreUnavailable, TooManyRecords
+from server.store.limits import NO_LIMITS, RunLimits
 from server.store.protocol import DEFAULT_OPTIONS, NO_CONTEXT_STARTS, SWEEP_SECONDS, CreatedRun, CreateOptions
 from server.store.sqlite import compaction, conversations, runs, schema
 from server.store.sqlite.database import FAILURES, GroupCommitWriter, Reader
@@ -132,11 +133,10 @@ class SqliteStore:
         lease = run.expires or 0.0
         return self._write(lambda tx: runs.replace_run(tx, name, run, "running", worker="", lease=lease))
 
-    def resume_run(self, name: str, run: Run) -> bool:
+    def resume_run(self, name: str, run: Run, limits: RunLimits = NO_LIMITS) -> bool:
         def resume_run(tx: Transaction) -> bool:
             lease = tx.now + self._lease_seconds
-            worker = self._locks.acquire()
-            return runs.replace_run(tx, name, run, "requires_action", worker=worker, lease=lease)
+            return runs.resume_run(tx, name, run, limits, worker=self._locks.acquire(), lease=lease)
 
         return self._write(resume_run)
 

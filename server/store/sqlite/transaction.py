@@ -62,8 +62,11 @@ INSERT INTO runs (row_key, id, status, delivered, run_json, reply_row_key)
 SELECT ifnull(max(row_key) + 1, ?), ?, ?, ?, ?, ? FROM runs WHERE row_key BETWEEN ? AND ?
 """
 UPDATE_RUN = "UPDATE runs SET status = ?, delivered = ?, run_json = ?, reply_row_key = ? WHERE row_key = ?"
-UPDATE_OPEN_RUN = "UPDATE open_runs SET worker = ?, lease = ?, status = ?, text = ? WHERE row_key = ?"
-ADD_OPEN_RUN = "INSERT INTO open_runs (row_key, worker, lease, status, text) VALUES (?, ?, ?, ?, x'')"
+UPDATE_OPEN_RUN = "UPDATE open_runs SET worker = ?, lease = ?, status = ?, text = ?, reserved = ? WHERE row_key = ?"
+ADD_OPEN_RUN = """
+INSERT INTO open_runs (row_key, worker, lease, status, text, budget_key, budget_day, reserved)
+VALUES (?, ?, ?, ?, x'', ?, ?, ?)
+"""
 ADD_REQUEST_ID = "REPLACE INTO request_ids (conversation_id, request_id, run_row_key, created) VALUES (?, ?, ?, ?)"
 
 Row = tuple[int, bytes, bytes | None, int | None, bytes | None, str | None, float, Status, bytes]
@@ -173,7 +176,9 @@ class Transaction:
     def add_open_run(self, conversation_id: int, run: Run, lease: float) -> None:
         """Add a run as the newest; this worker holds its lease."""
         row_key = self.add_run(conversation_id, run)
-        self.db.execute(ADD_OPEN_RUN, (row_key, self._locks.acquire(), lease, run.status))
+        charge = run.charge
+        budget = (None, None, None) if charge is None else (charge.key, charge.day, charge.reserved)
+        self.db.execute(ADD_OPEN_RUN, (row_key, self._locks.acquire(), lease, run.status, *budget))
         if run.request_id is not None:
             self.db.execute(ADD_REQUEST_ID, (conversation_id, run.request_id, row_key, self.now))
 
@@ -185,7 +190,8 @@ class Transaction:
 
     def update_open_run(self, row_key: int, run: Run, worker: str, lease: float) -> None:
         """`worker` is empty if the run requires action."""
-        self.db.execute(UPDATE_OPEN_RUN, (worker, lease, run.status, run.text.encode(), row_key))
+        reserved = None if run.charge is None else run.charge.reserved
+        self.db.execute(UPDATE_OPEN_RUN, (worker, lease, run.status, run.text.encode(), reserved, row_key))
         self.update_run(row_key, run)
 
     def update_run(self, row_key: int, run: Run, reply_row_key: int | None = None) -> None:

@@ -1,11 +1,21 @@
 #!lua
 -- `name` is empty until the conversation's entries in the indexes are written; `owner` is as for `make_conversation`.
 -- `request_key` is the key of the request id, and empty without one. `question_hash` covers question, options and the
--- replaced run, and is empty if there is neither a question nor such a run. Messages follow the named arguments.
+-- replaced run, and is empty if there is neither a question nor such a run. With `only_join`, no run is created.
+-- Messages follow the named arguments.
 local name, owner, id, run_json, question_text_hash, request_key = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local start, waiting, request_id_seconds, redelivery_seconds = ARGV[10] == '1', tonumber(ARGV[11]), ARGV[12], ARGV[13]
 local question_hash, reject_if_busy, create_conversation = ARGV[14], ARGV[15] == '1', ARGV[16] == '1'
-local replaces, excerpt, first_message = ARGV[17], ARGV[18], 19
+local replaces, excerpt, only_join, first_message = ARGV[17], ARGV[18], ARGV[19] == '1', 20
+
+-- Whether the rate limit counts the run, and its budget has its tokens, if their keys are given.
+local function is_admitted()
+  for n = 2, #KEYS do
+    local is_rate = string.sub(KEYS[n], 1, 5) == 'rate:'
+    if not redis.call(is_rate and 'ZSCORE' or 'HGET', KEYS[n], id) then return false end
+  end
+  return true
+end
 
 local function find_by_request_id()
   local earlier_id, created = unpack(redis.call('HMGET', request_key, 'run_id', 'created'))
@@ -42,6 +52,8 @@ end
 if not create_conversation and not exists() then return 'missing' end
 if has_expired() then return 'expired' end
 if is_importing() then return 'importing' end
+if not is_admitted() then only_join = true end
+if only_join and not touched then return 'limited' end
 if needs_entry and name == '' then return 'unlisted' end
 local open = end_abandoned_runs()
 if redis.call('EXISTS', run_key(id)) == 1 then return {read_conversation(), 1, read_run(id)} end
@@ -56,6 +68,7 @@ if existing then return {read_conversation(), 0, read_run(existing)} end
 if replaces ~= '' and not is_last_turn(replaces) then return 'not last' end
 local status = start and #open == 0 and 'running' or 'queued'
 if (reject_if_busy and #open > 0) or (status == 'queued' and count_queued(open) >= waiting) then return 'busy' end
+if only_join then return 'limited' end
 
 if needs_entry then make_conversation(name, id, owner) end
 touch()

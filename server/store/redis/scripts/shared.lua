@@ -107,13 +107,17 @@ local function find_reply(id)
   return false
 end
 
--- A run as it was written last; if its worker has not ended it, also its current status, text and time of abandonment.
+-- A run as it was written last; if its worker has not ended it, also its status, which is the last one that it had if it
+-- is abandoned, its text, and when it was abandoned.
 local function read_run(id)
-  local run = redis.call('HMGET', run_key(id), 'run_json', 'delivered', 'ended', 'abandoned', 'details')
+  local run = redis.call(
+    'HMGET', run_key(id), 'run_json', 'delivered', 'ended', 'abandoned', 'details', 'status', 'last_status'
+  )
   if not run[1] then return false end
   if run[3] then return {run[1], run[2], run[5], find_reply(id)} end
   local status = read_status(id)
   local abandoned = run[4] or (not is_open(status) and now)
+  if abandoned then status = run[7] or run[6] end
   return {run[1], run[2], run[5], status, redis.call('GET', text_key(id)) or '', abandoned}
 end
 
@@ -148,7 +152,7 @@ local function end_abandoned_runs()
   for _, id in ipairs(redis.call('LRANGE', open_runs, 0, -1)) do
     local status, owner = read_status(id)
     if not is_open(status) then
-      redis.call('HSET', run_key(id), 'status', status, 'abandoned', now)
+      redis.call('HSET', run_key(id), 'last_status', get_field(id, 'status'), 'status', status, 'abandoned', now)
       count_usage(get_field(id, 'usage_entry'))
       redis.call('HDEL', run_key(id), 'worker', 'lease', 'start_call_id', 'usage_entry')
       redis.call('LREM', open_runs, 1, id)
@@ -180,15 +184,21 @@ end
 
 -- What is left to do on other nodes, and the calls that are done, are listed in `outbox`: `+ID` for each run that was
 -- open and `-ID` for each other one, whose key `run:ID` is to be deleted; `@NAME` for the entry in the index, to be
--- deleted too; `%JSON` for the entry in the index of its owner; `$JSON` for usage that is to be added to that of the unlisted conversations, with an id that makes it
--- count once; and `=CALL_ID` for the call.
+-- deleted too; `%JSON` for the entry in the index of its owner; `$JSON` for usage that is to be added to that of the
+-- unlisted conversations, with an id that makes it count once; `~JSON` for a run as it was, whose budget is to be
+-- settled; and `=CALL_ID` for the call.
 
 -- Delete messages, runs and request ids. Returns false and deletes nothing if the call is repeated.
 local function delete_history(call_id)
   if call_id and redis.call('LPOS', outbox, '=' .. call_id) then return false end
   local was_open = {}
   for _, id in ipairs(list_live_runs()) do was_open[id] = true end
-  for _, id in ipairs(redis.call('LRANGE', open_runs, 0, -1)) do notify(id, get_field(id, 'worker')) end
+  for _, id in ipairs(redis.call('LRANGE', open_runs, 0, -1)) do
+    local run = read_run(id)
+    local has_charge = run and string.find(run[1], '"charge":{', 1, true)
+    if has_charge then redis.call('RPUSH', outbox, '~' .. cjson.encode(run)) end
+    notify(id, get_field(id, 'worker'))
+  end
   for _, id in ipairs(redis.call('LRANGE', runs, 0, -1)) do
     local request_key = get_field(id, 'request_key')
     if request_key then redis.call('UNLINK', request_key) end

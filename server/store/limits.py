@@ -1,0 +1,78 @@
+"""What limits how many runs begin, as the store that creates them decides it."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from server.charges import Charge
+from server.errors import BudgetExhausted, RateLimited
+from server.rates import RateState
+
+DAY_SECONDS = 86_400.0
+
+MAX_RATE_SECONDS = DAY_SECONDS
+"""The longest time that a rate limit counts runs in."""
+
+BUDGET_SECONDS = 2 * DAY_SECONDS
+"""How long the budget of a day is kept. A run that is open at midnight is charged to the day on which it began."""
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """At most `runs` begin in any `seconds`, counted over all workers that share the store."""
+
+    key: str
+    """Whom the runs are counted for."""
+    runs: int
+    seconds: float
+
+
+def ignore(_: RateState) -> None:
+    """Report nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunLimits:
+    """What holds for one run."""
+
+    rate: RateLimit | None = None
+    daily_tokens: int | None = None
+    """The budget that the charge is a part of."""
+    charge: Charge | None = None
+    """The run's."""
+    report: Callable[[RateState], None] = ignore
+    """Called with the state of the rate limit once the run has begun."""
+
+
+NO_LIMITS = RunLimits()
+
+
+def rate_limited(state: RateState) -> RateLimited:
+    error = RateLimited(
+        f"You have asked as often as this server allows; try again in {_in_words(state.reset_seconds)}."
+    )
+    error.retry_seconds = state.reset_seconds
+    error.state = state
+    return error
+
+
+def budget_exhausted(charge: Charge, daily_tokens: int, now: float) -> BudgetExhausted:
+    """`now` is in Unix seconds; a day ends at midnight UTC."""
+    if charge.reserved > daily_tokens:
+        return BudgetExhausted(
+            "This question and its reply alone may take more tokens than a day has; shorten it, or the longest reply."
+        )
+    seconds = DAY_SECONDS - now % DAY_SECONDS
+    error = BudgetExhausted(
+        "The tokens of this day are used up, or reserved by replies being written; "
+        f"there are more in {_in_words(seconds)}, at midnight UTC."
+    )
+    error.retry_seconds = seconds
+    return error
+
+
+def _in_words(seconds: float) -> str:
+    whole = max(1, math.ceil(seconds))
+    if whole < 120:
+        return "1 second" if whole == 1 else f"{whole} seconds"
+    return f"{-(-whole // 60)} minutes" if whole < 7200 else f"{-(-whole // 3600)} hours"
