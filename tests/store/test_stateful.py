@@ -348,6 +348,9 @@ class StoreMachine(RuleBasedStateMachine):
         assert list(store.clear_conversation(name)) == were_open
         if known is not None:
             self.known[name] = Known(self.clock.now, known.seconds, known.model, known.settings)
+        elif all(each.get_conversation(name) is None for each in self.stores):
+            # What has expired for one worker may be deleted for all, also for the worker of its abandoned run.
+            self.known.pop(name, None)
 
     @rule(worker_index=worker_indexes, name=names)
     def delete(self, name: str, worker_index: int) -> None:
