@@ -19,6 +19,7 @@ from typing import Any  # noqa: E402
 
 try:
     from server.serving import start
+    from server.serving.log import log_to
     from server.serving.patches import apply_patches, require_known_gunicorn
     from server.serving.worker import Worker
 except ImportError as problem:
@@ -47,9 +48,7 @@ _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
 wanted_files = 65_536 if most_files == resource.RLIM_INFINITY else min(most_files, 65_536)
 resource.setrlimit(resource.RLIMIT_NOFILE, (wanted_files, most_files))
 
-logging.basicConfig(stream=sys.stdout, level=settings.log_level.upper(), format="%(message)s")
-# No log format names the thread, and under gevent each greenlet would be given a name first.
-logging.logThreads = False
+log_to(logging.StreamHandler(sys.stdout), settings.log_level)
 
 
 class ConfiguredWorker(Worker):

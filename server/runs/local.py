@@ -224,7 +224,7 @@ class LocalRuns:
             self._dispatcher.release_slot()
 
     def _fail_unexpectedly(self, live: LiveRun, error: Exception) -> None:
-        log.error("unhandled exception in run %s", live.run.id, exc_info=error)
+        log.error("unhandled exception in run %s", live.run.id, exc_info=error, extra={"run_id": live.run.id})
         self.end(live, "failed", error=run_error(errors.InternalError()))
 
     def _pause(self, live: LiveRun, step: Step, fields: Mapping[str, Any]) -> None:
