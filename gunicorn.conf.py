@@ -18,6 +18,7 @@ import sys  # noqa: E402
 from typing import Any  # noqa: E402
 
 try:
+    from server.metrics import Folder, Metrics
     from server.serving import start
     from server.serving.log import log_to
     from server.serving.patches import apply_patches, require_known_gunicorn
@@ -28,7 +29,7 @@ except ImportError as problem:
 settings = start.read_settings()
 
 wsgi_app = "run:app"
-bind = settings.bind
+bind = settings.binds
 workers = settings.web_concurrency
 worker_connections = 5000
 backlog = 4096
@@ -67,14 +68,17 @@ def on_starting(server: Any) -> None:
     start.require_shared_store(settings, server.cfg.workers)
     for sentence in start.warnings(settings):
         server.log.warning(sentence)
+    server.metrics_folder = Folder.create()
 
 
 def post_fork(server: Any, worker: Worker) -> None:
     end_while_booting(server)
+    worker.metrics_folder = server.metrics_folder
 
 
 def post_worker_init(worker: Worker) -> None:
     apply_patches(worker.cfg)
+    worker.wsgi.extensions["metrics"].share(worker.metrics_folder)
     # Calls in flight hold many objects, which Python's default thresholds make the collector walk again and again.
     # Imported objects live until the end anyway.
     gc.freeze()
@@ -83,3 +87,11 @@ def post_worker_init(worker: Worker) -> None:
 
 def worker_exit(server: Any, worker: Worker) -> None:
     worker.release()
+
+
+def child_exit(server: Any, worker: Worker) -> None:
+    server.metrics_folder.retire(server.WORKERS, Metrics().retire)
+
+
+def on_exit(server: Any) -> None:
+    server.metrics_folder.delete()
