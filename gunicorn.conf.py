@@ -18,7 +18,9 @@ import sys  # noqa: E402
 from typing import Any  # noqa: E402
 
 try:
+    from server.metrics import Folder, Metrics
     from server.serving import start
+    from server.serving.log import log_to
     from server.serving.patches import apply_patches, require_known_gunicorn
     from server.serving.worker import Worker
 except ImportError as problem:
@@ -27,7 +29,7 @@ except ImportError as problem:
 settings = start.read_settings()
 
 wsgi_app = "run:app"
-bind = settings.bind
+bind = settings.binds
 workers = settings.web_concurrency
 worker_connections = 5000
 backlog = 4096
@@ -47,9 +49,7 @@ _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
 wanted_files = 65_536 if most_files == resource.RLIM_INFINITY else min(most_files, 65_536)
 resource.setrlimit(resource.RLIMIT_NOFILE, (wanted_files, most_files))
 
-logging.basicConfig(stream=sys.stdout, level=settings.log_level.upper(), format="%(message)s")
-# No log format names the thread, and under gevent each greenlet would be given a name first.
-logging.logThreads = False
+log_to(logging.StreamHandler(sys.stdout), settings.log_level)
 
 
 class ConfiguredWorker(Worker):
@@ -70,14 +70,17 @@ def on_starting(server: Any) -> None:
     start.require_protection(settings)
     for sentence in start.warnings(settings):
         server.log.warning(sentence)
+    server.metrics_folder = Folder.create()
 
 
 def post_fork(server: Any, worker: Worker) -> None:
     end_while_booting(server)
+    worker.metrics_folder = server.metrics_folder
 
 
 def post_worker_init(worker: Worker) -> None:
     apply_patches(worker.cfg)
+    worker.wsgi.extensions["metrics"].share(worker.metrics_folder)
     # Calls in flight hold many objects, which Python's default thresholds make the collector walk again and again.
     # Imported objects live until the end anyway.
     gc.freeze()
@@ -88,3 +91,11 @@ def post_worker_init(worker: Worker) -> None:
 
 def worker_exit(server: Any, worker: Worker) -> None:
     worker.release()
+
+
+def child_exit(server: Any, worker: Worker) -> None:
+    server.metrics_folder.retire(server.WORKERS, Metrics().retire)
+
+
+def on_exit(server: Any) -> None:
+    server.metrics_folder.delete()

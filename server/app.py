@@ -22,20 +22,25 @@ from server.dialects import access, chat, conversations, ops, query, sessions
 from server.dialects.documents import DOCUMENTS
 from server.dialects.openai.assistants import blueprint as assistants
 from server.dialects.openai.errors import error_body
-from server.http.access_log import log_requests
+from server.http.access_log import log_requests, log_run
 from server.http.authentication import identify_callers
 from server.http.caching import forbid_storing
 from server.http.contract import Contract
 from server.http.errors import Body, detailed_body, register_error_handlers, select_body
 from server.http.hosts import Hosts, restrict_hosts
 from server.http.limits import find_caller, keep_quota, tell_limits
+from server.http.metrics_port import reserve_port
+from server.http.request_count import count_requests
 from server.http.security import add_security_headers
+from server.metrics import Metrics
 from server.runs.config import RunConfig
 from server.runs.runner import Runner
 from server.settings import Settings
 from server.store import open_store
+from server.store.measured import measure_store
 from server.store.protocol import Store
 from server.upstream.protocol import Upstream
+from server.upstream.tracing import Tracing, open_tracing
 from server.web import blueprint as web
 
 EXPOSED_HEADERS = [
@@ -47,18 +52,28 @@ ERROR_BODIES: dict[str, Body] = {"/api/v1": error_body, "/api": detailed_body, "
 """The error body of every address under a path, also if no operation has that address."""
 
 
-def create_app(settings: Settings, *, store: Store | None = None, upstream: Upstream | None = None) -> Flask:
+def create_app(
+    settings: Settings,
+    *,
+    store: Store | None = None,
+    upstream: Upstream | None = None,
+    tracing: Tracing | None = None,
+) -> Flask:
     """The application, with no thread started and no connection opened.
 
-    Tests pass their own store and upstream. `app.extensions` has the `runner` and the `store`, for the process that
-    shuts down, and the `contracts`, for tests that validate answers. Raises LookupError if an operation has no view or
-    a view no operation, and ValueError if a setting has a value that cannot be used.
+    Tests pass their own store, upstream and tracing. `app.extensions` has the `runner` and the `store`, for the process
+    that shuts down, the `metrics`, for the process that shares them, and the `contracts`, for tests that validate
+    answers. Raises LookupError if an operation has no view or a view no operation, and ValueError if a setting has a
+    value that cannot be used.
     """
     store = create_store(settings) if store is None else store
     upstream = create_upstream(settings) if upstream is None else upstream
-    runner = Runner(store, upstream, create_run_config(settings))
-    keys = Keys(store, settings.admin_key) if settings.admin_key else None
-    core = Core(store, upstream, runner, create_admission(settings, store), keys)
+    tracing = open_tracing(settings.upstream) if tracing is None else tracing
+    metrics = Metrics()
+    measured = measure_store(store, metrics)
+    runner = Runner(measured, upstream, create_run_config(settings), metrics=metrics, tracing=tracing, log_run=log_run)
+    keys = Keys(measured, settings.admin_key) if settings.admin_key else None
+    core = Core(measured, upstream, runner, create_admission(settings, measured), keys)
     contracts = {name: Contract(document) for name, document in read_documents(settings).items()}
     app = Flask(__name__, static_folder=None, template_folder="web/templates")
     app.json = _Json(app)
@@ -66,10 +81,10 @@ def create_app(settings: Settings, *, store: Store | None = None, upstream: Upst
     app.config["APPLICATION_ROOT"] = (settings.sites[0].path if settings.sites else "") or "/"
     # ChatGPT follows no redirect, so a path with two slashes is plainly not found.
     app.url_map.merge_slashes = False
-    app.extensions.update(runner=runner, store=store, contracts=contracts)
-    _register_hooks(app, settings)
+    app.extensions.update(runner=runner, store=store, metrics=metrics, contracts=contracts)
+    _register_hooks(app, settings, metrics)
     identify_callers(app, keys)
-    _register_blueprints(app, settings, bind_to_caller(core), contracts)
+    _register_blueprints(app, settings, bind_to_caller(core), contracts, metrics)
     if settings.trusted_proxies:
         hops = settings.trusted_proxies
         proxied = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops, x_prefix=hops)
@@ -77,11 +92,14 @@ def create_app(settings: Settings, *, store: Store | None = None, upstream: Upst
     return app
 
 
-def _register_hooks(app: Flask, settings: Settings) -> None:
+def _register_hooks(app: Flask, settings: Settings, metrics: Metrics) -> None:
     """What happens to every request, whichever dialect serves it."""
     add_security_headers(app, is_https=settings.is_public_over_https)
     log_requests(app)
     tell_limits(app)
+    count_requests(app, metrics)
+    if settings.metrics_port is not None:
+        reserve_port(app, settings.metrics_port, ops.METRICS)
     register_error_handlers(app, select_body(ERROR_BODIES))
     forbid_storing(app, varies=settings.cors_origins not in ((), ("*",)))
     restrict_hosts(
@@ -89,13 +107,15 @@ def _register_hooks(app: Flask, settings: Settings) -> None:
         parse_allowed_hosts(settings),
         listens_on=addresses.parse_host(settings.host),
         is_configured=bool(settings.allowed_hosts or settings.public_url),
-        exempt=ops.PROBES,
+        exempt=(*ops.PROBES, ops.METRICS),
     )
     if settings.cors_origins:
         CORS(app, origins=compile_origins(settings), expose_headers=EXPOSED_HEADERS, send_wildcard=True)
 
 
-def _register_blueprints(app: Flask, settings: Settings, core: Core, contracts: Mapping[str, Contract]) -> None:
+def _register_blueprints(
+    app: Flask, settings: Settings, core: Core, contracts: Mapping[str, Contract], metrics: Metrics
+) -> None:
     documents = {name: contract.document for name, contract in contracts.items()}
     address = settings.sites[0].address if settings.sites else ""
     session_seconds = settings.session_timeout_hours * 3600
@@ -107,7 +127,7 @@ def _register_blueprints(app: Flask, settings: Settings, core: Core, contracts: 
         sessions.blueprint(contracts["sessions"], core, session_seconds),
         assistants.blueprint(contracts["assistants"], core, *default_assistant),
         access.blueprint(contracts["access"], core),
-        ops.blueprint(contracts["operators"], core, documents, address),
+        ops.blueprint(contracts["operators"], core, documents, address, metrics),
         web.blueprint(contracts["operators"], documents),
     ):
         app.register_blueprint(blueprint)

@@ -18,6 +18,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "default_temperature": (0, 2),
     "default_max_tokens": (1, _MAX_COUNT),
     "port": (1, 65535),
+    "metrics_port": (1, 65535),
     "web_concurrency": (1, 1024),
     "trusted_proxies": (0, 16),
     "max_context_messages": (2, _MAX_COUNT),

@@ -1,7 +1,7 @@
 """The operator's settings, read from the environment once, at start."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 from server import addresses
@@ -60,6 +60,9 @@ class Settings:
 
     port: int = 10000
     """The port to listen on."""
+
+    metrics_port: int | None = None
+    """A further port, on which `/metrics` alone is served, without a key. Empty: none."""
 
     web_concurrency: int = 1
     """Worker processes. The memory store allows one."""
@@ -167,6 +170,8 @@ class Settings:
                         parse_text(text)
             except ValueError:
                 raise ValueError(f"{name.upper()}: must be {form}") from None
+        if self.metrics_port == self.port:
+            raise ValueError("METRICS_PORT: must not be PORT, which everybody reaches")
         for name in ("openai_api_key", "openai_org_id", "openai_project_id", "admin_key"):
             value = getattr(self, name)
             if not value.isascii() or not value.isprintable():
@@ -180,6 +185,12 @@ class Settings:
     def bind(self) -> str:
         """`host` and `port` in gunicorn's form."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def binds(self) -> list[str]:
+        """`bind`, and the same host with `metrics_port` if there is one."""
+        further = [] if self.metrics_port is None else [replace(self, port=self.metrics_port, metrics_port=None).bind]
+        return [self.bind, *further]
 
     @property
     def sites(self) -> list[addresses.Site]:

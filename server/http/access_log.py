@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import orjson
-from flask import Flask, Response, g, request
+from flask import Flask, Response, g, has_request_context, request
 
 from server.domain import rfc3339
 
@@ -34,13 +34,16 @@ def log_requests(app: Flask) -> None:
     def log_response(response: Response) -> Response:
         response.headers["X-Request-ID"] = g.request_id
         if log.isEnabledFor(logging.INFO):
+            get = g.get  # Each look through the proxy costs a microsecond.
             line = {
                 "request_id": g.request_id,
                 "method": request.method,
                 "route": None if request.url_rule is None else request.url_rule.rule,
                 "status": response.status_code,
                 "ms": round((time.perf_counter() - g.started) * 1000, 2),
-                "code": g.get("error_code"),
+                "code": get("error_code"),
+                "key_id": getattr(get("caller"), "key_id", None) or None,
+                "run_id": get("run_id"),
             }
             write = partial(_write_line, time.time(), line)
             if response.is_streamed or request.method == "HEAD" or response.status_code in (204, 304):
@@ -48,6 +51,12 @@ def log_requests(app: Flask) -> None:
             else:
                 response.call_on_close(write)  # After the answer was sent, so that the caller does not wait for it.
         return response
+
+
+def log_run(run_id: str) -> None:
+    """Have the line of the current request, if there is one, name the run that it created or read."""
+    if has_request_context():
+        g.run_id = run_id
 
 
 def _write_line(seconds: float, line: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from flask import Flask, g, request
 from server.access.caller import OPEN, Caller
 from server.access.keys import Keys
 from server.errors import NotAuthorized, TooManyAttempts
+from server.http.metrics_port import is_on_metrics_port
 
 ATTEMPTS = 10
 ATTEMPT_SECONDS = 60.0
@@ -24,7 +25,7 @@ def identify_callers(app: Flask, keys: Keys | None) -> None:
     """Set `g.caller` before each request.
 
     Without `keys`, anybody is `OPEN`. Otherwise a request needs a key, but for operations with `security: []` in their
-    document, unknown addresses and what browsers ask before a request (OPTIONS).
+    document, unknown addresses, what browsers ask before a request (OPTIONS) and the port of the metrics.
     """
     attempts = Attempts()
 
@@ -33,6 +34,8 @@ def identify_callers(app: Flask, keys: Keys | None) -> None:
         g.caller = OPEN
         view = app.view_functions.get(request.endpoint or "")
         if keys is None or view is None or getattr(view, "is_public", False) or request.method == "OPTIONS":
+            return
+        if is_on_metrics_port():
             return
         text = read_key()
         caller = None if text is None else find_caller(keys, attempts, text)

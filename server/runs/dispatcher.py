@@ -35,6 +35,10 @@ class Dispatcher:
         """How often `dispatch` was called since the thread that dispatches began; 0 if none does."""
         self._stopped = False
 
+    def count_waiting(self) -> int:
+        """How many runs of this process wait for their turn or for a slot."""
+        return len(self._queued)
+
     def acquire_slot(self) -> bool:
         """Take a slot if one is free. The caller must give it back, or hand it to a run that is executed."""
         with self._lock:

@@ -11,6 +11,7 @@ from server.runs import context
 from server.runs.config import RunConfig
 from server.runs.context import Transcript
 from server.runs.live import LiveRun
+from server.runs.observer import Observer
 from server.runs.transcripts import Transcripts
 from server.store.protocol import Store
 from server.upstream.protocol import CompletionRequest, Upstream
@@ -31,9 +32,12 @@ class Outcome:
 class Executor:
     """Has the upstream generate replies. Safe from any thread; each call blocks for as long as its run takes."""
 
-    def __init__(self, store: Store, upstream: Upstream, config: RunConfig, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, store: Store, upstream: Upstream, config: RunConfig, clock: Callable[[], float], observer: Observer
+    ) -> None:
         self._store = store
         self._upstream = upstream
+        self._observer = observer
         self._config = config
         self._clock = clock
         self._transcripts = Transcripts(store, clock)
@@ -58,7 +62,7 @@ class Executor:
             history = self._transcripts.get(conversation, start, keep=keep)
             try:
                 request = self._request(live, model, conversation.settings, history.transcript)
-                reply = live.consume(self._upstream.open_stream(request))
+                reply = self._observer.consume(live, request)
                 break
             except errors.ContextTooLong:
                 shorter = context.drop_oldest_half(start, count)

@@ -1,6 +1,7 @@
 """The in-memory state of one run, executed here or elsewhere: its text, its waiters and its readers."""
 
 import threading
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -27,6 +28,10 @@ class LiveRun:
         self.name = name
         self.run = run
         self.streamed = streamed
+        self.created = time.monotonic()
+        """When this run was created or continued in this process, by the monotonic clock."""
+        self.first_text: float | None = None
+        """When its first text came since then, by the same clock."""
         self.changed = threading.Condition(threading.Lock())
         """Held while the run ends, so that a waiter either counts as waiting or sees the end."""
         self.is_created = False
@@ -72,6 +77,8 @@ class LiveRun:
                 with self.changed:
                     if not self.run.is_open:
                         raise UpstreamCut
+                    if self.first_text is None:
+                        self.first_text = time.monotonic()
                     self._append(delta)
                     self.changed.notify_all()
         raise UpstreamBadReply

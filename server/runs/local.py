@@ -14,6 +14,7 @@ from server.runs.dispatcher import Dispatcher
 from server.runs.events import run_error
 from server.runs.executor import Executor
 from server.runs.live import LiveRun
+from server.runs.observer import Observer
 from server.runs.registry import OpenRuns
 from server.runs.remote import reload_run
 from server.store.limits import RunLimits
@@ -32,9 +33,12 @@ class LocalRuns:
     end is kept and written later; until then waiters get StoreUnavailable. Safe from any thread.
     """
 
-    def __init__(self, store: Store, executor: Executor, config: RunConfig, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, store: Store, executor: Executor, config: RunConfig, clock: Callable[[], float], observer: Observer
+    ) -> None:
         self._store = store
         self._executor = executor
+        self._observer = observer
         self._config = config
         self._clock = clock
         self.open = OpenRuns()
@@ -44,6 +48,9 @@ class LocalRuns:
         """False from a failure of the store until `probe_store` succeeds."""
         self.is_closing = False
         """Whether new runs are refused because the process is shutting down."""
+
+    def count_waiting(self) -> int:
+        return self._dispatcher.count_waiting()
 
     def admit(self, live: LiveRun) -> None:
         """Register a run that `create` is called for next. Raises ShuttingDown, StoreUnavailable."""
@@ -136,6 +143,7 @@ class LocalRuns:
             with live.changed:
                 if live.run.is_open:
                     live.end(run)
+                    self._observer.count_end(run)
             live.abort()
 
     def release_if_ended(self, live: LiveRun) -> None:
@@ -231,7 +239,7 @@ class LocalRuns:
             self._dispatcher.release_slot()
 
     def _fail_unexpectedly(self, live: LiveRun, error: Exception) -> None:
-        log.error("unhandled exception in run %s", live.run.id, exc_info=error)
+        log.error("unhandled exception in run %s", live.run.id, exc_info=error, extra={"run_id": live.run.id})
         self.end(live, "failed", error=run_error(errors.InternalError()))
 
     def _pause(self, live: LiveRun, step: Step, fields: Mapping[str, Any]) -> None:
@@ -269,6 +277,7 @@ class LocalRuns:
             # A run that is gone was cleared, and clearing cancels.
             stored = self._store.finish_run(live.name, ended, context_starts)
             live.end(stored or replace(ended, status="cancelled"))
+            self._observer.count_end(live.run)
         except errors.StoreUnavailable:
             self.store_available = False
             live.defer_end(ended, context_starts)

@@ -17,6 +17,9 @@ class OpenRuns:
     def get(self, run_id: str) -> LiveRun | None:
         return self._runs.get(run_id)
 
+    def count(self) -> int:
+        return len(self._runs)
+
     def all(self) -> list[LiveRun]:
         with self._lock:
             return list(self._runs.values())

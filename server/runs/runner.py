@@ -10,29 +10,48 @@ from dataclasses import replace
 
 from server import errors
 from server.domain import Run
+from server.metrics import Metrics
 from server.runs.config import RunConfig
 from server.runs.events import RunEvents, notify_end
 from server.runs.executor import Executor
 from server.runs.live import LiveRun
 from server.runs.local import LocalRuns
 from server.runs.maintenance import REFRESH_SECONDS, Ticker
+from server.runs.observer import Observer
 from server.runs.remote import RemoteRuns
 from server.store.limits import NO_LIMITS, RunLimits
 from server.store.protocol import DEFAULT_OPTIONS, CreateOptions, Store
 from server.upstream.protocol import Upstream
+from server.upstream.tracing import Tracing
 
 
 class Runner:
     """The runs of one process. It starts no thread before the first run. Safe from any thread."""
 
     def __init__(
-        self, store: Store, upstream: Upstream, config: RunConfig, clock: Callable[[], float] = time.time
+        self,
+        store: Store,
+        upstream: Upstream,
+        config: RunConfig,
+        clock: Callable[[], float] = time.time,
+        metrics: Metrics | None = None,
+        tracing: Tracing | None = None,
+        log_run: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """Without `metrics`, what is counted is not shown; without `tracing`, nothing is traced.
+
+        `log_run` is called, on the thread of the request, with the id of each run that it creates, joins or reads.
+        """
+        metrics = metrics or Metrics()
         self._store = store
         self._config = config
         self._clock = clock
-        self._executor = Executor(store, upstream, config, clock)
-        self._local = LocalRuns(store, self._executor, config, clock)
+        self._log_run = log_run
+        self._observer = Observer(metrics, upstream, tracing)
+        self._executor = Executor(store, upstream, config, clock, self._observer)
+        self._local = LocalRuns(store, self._executor, config, clock, self._observer)
+        metrics.runs_open.watch(self._local.open.count)
+        metrics.runs_waiting.watch(self._local.count_waiting)
         self._remote = RemoteRuns(store)
         self.ticker = Ticker(self._local, self._remote, self._executor, store, config, clock)
 
@@ -104,6 +123,7 @@ class Runner:
         """
         self.ticker.start()
         live = self._local.open.get(run_id) or self._remote.get(run_id)
+        self._log_run(run_id)
         if not live.run.is_open:
             live.check_position(position)
         return notify_end(live.read(position, is_connected), lambda run: self._mark_delivered(run, is_connected))
@@ -120,9 +140,11 @@ class Runner:
         """
         live = self._local.open.get(run_id)
         if live is not None:
+            self._log_run(run_id)
             self._local.abort(live, "cancelled")
             return live.run
         run = self._store.get_run(run_id)
+        self._log_run(run_id)
         if not run.is_open:
             return run
         stored = self._store.finish_run(run.conversation, run.ended_as("cancelled", self._clock()))
@@ -140,6 +162,7 @@ class Runner:
         )
         self.ticker.start()
         self._local.resume(live, limits)
+        self._log_run(run.id)
         return live.run
 
     def clear(self, name: str) -> None:
@@ -170,13 +193,16 @@ class Runner:
     def _create(self, live: LiveRun, options: CreateOptions) -> Run:
         self._local.admit(live)
         self.ticker.start()
-        return self._local.create(live, options)
+        run = self._local.create(live, options)
+        self._log_run(run.id)
+        return run
 
     def _mark_delivered(self, run: Run, is_connected: Callable[[], bool]) -> None:
         """Record that the caller has the reply, if no request waited for it when it was finished."""
         if run.status == "completed" and not run.delivered and is_connected():
             with suppress(errors.StoreUnavailable):  # At worst, the same question is given the same reply again.
                 self._store.mark_delivered(run.conversation, run.id)
+                self._observer.count_delivery(run.id)
 
     def _cancel_local(self, run_ids: Collection[str]) -> None:
         for live in filter(None, map(self._local.open.get, run_ids)):

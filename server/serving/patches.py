@@ -32,7 +32,7 @@ REQUIRED: tuple[tuple[ModuleType | type[Any], tuple[str, ...]], ...] = (
     (SocketUnreader, ("__init__", "chunk")),
     (base.Worker, ("init_signals", "handle_error", "handle_exit", "handle_quit")),
     (AsyncWorker, ("__init__", "handle", "handle_request")),
-    (GeventWorker, ("patch", "timeout_ctx", "handle", "handle_request", "handle_quit")),
+    (GeventWorker, ("patch", "notify", "timeout_ctx", "handle", "handle_request", "handle_quit")),
 )
 """Modules and classes of gunicorn, and the names that each must define: what is replaced, overridden or relied on."""
 

@@ -59,11 +59,18 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self.shutdown: gevent.Greenlet | None = None
         """The end of open runs, once SIGTERM has come."""
         self._is_quitting = False
+        self.metrics_folder: Any = None
+        """Where the workers share what they count; set by gunicorn.conf.py."""
 
     def patch(self) -> None:
         super().patch()
         for listener in self.sockets:
             bound_send_buffer(listener)
+
+    def notify(self) -> None:
+        """Called once a second: shares the metrics, too, so that they need no thread of their own."""
+        super().notify()
+        self.wsgi.extensions["metrics"].flush()
 
     def timeout_ctx(self) -> IdleTimeout:
         return IdleTimeout(self)
@@ -116,6 +123,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
             self.shutdown.join()
         app = getattr(self, "wsgi", None)  # Absent if the app could not be loaded.
         if app is not None:
+            app.extensions["metrics"].flush()
             app.extensions["store"].close()
 
 

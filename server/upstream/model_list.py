@@ -34,6 +34,7 @@ class ModelList:
         self._ttl = ttl_seconds
         self._clock = clock
         self._models: list[dict[str, Any]] = []
+        self._ids: frozenset[str] = frozenset()
         self._until = 0.0
         self._peek_due = 0.0
         self._error_count = 0
@@ -63,13 +64,15 @@ class ModelList:
 
     def peek(self) -> Sequence[dict[str, Any]]:
         """The models as far as they are known, within PEEK_SECONDS. A stale list is reloaded in the background."""
-        if self._clock() >= max(self._until, self._peek_due):
-            self._peek_due = self._clock() + HEALTH_TTL_SECONDS
-            thread = threading.Thread(target=self._refresh_in_background, daemon=True)
-            thread.start()
-            if not self._models:
-                thread.join(PEEK_SECONDS)
+        thread = self._start_refresh()
+        if thread is not None and not self._models:
+            thread.join(PEEK_SECONDS)
         return self._models
+
+    def has(self, model: str) -> bool:
+        """Whether the list, as far as it is known, has the model. Waits for nothing; reloads as `peek`."""
+        self._start_refresh()
+        return model in self._ids
 
     def record_call(self, *, has_failed: bool) -> None:
         """Record whether a completion failed, which says more about the upstream's health than its list of models."""
@@ -104,6 +107,15 @@ class ModelList:
                 return
         self._health = "connected"
 
+    def _start_refresh(self) -> threading.Thread | None:
+        """Reload the list in a thread if it is stale; None if it is not, or was tried a moment ago."""
+        if self._clock() < max(self._until, self._peek_due):
+            return None
+        self._peek_due = self._clock() + HEALTH_TTL_SECONDS
+        thread = threading.Thread(target=self._refresh_in_background, daemon=True)
+        thread.start()
+        return thread
+
     def _refresh_in_background(self) -> None:
         try:
             self.get()
@@ -113,6 +125,7 @@ class ModelList:
     def _refresh(self) -> None:
         try:
             self._models = self._fetch(MODELS_SECONDS)
+            self._ids = frozenset(each["id"] for each in self._models)
         except errors.UpstreamFailed as error:
             self._error = error
             self._error_count += 1

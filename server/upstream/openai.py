@@ -74,6 +74,10 @@ class OpenAIUpstream:
     def offered_models(self) -> Collection[str]:
         return {each["id"] for each in self._models.peek()}
 
+    def knows_model(self, model: str) -> bool:
+        default = self._default_model or (OPENAI_MODEL if self._is_openai else "")
+        return model == default or self._models.has(model)
+
     def default_model(self) -> str:
         if self._default_model or self._is_openai:
             return self._default_model or OPENAI_MODEL

@@ -68,6 +68,12 @@ class Upstream(Protocol):
     def offered_models(self) -> Collection[str]:
         """The ids of the models, as far as they are known without waiting for a slow upstream; else empty."""
 
+    def knows_model(self, model: str) -> bool:
+        """Whether it is the default model, or in the list as far as that is known. Never waits for the upstream.
+
+        For another model than the default one, a stale list is reloaded in the background.
+        """
+
     def default_model(self) -> str:
         """The model for a client that chose none. Raises what `list_models` raises, if only the list can tell."""
 

@@ -33,6 +33,9 @@ class ScriptedUpstream:
     def offered_models(self) -> Collection[str]:
         return {each["id"] for each in self.list_models()}
 
+    def knows_model(self, model: str) -> bool:
+        return model == MODEL
+
     def default_model(self) -> str:
         return MODEL
 

@@ -67,7 +67,7 @@ class Operation:
 
     @property
     def is_for_the_administrator(self) -> bool:
-        return self.dialect == "access"
+        return self.dialect == "access" or self.id == "getMetrics"
 
 
 def resolved(document: dict[str, Any], node: Any) -> Any:
@@ -214,7 +214,7 @@ class TestOthers:
         before = belongings(store, "ada"), store.list_records("key")
         for ids in (eve.ids, ada.ids):
             answer = call(visitor, operation, {each: ids[each] for each in operation.ids}, eve.key)
-            assert answer.status_code == 403
+            assert answer.status_code in (403, 404)
             assert ada.mark not in answer.text
         assert (belongings(store, "ada"), store.list_records("key")) == before
 

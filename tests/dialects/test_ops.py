@@ -9,9 +9,10 @@ from functools import partial
 from typing import Any
 
 import pytest
-from flask import Flask
+from flask import Flask, g, request
 from flask.testing import FlaskClient
 
+from server.access.caller import Caller
 from server.app import create_app
 from server.dialects.documents import DOCUMENTS
 from server.errors import StoreUnavailable
@@ -297,6 +298,35 @@ class TestLog:
             ("/chat/stream/<stream_id>", "not_found"),
             (None, "not_found"),
         ]
+
+    def test_it_names_the_run_that_a_request_made_or_read(
+        self, client: FlaskClient, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        stream_id = client.post("/chat/stream", json={"client_name": "ada", "message": "hi"}).json["stream_id"]
+        client.get(f"/chat/stream/{stream_id}")
+        client.get("/history?client_name=ada")
+        client.get("/chat/stream/unknown")
+        assert [line["run_id"] for line in self.lines(caplog)] == [stream_id, stream_id, None, None]
+
+    def test_it_names_the_run_of_a_reply_that_failed(
+        self, client: FlaskClient, upstream: SteeredUpstream, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        upstream.answer = failing  # type: ignore[assignment]
+        client.post("/query", json={"client_name": "ada", "input": "hi"})
+        (line,) = self.lines(caplog)
+        assert line["code"] == "store_unavailable"
+        assert re.fullmatch(r"run_[0-9a-f]{32}", line["run_id"])
+
+    def test_it_names_the_key_by_its_id(
+        self, app: Flask, client: FlaskClient, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        @app.before_request
+        def identify() -> None:
+            g.caller = Caller(key_id="key_1") if request.path == "/models" else Caller()
+
+        client.get("/models")
+        client.get("/healthz")
+        assert [line["key_id"] for line in self.lines(caplog)] == ["key_1", None]
 
     def test_nothing_in_the_log_tells_what_was_said_by_whom_and_with_which_key(
         self, client: FlaskClient, caplog: pytest.LogCaptureFixture

@@ -64,7 +64,7 @@ class TestEveryAnswer:
             succeeded = sweep.asked(demo, method, path, operation, ids)
             is_page = succeeded.status == 200 and name in PAGES
             assert_secured(succeeded.headers, f"{name} {succeeded.status}", is_page=is_page)
-            if name in PROBES:
+            if name in PROBES or name == "getMetrics":
                 failed = sweep.Answer(demo, "DELETE", path)
             else:
                 failed = sweep.Answer(demo, method.upper(), path, Host="stranger.org")

@@ -459,9 +459,10 @@ def booted() -> Iterator[ConfiguredWorker]:
     made = ConfiguredWorker(0, 0, [], None, 30, Config(), Log())
     made.booted = True
     runner = SimpleNamespace(shut_down=lambda seconds: ended.append(seconds))
+    metrics = SimpleNamespace(flush=lambda: ended.append("shared"))
     store = SimpleNamespace(close=lambda: ended.append("closed"))
     ended: list[object] = []
-    made.wsgi = SimpleNamespace(extensions={"runner": runner, "store": store}, ended=ended)
+    made.wsgi = SimpleNamespace(extensions={"runner": runner, "metrics": metrics, "store": store}, ended=ended)
     yield made
     made.tmp.close()
 
@@ -503,7 +504,7 @@ class TestWorker:
     def test_its_end_waits_for_open_runs_and_closes_the_store(self, booted: ConfiguredWorker) -> None:
         booted.handle_exit(signal.SIGTERM, None)
         booted.release()
-        assert booted.wsgi.ended == [5.0, "closed"]
+        assert booted.wsgi.ended == [5.0, "shared", "closed"]
 
     def test_a_worker_whose_app_could_not_be_loaded_has_nothing_to_close(self, booted: ConfiguredWorker) -> None:
         del booted.wsgi

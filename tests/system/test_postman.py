@@ -18,8 +18,10 @@ REFUSED = {
     "POST /conversations/runs/retry": 409,
     "POST /api/v1/threads/{thread_id}/runs/{run_id}/cancel": 400,
     "POST /api/v1/threads/{thread_id}/runs/{run_id}/submit_tool_outputs": 400,
+    "GET /metrics": 404,
 }
-"""What the demonstration refuses: its runs never fail, call no function, and end before the next request."""
+"""What the demonstration refuses: its runs never fail, call no function, and end before the next request; it has no
+administrator, whom it would show the metrics."""
 
 OPERATIONS: dict[str, dict[str, Any]] = {
     f"{method.upper()} {path}": operation

