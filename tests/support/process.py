@@ -29,10 +29,17 @@ class ServerProcess:
     """A running server."""
 
     def __init__(
-        self, port: int, process: subprocess.Popen[bytes], log: Path, tls: ssl.SSLContext | None = None
+        self,
+        port: int,
+        process: subprocess.Popen[bytes],
+        log: Path,
+        tls: ssl.SSLContext | None = None,
+        key: str = "",
     ) -> None:
+        """`key` is sent with each request, unless it is empty."""
         self.port = port
         self._tls = tls
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.process = process
         self._log = log
 
@@ -49,7 +56,7 @@ class ServerProcess:
         )
         try:
             data = None if body is None else json.dumps(body).encode()
-            sent = {"Content-Type": "application/json"} if data else {}
+            sent = self._headers | ({"Content-Type": "application/json"} if data else {})
             sent |= {name.replace("_", "-"): value for name, value in headers.items()}
             connection.request(method, path, data, sent)
             response = connection.getresponse()
@@ -120,7 +127,7 @@ def serve(*arguments: str, tls: ssl.SSLContext | None = None, **env: str) -> Ite
         # An empty variable overrides a developer's `.env` with the default.
         settings = {**dict.fromkeys(SETTINGS, ""), "PORT": str(port), **env}
         process = start_process([sys.executable, "run.py", *arguments], log, **settings)
-        served = ServerProcess(port, process, log, tls)
+        served = ServerProcess(port, process, log, tls, env.get("ADMIN_KEY", ""))
         try:
             await_answer(served)
             yield served
