@@ -32,6 +32,7 @@ VARIABLES = {
 
 EXAMPLES: dict[str, Any] = {
     "input": "What is my cat called?",
+    "key_id": "key_0123456789abcdef0123456789abcdef",
     "importConversations": [
         {"role": "user", "content": "My cat is called Grace."},
         {"role": "assistant", "content": "A fine name."},

@@ -19,9 +19,14 @@ REFUSED = {
     "POST /api/v1/threads/{thread_id}/runs/{run_id}/cancel": 400,
     "POST /api/v1/threads/{thread_id}/runs/{run_id}/submit_tool_outputs": 400,
     "GET /metrics": 404,
+    "POST /api-keys": 403,
+    "GET /api-keys": 403,
+    "DELETE /api-keys/{key_id}": 403,
+    "GET /usage": 403,
+    "DELETE /clients": 403,
 }
-"""What the demonstration refuses: its runs never fail, call no function, and end before the next request; it has no
-administrator, whom it would show the metrics."""
+"""What the demonstration refuses: its runs never fail, call no function, and end before the next request; it is open,
+and so has no keys, and no administrator whom it would show the metrics."""
 
 OPERATIONS: dict[str, dict[str, Any]] = {
     f"{method.upper()} {path}": operation
