@@ -51,6 +51,11 @@ class Core:
         core._import_queue = self._import_queue
         return core
 
+    @property
+    def caller(self) -> Caller:
+        """Whom this is for."""
+        return self._scope.caller
+
     @cached_property
     def conversations(self) -> Conversations:
         return Conversations(self._store, self._runner, self._scope)

@@ -1,4 +1,4 @@
-"""Keys and clients, for the administrator of a protected server."""
+"""Keys and clients, for the administrator of a protected server; and what a key opens, for its holder."""
 
 from dataclasses import asdict
 from typing import Any
@@ -32,6 +32,10 @@ def blueprint(contract: Contract, core: Core) -> Blueprint:
     def delete_key(key_id: str) -> dict[str, Any]:
         core.clients.delete_key(key_id)
         return {"message": "The key is deleted; it opens nothing from now on."}
+
+    @contract.serves(bp, "getCaller")
+    def get_caller() -> dict[str, Any]:
+        return {"client_name": core.caller.scope, "is_admin": core.caller.is_admin}
 
     @contract.serves(bp, "getUsage")
     def get_usage(client_name: str | None, since: str | None, until: str | None) -> dict[str, Any]:

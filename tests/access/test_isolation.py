@@ -67,7 +67,7 @@ class Operation:
 
     @property
     def is_for_the_administrator(self) -> bool:
-        return self.dialect == "access" or self.id == "getMetrics"
+        return (self.dialect == "access" and self.id != "getCaller") or self.id == "getMetrics"
 
 
 def resolved(document: dict[str, Any], node: Any) -> Any:
@@ -330,6 +330,15 @@ class TestFurtherWays:
         assert {"ada", ada.ids["session_id"], ada.ids["thread_id"]} <= names(ada.key)
         assert not names(ada.key) & names(eve.key)
         assert names(ADMIN_KEY) >= names(ada.key) | names(eve.key)
+
+    def test_a_key_is_told_what_it_opens(self, visitor: FlaskClient, ada: Person) -> None:
+        team = create_key(visitor, "team-*")["key"]
+        told = [send(visitor, "GET", "/caller", key).json for key in (ada.key, team, ADMIN_KEY)]
+        assert told == [
+            {"client_name": "ada", "is_admin": False},
+            {"client_name": "team-*", "is_admin": False},
+            {"client_name": "*", "is_admin": True},
+        ]
 
     def test_usage_is_told_of_what_a_key_opens(self, visitor: FlaskClient, ada: Person, eve: Person) -> None:
         for key, found in ((ada.key, True), (eve.key, False)):
