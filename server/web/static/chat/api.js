@@ -1,7 +1,12 @@
 /** Requests to the server. */
 
+import { access } from "./access.js";
 import { address } from "./address.js";
 import { connection } from "./connection.js";
+import { h } from "./dom.js";
+
+/** Refusals that another key mends. */
+const OF_KEYS = ["unauthorized", "too_many_attempts"];
 
 /** A refusal, with the `code` of the server. "offline" if the server did not answer, "aborted" if nobody waits. */
 export class ApiError extends Error {
@@ -53,6 +58,25 @@ export async function* readStream(id, position, signal) {
   }
 }
 
+/** Save what an address answers as a file, as a link does, which could not send the key. Throws ApiError. */
+export async function download(url) {
+  const response = await send(url, {});
+  let blob;
+  try {
+    blob = await response.blob(); // The browser keeps a large one on disk; read in pieces it would lie in memory.
+  } catch (error) {
+    throw lost(error);
+  }
+  const href = URL.createObjectURL(blob);
+  h("a", { href, download: fileName(response.headers.get("Content-Disposition") ?? "") }).click();
+  setTimeout(() => URL.revokeObjectURL(href), 60_000);
+}
+
+function fileName(disposition) {
+  const encoded = /filename\*=UTF-8''([^;\s]+)/i.exec(disposition)?.[1];
+  return encoded ? decodeURIComponent(encoded) : (/filename="?([^";]+)/i.exec(disposition)?.[1] ?? "");
+}
+
 function parseEvent(event) {
   let position = 0;
   const data = [];
@@ -64,18 +88,29 @@ function parseEvent(event) {
   return data.length ? { position, ...JSON.parse(data.join("\n")) } : null;
 }
 
+/** Send a request, and again with another key if the server refuses that of this tab. */
 async function send(url, init) {
-  let response;
-  try {
-    response = await fetch(url, { cache: "no-store", ...init });
-  } catch (error) {
-    throw lost(error, init.signal);
+  for (;;) {
+    let key;
+    let response;
+    try {
+      await access.ready();
+      key = access.key;
+      const headers = key ? { ...init.headers, Authorization: `Bearer ${key}` } : init.headers;
+      response = await fetch(url, { cache: "no-store", ...init, headers });
+    } catch (error) {
+      throw lost(error, init.signal);
+    }
+    if (response.ok) {
+      connection.gain();
+      return response;
+    }
+    const error = await refusal(response);
+    if (!OF_KEYS.includes(error.code)) throw error;
+    await access.replace(key, error).catch((failure) => {
+      throw lost(failure, init.signal);
+    });
   }
-  if (response.ok) {
-    connection.gain();
-    return response;
-  }
-  throw await refusal(response);
 }
 
 async function refusal(response) {

@@ -16,7 +16,7 @@ export class Composer {
   #right;
   #problem;
   #name = "";
-  #state = { isOpened: false, isWriting: false, isLost: false, replayed: null };
+  #state = { isOpened: false, isWriting: false, isLost: false, isRefused: false, replayed: null };
   #on;
 
   /** `on` has send(text), stop() and editLast(). */
@@ -85,8 +85,8 @@ export class Composer {
 
   submit() {
     const text = this.#box.value.trim();
-    const { isOpened, isWriting, isLost } = this.#state;
-    if (!text || !isOpened || isWriting || isLost) return;
+    const { isOpened, isWriting, isLost, isRefused } = this.#state;
+    if (!text || !isOpened || isWriting || isLost || isRefused) return;
     this.#box.value = "";
     this.#changed();
     this.showProblem(null);
@@ -104,7 +104,7 @@ export class Composer {
   }
 
   #changed() {
-    remember(draftKey(this.#name), this.#box.value || null);
+    if (this.#name) remember(draftKey(this.#name), this.#box.value || null);
     if (!this.#problem.hidden && this.#box.value) this.showProblem(null);
     this.#fit();
     this.#showSlot();
@@ -127,13 +127,13 @@ export class Composer {
   }
 
   #showSlot() {
-    const { isOpened, isWriting, isLost, replayed } = this.#state;
+    const { isOpened, isWriting, isLost, isRefused, replayed } = this.#state;
     const hadFocus = document.activeElement === this.#stop || document.activeElement === this.#send;
     this.#send.hidden = isWriting;
     this.#stop.hidden = !isWriting;
-    this.#send.disabled = this.isEmpty || isLost || !isOpened;
+    this.#send.disabled = this.isEmpty || isLost || isRefused || !isOpened;
     if (hadFocus && document.activeElement === document.body) this.focus();
-    setText(this.#left, hintOf(isLost, isWriting));
+    setText(this.#left, isRefused ? t("error.not_allowed") : hintOf(isLost, isWriting));
     setText(this.#right, isWriting ? t("hint.stop") : replayed ? t("hint.replay", number(replayed)) : "");
   }
 }
@@ -156,5 +156,14 @@ export function firstVisit(name, fill) {
     h("p", {}, t("first.anywhere")),
     h("ul", {}, questions),
     h("p", { class: "programs" }, before, h("code", {}, code), after),
+  );
+}
+
+/** What stands in place of a conversation that the key does not open. `open` leads to one that it opens. */
+export function refusedVisit(verb, open) {
+  return h("section", { class: "first" },
+    h("h2", {}, t("error.not_allowed")),
+    h("p", {}, t("refused.what")),
+    h("p", {}, h("button", { class: "outlined", type: "button", onclick: open }, verb)),
   );
 }

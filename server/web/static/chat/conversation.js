@@ -14,8 +14,6 @@ const NOT_AMONG_MESSAGES = ["failed", "interrupted", "expired"];
 const isNoMessage = ({ status, text, replaces }) =>
   NOT_AMONG_MESSAGES.includes(status) || (status === "cancelled" && !text && !replaces);
 
-export const newName = () => `chat-${randomName(8)}`;
-
 /** Events: "change" when turns or settings differ, "end" with the writing that ended, "cleared" by another door. */
 export class Conversation extends EventTarget {
   details = null;
@@ -25,6 +23,8 @@ export class Conversation extends EventTarget {
   /** How many messages of the history came with the newest reply, and how many were left out. */
   replay = null;
   isOpened = false;
+  /** Whether it is one that the key does not open. */
+  isRefused = false;
   #next = null;
   #failed = new Map();
   #writings = new Map();

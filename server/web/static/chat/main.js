@@ -1,10 +1,11 @@
 /** The page: which conversation is open, what the keys do, and what is read again and when. */
 
+import { access } from "./access.js";
 import { address } from "./address.js";
-import { ApiError, request } from "./api.js";
-import { Composer, firstVisit } from "./composer.js";
+import { ApiError, download, request } from "./api.js";
+import { Composer, firstVisit, refusedVisit } from "./composer.js";
 import { connection } from "./connection.js";
-import { Conversation, newName } from "./conversation.js";
+import { Conversation } from "./conversation.js";
 import { copyText, h, icon, setText } from "./dom.js";
 import { Drawers } from "./drawers.js";
 import { number } from "./format.js";
@@ -33,7 +34,7 @@ find("#shell").hidden = false;
 /** Loaded when they are needed first, to keep the first load small. */
 const confirmLoss = async (question) => (await import("./dialogs.js")).confirmLoss(question);
 const showShortcuts = async () => (await import("./dialogs.js")).showShortcuts();
-const isDialogOpen = () => find("#dialog").open;
+const isDialogOpen = () => find("dialog[open]") !== null;
 
 let current = null;
 /** Rises with each opening, so that a late answer does not show a conversation that was left. */
@@ -73,6 +74,7 @@ async function open(name, { isNew = false } = {}) {
     if (!(error instanceof ApiError)) throw error;
     if (turn !== opening) return;
     if (error.code === "not_found") return await open(name, { isNew: true }); // It was deleted meanwhile.
+    if (error.code === "not_allowed") return take(Object.assign(new Conversation(name, false), { isRefused: true }));
     await connection.back();
     if (error.code !== "offline") await new Promise((resolve) => setTimeout(resolve, POLL_MS));
     if (turn === opening) await open(name, { isNew });
@@ -94,13 +96,13 @@ function take(conversation) {
   tell("");
   show({ isOther: true });
   if (!drawers.isNarrow || !conversation.isKnown) composer.focus();
-  panel.readModels().then(showHead, ignoreRefusal);
+  if (!conversation.isRefused) panel.readModels().then(showHead, ignoreRefusal);
 }
 
 /** Whether the server has a conversation. Asking for one that it does not have would log an error in the browser. */
 async function exists(name) {
   if (list.find(name)) return true;
-  if (list.isWhole) return false;
+  if (list.isWhole && access.opensName(name)) return false;
   const { conversations } = await request("GET", "conversations", { query: { q: name.slice(0, 256), limit: 100 } });
   if (conversations.some((entry) => entry.client_name === name)) return true;
   return (await request("GET", "history", { query: { client_name: name, limit: 1 } })).length > 0;
@@ -112,16 +114,26 @@ function go(name, options) {
   return open(name, options);
 }
 
-const startNew = () => go(newName(), { isNew: true });
+/** A key that opens one name has one conversation of its own. */
+const startNew = () => go(access.newName(), { isNew: !access.isForOneName });
 
 function show({ isOther = false } = {}) {
   const turns = current.turns();
   find(".first")?.remove();
   log.show(turns, { isOther, isBusy: current.isBusy });
-  if (current.isOpened && !turns.length) find(".log").append(firstVisit(current.name, (text) => composer.fill(text)));
-  composer.update({ isWriting: current.isBusy, isLost: connection.isLost, replayed: replayed() });
+  if (current.isRefused) {
+    find(".log").append(refusedVisit(t(access.isForOneName ? "refused.own" : "list.new"), startNew));
+  } else if (current.isOpened && !turns.length) {
+    find(".log").append(firstVisit(current.name, (text) => composer.fill(text)));
+  }
+  updateComposer();
   panel.update();
   showHead();
+}
+
+function updateComposer() {
+  const { isBusy: isWriting, isRefused } = current;
+  composer.update({ isWriting, isRefused, isLost: connection.isLost, replayed: replayed() });
 }
 
 function replayed() {
@@ -132,7 +144,7 @@ function replayed() {
 function showHead() {
   const title = current.details?.title ?? list.find(current.name)?.title ?? "";
   const first = log.first?.model.question ?? "";
-  const heading = title || first.slice(0, 80) || (current.isKnown ? current.name : t("list.new"));
+  const heading = title || first.slice(0, 80) || (current.isKnown || current.isRefused ? current.name : t("list.new"));
   setText(find("h1"), heading);
   setText(find(".head .name"), current.name);
   setText(find(".model-name"), panel.model);
@@ -227,7 +239,7 @@ async function remove({ client_name: name, ...shown }) {
     await request("DELETE", "conversations/details", { query: { client_name: name } });
     if (name === current.name) {
       history.replaceState(null, "", address(""));
-      await go(newName(), { isNew: true });
+      await go(access.newName(), { isNew: true });
     }
     await list.read();
   } catch (error) {
@@ -295,7 +307,7 @@ function foundDeleted() {
 
 setInterval(() => document.visibilityState === "visible" && !connection.isLost && poll(), POLL_MS);
 for (const type of ["focus", "pageshow", "visibilitychange"]) addEventListener(type, () => current && poll());
-addEventListener("popstate", () => open(nameOfAddress() ?? newName()));
+addEventListener("popstate", () => open(nameOfAddress() ?? access.newName()));
 connection.addEventListener("back", () => poll());
 connection.addEventListener("change", () => {
   const { isLost, wait } = connection;
@@ -307,11 +319,17 @@ connection.addEventListener("change", () => {
   find("#shell").classList.toggle("lost", isLost);
   list.showConnection();
   if (current) showHead();
-  if (current) composer.update({ isWriting: current.isBusy, isLost, replayed: replayed() });
+  if (current) updateComposer();
 });
 find(".banner button").addEventListener("click", () => connection.connectNow());
 find(".new").addEventListener("click", startNew);
 find(".jump").addEventListener("click", () => focusBox());
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("a[download]");
+  if (!link || !access.key) return;
+  event.preventDefault();
+  download(link.href).catch((error) => composer.showProblem(error));
+});
 
 const copyLast = () => {
   const { last } = log;
@@ -373,19 +391,35 @@ function atMidnight() {
 
 const nameOfAddress = () => new URLSearchParams(location.search).get("client_name")?.slice(0, 256) || null;
 
+/** Learn what the caller opens. With this request, a server that needs a key asks for one. */
+async function identify() {
+  while (access.scope === null) {
+    try {
+      access.scope = (await request("GET", "caller")).client_name;
+    } catch (error) {
+      ignoreRefusal(error);
+      await connection.back();
+      if (error.code !== "offline") await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+    }
+  }
+}
+
 async function start() {
   const name = nameOfAddress();
-  const made = name ?? newName();
-  composer.open(made); // One may type while it is loaded.
+  if (name) composer.open(name); // One may type while it is loaded.
   atMidnight();
+  await identify();
+  find(".new").hidden = access.isForOneName;
   if (drawers.isPanelOpen) panelOpened();
   const reading = poll();
   if (name) {
     await reading;
     return open(name);
   }
+  const made = access.newName();
   history.replaceState(null, "", address("", { client_name: made }));
-  return open(made, { isNew: true });
+  if (access.isForOneName) await reading;
+  return open(made, { isNew: !access.isForOneName });
 }
 
 start();

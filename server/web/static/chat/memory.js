@@ -1,24 +1,45 @@
 /** What this browser remembers: drafts, questions on their way, and choices. It works without storage as well. */
 
 const transient = new Map();
+let hasKey = false;
 
-export function recall(key) {
+/**
+ * The key is kept in the tab's session, and with a key also what its holder writes: who forgets the key forgets all of
+ * it, and nobody finds it in another tab.
+ */
+function storageOf(name) {
+  hasKey ||= sessionStorage.getItem("scope") !== null;
+  const isOfKey = name === "api_key" || name === "scope" || (hasKey && /^(draft|sending):/.test(name));
+  return isOfKey ? sessionStorage : localStorage;
+}
+
+export function recall(name) {
   try {
-    const text = localStorage.getItem(key);
+    const text = storageOf(name).getItem(name);
     return text === null ? null : JSON.parse(text);
   } catch {
-    return transient.get(key) ?? null;
+    return transient.get(name) ?? null;
   }
 }
 
-/** Remember a JSON value under `key`; null forgets it. */
-export function remember(key, value) {
+/** Remember a JSON value under `name`; null forgets it. */
+export function remember(name, value) {
   try {
-    if (value === null) localStorage.removeItem(key);
-    else localStorage.setItem(key, JSON.stringify(value));
+    if (value === null) storageOf(name).removeItem(name);
+    else storageOf(name).setItem(name, JSON.stringify(value));
   } catch {
-    transient.set(key, value); // Storage is full or forbidden.
+    transient.set(name, value); // Storage is full or forbidden.
   }
+}
+
+/** Forget the key and what is kept with it. */
+export function forgetSession() {
+  try {
+    sessionStorage.clear();
+  } catch {
+    // There is none.
+  }
+  transient.clear();
 }
 
 export const draftKey = (name) => `draft:${name}`;

@@ -1,5 +1,6 @@
 /** The panel: settings of the conversation, usage, export and import, and choices for this page. */
 
+import { access } from "./access.js";
 import { address } from "./address.js";
 import { request } from "./api.js";
 import { h, setText } from "./dom.js";
@@ -57,6 +58,7 @@ export class Panel {
     this.#find("#json").checked = ["json_object", "json_schema"].includes(details.response_format?.type);
     for (const item of this.#root.querySelectorAll("[role=menuitem]"))
       item.href = address("conversations/export", { client_name: this.#conversation?.name, format: item.dataset.format });
+    this.#find(".forget").hidden = !access.key;
     const isEmpty = !this.#conversation?.isKnown;
     this.#find(".export").disabled = this.#find(".clear").disabled = isEmpty;
   }
@@ -276,5 +278,6 @@ export class Panel {
       });
     }
     this.#find(".shortcuts").addEventListener("click", () => this.#on.shortcuts());
+    this.#find(".forget button").addEventListener("click", () => access.forget());
   }
 }

@@ -125,7 +125,8 @@ const WORDS = {
   "theme.light": ["밝게", "Light"],
   "theme.dark": ["어둡게", "Dark"],
   "panel.shortcuts": ["단축키", "Shortcuts"],
-  "panel.forget_key": ["키 잊기", "Forget key"],
+  "panel.forget_key": ["키 잊기", "Forget the key"],
+  "panel.forget_hint": ["이 탭에 둔 키와 초안을 지웁니다", "Clears the key and the drafts of this tab"],
 
   "usage.name": ["사용량", "Usage"],
   "usage.days": [(n) => `최근 ${n}일`, (n) => `last ${few(n, "day", "days")}`],
@@ -238,15 +239,20 @@ const WORDS = {
   ],
   "key.name": ["키", "Key"],
   "key.show": ["키 보기", "Show the key"],
-  "key.continue": ["계속", "Continue"],
+  "key.open": ["열기", "Open"],
   "key.where": [
     "키는 이 탭에만 두고, 이 서버에만 보냅니다.",
     "The key stays in this tab and is sent to this server only.",
   ],
   "key.wrong": [
-    "이 키는 쓸 수 없습니다. 끝까지 복사했는지 확인하세요.",
-    "This key is not valid. Check that it was copied whole.",
+    "이 키는 쓸 수 없습니다. 끝까지 복사했는지 확인하세요. 기한이 지났거나 지워졌을 수도 있습니다.",
+    "This key is not valid. Check that it was copied whole; it may also have expired or been deleted.",
   ],
+  "key.ended": [
+    "키를 더는 쓸 수 없습니다. 기한이 지났거나 지워졌습니다. 쓰던 글은 그대로 있습니다.",
+    "Your key no longer works: it has expired or was deleted. Your draft is kept.",
+  ],
+  "key.offline": ["서버가 답하지 않습니다. 다시 시도하세요.", "The server does not answer. Try again."],
   "key.too_many": [
     (s) => `잘못된 키가 많았습니다. ${soon(s)} 다시 시도하세요.`,
     (s) => `Too many wrong keys. Try again ${inSeconds(s)}.`,
@@ -267,6 +273,13 @@ const WORDS = {
   "shortcut.latest": ["맨 아래로", "Jump to latest"],
   "shortcut.list": ["이 목록", "This list"],
 
+  "refused.what": [
+    "이 키로 열리는 대화를 쓰거나, 서버를 운영하는 사람에게 다른 키를 받으세요.",
+    "Use a conversation that your key opens, or ask whoever runs the server for another key.",
+  ],
+  "refused.own": ["내 대화 열기", "Open your conversation"],
+
+  "error.not_allowed": ["이 키로는 이 대화를 열 수 없습니다.", "This key does not open this conversation."],
   "error.run_interrupted": ["서버가 다시 시작되어 답이 끊겼습니다.", "The server restarted and cut the reply off."],
   "error.upstream_cut": ["모델 서버가 답을 끝내지 않았습니다.", "The model server did not finish."],
   "error.upstream_unreachable": ["모델 서버가 답하지 않았습니다.", "The model server did not answer."],
