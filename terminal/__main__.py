@@ -1,6 +1,7 @@
 """`python -m terminal COMMAND`: reads the arguments, and turns what happens into an exit code.
 
-0: done. 1: the reply failed, or some of a batch did. 2: the server is down, or the command cannot be done as given.
+0: done. 1: the reply failed, or some of a batch did. 2: the server is down or does not accept the key, or the command
+cannot be done as given.
 130: ended by Ctrl-C.
 """
 
@@ -13,13 +14,13 @@ from typing import Any, NoReturn
 
 from terminal.batch import batch
 from terminal.chat import chat
-from terminal.client import DEFAULT_SERVER, Client, Refused, ServerDown, UsageError
+from terminal.client import DEFAULT_SERVER, KEY_CODES, Client, Refused, ServerDown, UsageError
 from terminal.commands import INTERRUPTED, ask, export, history, import_, models
 from terminal.doctor import doctor
 from terminal.inert import make_inert_line
 
 CLIENT_NAME = "terminal"
-"""The conversation of who names none."""
+"""The conversation of who names none; with a key, one that it opens."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -32,15 +33,17 @@ def make_parser() -> Parser:
     told = f"address of the server; CONVERSATION_SERVER, or PORT of this machine, or {DEFAULT_SERVER} if left out"
     # Without a default here, so that one before the command is not overridden.
     shared.add_argument("--server", metavar="URL", default=argparse.SUPPRESS, help=told)
+    shown = "key of a protected server; others on this machine may see it, so set CONVERSATION_KEY rather"
+    shared.add_argument("--key", metavar="KEY", default=argparse.SUPPRESS, help=shown)
     parser = Parser(prog="python -m terminal", description="Talk with a conversation server.", parents=[shared])
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
 
     def add(name: str, function: Callable[[Client, argparse.Namespace], int], told: str, default: str | None) -> Parser:
         command = commands.add_parser(name, help=told, description=f"{told[0].upper()}{told[1:]}.", parents=[shared])
-        command.set_defaults(function=function)
+        command.set_defaults(function=function, default_name=default)
         if name not in ("doctor", "batch"):
             shown_name = f"name of the conversation; {default}" if default else "name of the conversation"
-            command.add_argument("-c", "--client-name", metavar="NAME", default=default, help=shown_name)
+            command.add_argument("-c", "--client-name", metavar="NAME", help=shown_name)
         return command
 
     add("chat", chat, "talk, with the conversation kept by the server", CLIENT_NAME)
@@ -70,14 +73,15 @@ def make_parser() -> Parser:
 def main(arguments: list[str] | None = None) -> int:
     parsed = make_parser().parse_args(arguments)
     server = getattr(parsed, "server", "") or os.environ.get("CONVERSATION_SERVER") or _local_server()
+    key = getattr(parsed, "key", "") or os.environ.get("CONVERSATION_KEY", "")
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
-        return _run(parsed.function, server, parsed)
+        return _run(parsed.function, server, key, parsed)
     except (UsageError, ServerDown) as problem:
         return _tell(problem, 2)
     except Refused as problem:
-        return _tell(problem, 1)
+        return _tell(problem, 2 if problem.code in KEY_CODES else 1)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -92,9 +96,11 @@ def _local_server() -> str:
     return f"http://127.0.0.1:{port}" if port else DEFAULT_SERVER
 
 
-def _run(function: Any, server: str, parsed: argparse.Namespace) -> int:
-    client = Client(server)
+def _run(function: Any, server: str, key: str, parsed: argparse.Namespace) -> int:
+    client = Client(server, key)
     try:
+        if parsed.default_name and not parsed.client_name:
+            parsed.client_name = client.own_name(parsed.default_name)
         code: int = function(client, parsed)
         sys.stdout.flush()
         return code

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from terminal import words
-from terminal.client import Client, Refused, ServerDown
+from terminal.client import KEY_CODES, Client, Refused, ServerDown
 from terminal.commands import INTERRUPTED
 from terminal.inert import make_inert_line
 from terminal.questions import Question, read_questions
@@ -28,10 +28,13 @@ PAUSES = (1.0, 2.0, 4.0, 8.0)
 
 
 def batch(client: Client, arguments: Namespace) -> int:
-    """Ask what has no result yet. Returns 1 if some failed, 130 after Ctrl-C."""
+    """Ask what has no result yet. Returns 1 if some failed, 130 after Ctrl-C.
+
+    Raises Refused if the server does not accept the key; what has a result then stays.
+    """
     path = Path(arguments.file)
     questions = read_questions(path)
-    client.get("/healthz")  # A server that is down is told before anything is asked.
+    client.scope()  # A server that is down, or does not accept the key, is told before anything is asked.
     out = Path(arguments.out) if arguments.out else path.with_name(f"{path.name}.results.jsonl")
     results = Results(out, questions)
     kept = sum(question in results for question in questions)
@@ -50,6 +53,8 @@ def batch(client: Client, arguments: Namespace) -> int:
         results.close()
     failed, left = results.failed(), len(questions) - sum(question in results for question in questions)
     _summarise(console, out, len(questions) - left - failed, kept, failed, left)
+    if asking.refusal is not None:
+        raise asking.refusal
     return INTERRUPTED if left else int(failed > 0)
 
 
@@ -62,6 +67,8 @@ class _Asking:
         self._done: queue.Queue[tuple[Question, dict[str, Any]] | None] = queue.Queue()
         self.is_stopped = threading.Event()
         self.is_given_up = threading.Event()
+        self.refusal: Refused | None = None
+        """Of the key: with it, no further question would be answered."""
         self._threads = [
             threading.Thread(target=self._work, daemon=True) for _ in range(min(parallel, len(self._lanes)))
         ]
@@ -91,6 +98,9 @@ class _Asking:
                     if self.is_stopped.is_set():
                         return
                     self._done.put((question, self._ask(question)))
+        except Refused as error:
+            self.refusal = error
+            self.is_stopped.set()
         finally:
             self._done.put(None)
 
@@ -100,6 +110,8 @@ class _Asking:
             try:
                 answer = self._client.ask(question.body(), question.request_id)
             except Refused as error:
+                if error.code in KEY_CODES:
+                    raise
                 outcome = {"status": "failed", "error": error.sentence, "code": error.code}
                 if error.code not in PASSING:
                     break

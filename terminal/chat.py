@@ -77,8 +77,12 @@ class Chat:
 
     def open(self, client_name: str) -> None:
         """Show a conversation's end and go on with it; also with the reply that is being written in it."""
-        self.client_name = client_name
-        details = self.refresh()
+        before, self.client_name = self.client_name, client_name
+        try:
+            details = self.refresh()
+        except Refused:
+            self.client_name = before
+            raise
         self._print_head()
         if details is None or not details["message_count"]:
             self.write([Text("  " + words.say(FIRST), "dim")] if details is None else [], gap=details is None)

@@ -40,6 +40,24 @@ class Refused(Exception):
         return f"{self.sentence} ({self.code})"
 
 
+SET_KEY = "Set CONVERSATION_KEY to the one that its operator gave you."
+NO_KEY = f"The server needs a key. {SET_KEY}"
+REFUSED_KEY = (
+    "The server does not accept the key. Check that CONVERSATION_KEY, or --key, has all of it; "
+    "it may also have expired or been deleted."
+)
+KEY_CODES = {"unauthorized", "too_many_attempts"}
+"""Codes of errors that no other request mends, but another key."""
+
+
+def check_key(key: str) -> str:
+    """The key without the spaces around it. Raises UsageError, without the key, if no header can carry it."""
+    key = key.strip()
+    if not (key.isascii() and key.isprintable()):
+        raise UsageError("The key has characters that no key has; copy it again into CONVERSATION_KEY.")
+    return key
+
+
 def is_local(server: str) -> bool:
     return urlsplit(server).hostname in LOOPBACK
 
@@ -47,8 +65,8 @@ def is_local(server: str) -> bool:
 class Client:
     """One server. Safe from any thread."""
 
-    def __init__(self, server: str) -> None:
-        """Raises UsageError if `server` is no address of a server."""
+    def __init__(self, server: str, key: str = "") -> None:
+        """Raises UsageError if `server` is no address of a server, or `key` can be none. Without a key, it is empty."""
         try:
             parts = urlsplit(server if "://" in server else f"http://{server}")
             is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -59,8 +77,16 @@ class Client:
         self.host = parts.netloc.rpartition("@")[2] + parts.path.rstrip("/")
         self.address = f"{parts.scheme}://{self.host}"
         """For people: without the password that the address may have."""
+        self.key = check_key(key)
+        # With a password in the address, `Authorization` is that of a proxy before the server.
+        named = {"X-API-Key": self.key} if parts.username or parts.password else {"Authorization": f"Bearer {self.key}"}
         # A proxy of the environment does not reach this machine's own ports.
-        self._http = httpx.Client(base_url=parts.geturl(), timeout=SECONDS, trust_env=not is_local(self.address))
+        self._http = httpx.Client(
+            base_url=parts.geturl(),
+            headers=named if self.key else {},
+            timeout=SECONDS,
+            trust_env=not is_local(self.address),
+        )
 
     def close(self) -> None:
         self._http.close()
@@ -91,6 +117,29 @@ class Client:
         """Ask, and wait for the reply."""
         answer: dict[str, Any] = self.post("/chat", body, headers={"Idempotency-Key": key}, timeout=REPLY_SECONDS)
         return answer
+
+    def needs_key(self) -> bool:
+        """Whether the server refuses a request without a key."""
+        request = self._http.build_request("GET", "/caller")
+        for name in ("Authorization", "X-API-Key"):
+            request.headers.pop(name, None)
+        try:
+            self._send(request)
+        except Refused as error:
+            if error.code != "unauthorized":
+                raise
+            return True
+        return False
+
+    def scope(self) -> str:
+        """The client_name that the key opens; with `*` at the end, every one with that beginning."""
+        scope: str = self.get("/caller")["client_name"]
+        return scope
+
+    def own_name(self, name: str) -> str:
+        """A conversation that the key opens: `name` with the beginning that the key asks for, or its only one."""
+        scope = self.scope() if self.key else "*"
+        return scope[:-1] + name if scope.endswith("*") else scope
 
     def conversation(self, client_name: str) -> dict[str, Any] | None:
         """Settings and state; None if there is no such conversation."""
@@ -176,4 +225,6 @@ class Client:
             after: float | None = float(response.headers["Retry-After"])
         except (KeyError, ValueError):
             after = None
+        if code == "unauthorized":
+            sentence = REFUSED_KEY if self.key else NO_KEY
         return Refused(sentence, code, response.status_code, after)

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from rich.text import Text
 
 from terminal import words
-from terminal.client import Client, Refused, UsageError
+from terminal.client import KEY_CODES, Client, Refused, UsageError
 from terminal.inert import decode_pieces, escape_json, make_inert, make_inert_line
 from terminal.render import indent, render, wrap
 from terminal.reply import SERVER_DOWN, Follower, describe_end, indented, print_reply, show_reply
@@ -47,7 +47,7 @@ def ask(client: Client, arguments: Namespace) -> int:
 
 
 def exit_code_of(end: End) -> int:
-    if end.code == SERVER_DOWN:
+    if end.code == SERVER_DOWN or end.code in KEY_CODES:
         return 2
     return {"completed": 0, "cancelled": INTERRUPTED}.get(end.status, 1)
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from rich.text import Text
 
 from terminal import words
-from terminal.client import Client, Refused, ServerDown, is_local
+from terminal.client import SET_KEY, Client, Refused, ServerDown, is_local
 from terminal.commands import shutdown_of
 from terminal.findings import Finding, bad, good, unsettled
 from terminal.inert import make_inert_line
@@ -27,10 +27,11 @@ def doctor(client: Client, _arguments: Namespace) -> int:
     """Print every finding. Returns 2 if the server is down, 1 if something else is wrong."""
     settings = LocalSettings(Path.cwd()) if is_local(client.address) else None
     console = make_console()
+    secrets = [*([client.key] if client.key else []), *(settings.secrets() if settings else [])]
     findings = []
     for finding in _examine(client, settings):
         findings.append(finding)
-        for row in _describe(finding, settings.secrets() if settings else []):
+        for row in _describe(finding, secrets):
             console.print(row, soft_wrap=True)
     wrong = {finding.subject for finding in findings if finding.status == "failed"}
     told = "Nothing is wrong." if not wrong else f"Wrong: {', '.join(sorted(wrong))}."
@@ -51,8 +52,12 @@ def _examine(client: Client, settings: LocalSettings | None) -> Iterator[Finding
         if local_store is not None:
             yield local_store
         return
+    access = _check_access(client)
+    yield access
     health = client.get("/health")
     yield _check_store(health["store"], local_store)
+    if access.status == "failed":
+        return  # Without a key, the server tells nothing of its models.
     yield from _check_upstream(client, health["openai_api"], settings)
 
 
@@ -89,6 +94,39 @@ def _explain_silence(client: Client, problem: str, settings: LocalSettings | Non
 def _is_another(client: Client) -> Finding:
     told = f"Another program listens at {client.address}."
     return bad("server", told, "Start the server on another port: make run PORT=8000, and use --server with that port.")
+
+
+def _check_access(client: Client) -> Finding:
+    """Whether the server needs a key, and what that of the client opens."""
+    try:
+        if not client.needs_key():
+            return _describe_open(client)
+        if not client.key:
+            return bad("access", "The server is protected, and no key is set here.", SET_KEY)
+        caller = client.get("/caller")
+    except Refused as error:
+        if error.code == "unauthorized":
+            advice = "Check that all of it was copied; it may also have expired or been deleted."
+            return bad("access", "The server is protected, and does not accept the key.", advice)
+        return bad("access", f"{error.sentence} ({error.code})", "Try again in a minute.")
+    opened = "everything: it is the administrator's" if caller["is_admin"] else _describe_scope(caller["client_name"])
+    told = f"The server is protected; the key is accepted, and opens {opened}."
+    if client.address.startswith("http://") and not is_local(client.address):
+        return unsettled("access", told, "It is sent without encryption; use an address with https.")
+    return good("access", told)
+
+
+def _describe_open(client: Client) -> Finding:
+    if is_local(client.address):
+        return good("access", "The server is open: it needs no key.")
+    advice = "If that is not meant, set ADMIN_KEY on it; docs/access.md tells more."
+    return unsettled("access", "The server is open to anybody who reaches its address.", advice)
+
+
+def _describe_scope(scope: str) -> str:
+    if scope == "*":
+        return "every client_name"
+    return f'every client_name that begins with "{scope[:-1]}"' if scope.endswith("*") else f'the client_name "{scope}"'
 
 
 def _check_store(status: str, local: Finding | None) -> Finding:

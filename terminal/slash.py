@@ -70,7 +70,12 @@ def _set_system(chat: "Chat", text: str) -> None:
 
 
 def _new(chat: "Chat", name: str) -> None:
-    chat.open(name or f"terminal-{datetime.now():%Y-%m-%d-%H%M%S}")
+    made = f"terminal-{datetime.now():%Y-%m-%d-%H%M%S}"
+    opened = name or chat.client.own_name(made)
+    if name or opened.endswith(made):
+        chat.open(opened)
+    else:
+        chat.tell(f'The key opens "{opened}" and no other conversation; /clear empties it.')
 
 
 def _open(chat: "Chat", name: str) -> None:

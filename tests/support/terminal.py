@@ -95,7 +95,7 @@ class Terminal:
 
 def clean_environment() -> dict[str, str]:
     """Without settings of a server, and without what would change how a terminal is written to."""
-    unwanted = SETTINGS | {"NO_COLOR", "CONVERSATION_SERVER"}
+    unwanted = SETTINGS | {"NO_COLOR", "CONVERSATION_SERVER", "CONVERSATION_KEY"}
     return {name: value for name, value in os.environ.items() if name not in unwanted}
 
 
