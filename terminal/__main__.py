@@ -33,8 +33,8 @@ def make_parser() -> Parser:
     told = f"address of the server; CONVERSATION_SERVER, or PORT of this machine, or {DEFAULT_SERVER} if left out"
     # Without a default here, so that one before the command is not overridden.
     shared.add_argument("--server", metavar="URL", default=argparse.SUPPRESS, help=told)
-    shown = "key of a protected server; others on this machine may see it, so set CONVERSATION_KEY rather"
-    shared.add_argument("--key", metavar="KEY", default=argparse.SUPPRESS, help=shown)
+    warned = "key of a protected server; others on this machine may see it, so set CONVERSATION_KEY rather"
+    shared.add_argument("--key", metavar="KEY", default=argparse.SUPPRESS, help=warned)
     parser = Parser(prog="python -m terminal", description="Talk with a conversation server.", parents=[shared])
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
 

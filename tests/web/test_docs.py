@@ -190,7 +190,7 @@ class TestVendor:
 @pytest.fixture(scope="module")
 def served() -> Iterator[ServerProcess]:
     """A server that is told another public address than the one at which the pages are opened."""
-    with serve(UPSTREAM="scripted", PUBLIC_URL="https://chat.example.com") as served:
+    with serve(UPSTREAM="scripted", PUBLIC_URL="https://chat.example.com", ALLOW_OPEN="true") as served:
         yield served
 
 
@@ -238,6 +238,39 @@ class TestDocs:
 
     def test_on_a_narrow_screen_nothing_lies_beside_it(self, page: Page) -> None:
         assert_fits_a_narrow_screen(page)
+
+
+class TestTryingOutWithAKey:
+    ADMIN_KEY = "an administrator's long key"
+
+    def try_out(self, page: Page) -> str:
+        """The status of an operation."""
+        operation = page.locator(".opblock", has_text="Tell the current model")
+        if not operation.get_by_role("button", name="Execute").is_visible():
+            operation.locator(".opblock-summary").click()
+            operation.get_by_role("button", name="Try it out").click()
+        with page.expect_response(re.compile("/model")) as answer:
+            operation.get_by_role("button", name="Execute").click()
+        self.sent = answer.value.request.all_headers().get("authorization")
+        status = operation.locator(".live-responses-table .response .response-col_status")
+        expect(status).to_contain_text(str(answer.value.status))
+        return str(answer.value.status)
+
+    def test_the_key_that_was_given_goes_with_requests_and_is_kept_nowhere(self, browser: Browser) -> None:
+        refusals = "Failed to load resource: the server responded with a status of 401"
+        server = serve(UPSTREAM="scripted", ADMIN_KEY=self.ADMIN_KEY)
+        with server as served, visit(browser, f"{served.url}/docs", ignored=refusals) as page:
+            assert (self.try_out(page), self.sent) == ("401", None)
+            page.get_by_role("button", name="Authorize", exact=True).click()
+            dialog = page.locator(".modal-ux")
+            dialog.get_by_role("textbox").fill(self.ADMIN_KEY)
+            dialog.get_by_role("button", name="Apply credentials").click()
+            dialog.get_by_role("button", name="Close").click()
+            assert (self.try_out(page), self.sent) == ("200", f"Bearer {self.ADMIN_KEY}")
+            kept = page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}])")
+            assert (kept, page.context.cookies()) == ("[{},{}]", [])
+            page.goto(f"{served.url}/docs")
+            assert (self.try_out(page), self.sent) == ("401", None)
 
 
 class TestRedoc:
