@@ -79,11 +79,13 @@ class Client:
         """For people: without the password that the address may have."""
         self.key = check_key(key)
         # With a password in the address, `Authorization` is that of a proxy before the server.
-        named = {"X-API-Key": self.key} if parts.username or parts.password else {"Authorization": f"Bearer {self.key}"}
+        headers = (
+            {"X-API-Key": self.key} if parts.username or parts.password else {"Authorization": f"Bearer {self.key}"}
+        )
         # A proxy of the environment does not reach this machine's own ports.
         self._http = httpx.Client(
             base_url=parts.geturl(),
-            headers=named if self.key else {},
+            headers=headers if self.key else {},
             timeout=SECONDS,
             trust_env=not is_local(self.address),
         )

@@ -153,10 +153,10 @@ class TestRefusals:
             assert eventually(lambda: results_file.exists() and results_file.stat().st_size > 0)
             manage("DELETE", f"/api-keys/{created['id']}")
 
-        ending = threading.Thread(target=end_key)
-        ending.start()
+        deletion = threading.Thread(target=end_key)
+        deletion.start()
         ended = run("batch", "q.txt", "--parallel", "4", CONVERSATION_KEY=created["key"])
-        ending.join()
+        deletion.join()
         assert ended.returncode == 2, ended.stderr
         assert "The server does not accept the key." in ended.stderr
         results = [json.loads(line) for line in results_file.read_text().splitlines()]
