@@ -10,11 +10,12 @@ from server.upstream.client import Account
 from tests.support.process import free_port, serve
 from tests.support.redis_server import needs_redis, redis_server
 
-WORD = "Xylophon"
+WORD = "Xylophonxylophon"
 """It is in every secret, and nowhere else."""
 
 SECRETS = {
     "openai_api_key": f"sk-{WORD}",
+    "admin_key": WORD,
     "openai_custom_headers": f"api-key: {WORD}",
     "openai_base_url": f"http://{WORD}:{WORD}@127.0.0.1:1/v1?api-key={WORD}",
     "llm_server_url": f"http://{WORD}:{WORD}@127.0.0.1:1/v1?api-key={WORD}",
@@ -39,6 +40,7 @@ def test_neither_log_nor_answers_have_a_secret_whatever_fails(password: str) -> 
     port = free_port()
     with redis_server(requirepass=password) as redis:
         secrets = {
+            "ADMIN_KEY": WORD,
             "OPENAI_API_KEY": f"sk-{WORD}",
             "OPENAI_CUSTOM_HEADERS": f"api-key: {WORD}",
             "OPENAI_BASE_URL": f"http://{WORD}:{WORD}@127.0.0.1:{port}/v1?api-key={WORD}",
