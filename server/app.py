@@ -15,6 +15,7 @@ from server import addresses
 from server.access.admission import Admission
 from server.access.budgets import Budgets
 from server.access.caller import OPEN
+from server.access.caps import Caps, ClientCaps
 from server.access.keys import Keys
 from server.access.rate_limits import RateLimits
 from server.core import Core
@@ -190,7 +191,14 @@ def create_upstream(settings: Settings) -> Upstream:
 
 def create_admission(settings: Settings, store: Store) -> Admission:
     budgets = Budgets(store, settings.daily_token_budget, settings.default_max_tokens, settings.system_prompt)
-    return Admission(RateLimits(settings.rate_limit), budgets, find_caller, keep_quota)
+    caps = Caps(
+        settings.max_client_conversations,
+        settings.max_client_messages,
+        settings.max_client_bytes,
+        settings.max_client_open_runs,
+        settings.max_client_streams,
+    )
+    return Admission(RateLimits(settings.rate_limit), budgets, ClientCaps(store, caps), find_caller, keep_quota)
 
 
 def create_run_config(settings: Settings) -> RunConfig:

@@ -157,6 +157,21 @@ class ConversationImporting(ConversationBusy):
     sentence = "This conversation is being imported at the moment; ask again when that is done."
 
 
+class ClientFull(Refused):
+    code = "client_full"
+    sentence = "This client keeps as much as it may; delete some, or ask the operator."
+
+
+class TooManyOpenRuns(Refused):
+    code = "too_many_open_runs"
+    sentence = "Too many questions of this client are open; wait for a reply before asking the next."
+
+
+class TooManyStreams(Refused):
+    code = "too_many_streams"
+    sentence = "This client reads as many streams at once as it may; close one, or wait for its end."
+
+
 class TooManyRecords(Refused):
     code = "too_many_records"
     sentence = "This server keeps as many assistants as it may; delete one, or let the operator raise MAX_RECORDS."

@@ -115,6 +115,21 @@ class Settings:
     assistant_instructions: str = ""
     """Its instructions."""
 
+    max_client_conversations: int | None = None
+    """The most conversations that a key's client may have. Empty: any number."""
+
+    max_client_messages: int | None = None
+    """The most messages of all these together. Empty: any number."""
+
+    max_client_bytes: int | None = None
+    """The most bytes of all these messages together, about. Empty: any number."""
+
+    max_client_open_runs: int | None = None
+    """The most questions of a client that may be open at once. Empty: any number."""
+
+    max_client_streams: int | None = None
+    """The most streams that a client may read from one process at once. Empty: any number."""
+
     retention_days: float | None = None
     """After how many days without use a conversation is deleted. Empty: never."""
 

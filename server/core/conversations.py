@@ -7,6 +7,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+from server.access.caps import ClientCaps
 from server.core.history import Page, read_newest, read_page
 from server.core.scope import Scope
 from server.domain import Conversation, DailyUsage, Message
@@ -29,10 +30,11 @@ class Conversations:
     Each call raises NotAllowed for a `client_name` that is not the caller's, and NotFound for what is others'.
     """
 
-    def __init__(self, store: Store, runner: Runner, scope: Scope) -> None:
+    def __init__(self, store: Store, runner: Runner, scope: Scope, caps: ClientCaps) -> None:
         self._store = store
         self._runner = runner
         self._scope = scope
+        self._caps = caps
 
     def derive_name(self, kind: str, purpose: str, key: str | None) -> str:
         """The name of a chat or a thread that belongs to the caller's idempotency key; without a key, a new one."""
@@ -49,9 +51,10 @@ class Conversations:
     ) -> Conversation:
         """A new conversation, or the existing one of that name. It expires `seconds` after its last use, or never.
 
-        If `is_unlisted`, a full store may delete it to make room for another. Raises StoreFull.
+        If `is_unlisted`, a full store may delete it to make room for another. Raises StoreFull, ClientFull.
         """
         self._scope.require(name)
+        self._caps.require_room(self._scope.caller.owner, name)
         return self._store.create_conversation(
             name,
             seconds,
@@ -82,9 +85,11 @@ class Conversations:
     def update(self, name: str, changes: Mapping[str, Any], *, create: bool = True) -> Conversation:
         """Set `model`, `metadata` and settings (`domain.SETTINGS`); None takes one back. The others stay.
 
-        A missing conversation is created, or, without `create`, raises NotFound. Raises StoreFull.
+        A missing conversation is created, or, without `create`, raises NotFound. Raises StoreFull, ClientFull.
         """
         self._scope.require(name)
+        if create:
+            self._caps.require_room(self._scope.caller.owner, name)
         return self._store.update_conversation(name, changes, create=create, owner=self._scope.caller.owner)
 
     def history(self, name: str, limit: int | None, before: int | None, max_characters: int | None) -> Page:
@@ -141,8 +146,9 @@ class Conversations:
         return sorted(usage, key=lambda each: each.day, reverse=True)
 
     def add_messages(self, name: str, messages: NewMessages) -> Sequence[Message]:
-        """Append messages that no run wrote. Raises NotFound, and ConversationBusy while a run is open."""
+        """Append messages that no run wrote. Raises NotFound, ClientFull, and ConversationBusy while a run is open."""
         self._scope.require(name)
+        self._caps.require_room(self._scope.caller.owner, name)
         added = to_messages(messages)
         self._store.add_messages(name, added)
         return added

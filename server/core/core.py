@@ -5,6 +5,7 @@ from functools import cached_property
 from server.access.admission import Admission
 from server.access.budgets import Budgets
 from server.access.caller import OPEN, Caller
+from server.access.caps import Caps, ClientCaps
 from server.access.keys import Keys
 from server.access.rate_limits import RateLimits
 from server.core.clients import Clients
@@ -40,7 +41,7 @@ class Core:
         self._store = store
         self._upstream = upstream
         self._runner = runner
-        self._admission = admission or Admission(RateLimits(), Budgets(store))
+        self._admission = admission or Admission(RateLimits(), Budgets(store), ClientCaps(store, Caps()))
         self._keys = keys
         self._scope = Scope(store, caller)
         self._import_queue = ImportQueue()
@@ -58,7 +59,7 @@ class Core:
 
     @cached_property
     def conversations(self) -> Conversations:
-        return Conversations(self._store, self._runner, self._scope)
+        return Conversations(self._store, self._runner, self._scope, self._admission.caps)
 
     @cached_property
     def replies(self) -> Replies:
@@ -78,7 +79,7 @@ class Core:
 
     @cached_property
     def imports(self) -> Imports:
-        return Imports(self._store, self._scope, self._import_queue)
+        return Imports(self._store, self._scope, self._import_queue, self._admission.caps)
 
     @cached_property
     def titles(self) -> Titles:

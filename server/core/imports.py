@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
+from server.access.caps import ClientCaps
 from server.core.import_check import Names, Plan, check_file
 from server.core.import_formats import read_file
 from server.core.import_records import Header
@@ -82,9 +83,10 @@ class ImportQueue:
 class Imports:
     """Safe from any thread."""
 
-    def __init__(self, store: Store, scope: Scope, queue: ImportQueue) -> None:
+    def __init__(self, store: Store, scope: Scope, queue: ImportQueue, caps: ClientCaps) -> None:
         self._store = store
         self._scope = scope
+        self._caps = caps
         self._queue = queue
         self.admit = queue.admit
 
@@ -102,6 +104,7 @@ class Imports:
         these are listed at the end. If the process dies, those that are not listed yet expire; if it dies while it
         lists several, some are there.
         """
+        self._caps.require_room(self._scope.caller.owner, name or "")
         with self._queue.turn, closing(JsonFile(file)) as data:
             names = Names(self._store, self._scope, name, copies=copies)
             plan = check_file(data, self._store, names, max_input_chars, has_lines=has_lines)

@@ -1,8 +1,8 @@
 """Replies: ask, wait, read, cancel, retry, and submit the outputs of tools."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from server.access.admission import Admission
 from server.core.conversations import Conversations, NewMessages, to_messages
 from server.core.scope import Scope
 from server.domain import Run, RunOptions, Status
-from server.runs.events import RunEvents, error_of
+from server.runs.events import HeldEvents, RunEvents, error_of
 from server.runs.runner import Runner
 from server.store.protocol import RETRYABLE_STATUSES, CreateOptions, Store
 
@@ -94,11 +94,12 @@ class Replies:
         self, draft: Run, is_connected: Callable[[], bool], *, create_conversation: bool = True
     ) -> tuple[str, RunEvents]:
         """The id of the run that answers `draft`, and its events as `read` gives them."""
-        run = self.create(draft, create_conversation=create_conversation)
-        try:
-            return run.id, self._runner.read(run.id, 0, is_connected)
-        except errors.NotFound:  # It was created a moment ago, so it was cleared in between.
-            raise errors.RunCancelled from None
+        with self._hold_stream() as hold:
+            run = self.create(draft, create_conversation=create_conversation)
+            try:
+                return run.id, hold(self._runner.read(run.id, 0, is_connected))
+            except errors.NotFound:  # It was created a moment ago, so it was cleared in between.
+                raise errors.RunCancelled from None
 
     def get(self, run_id: str) -> Run:
         """Raises NotFound."""
@@ -145,7 +146,8 @@ class Replies:
         # A run of this process can be read without the store.
         with suppress(errors.StoreUnavailable, errors.NotFound):
             self._conversations.find(self._store.get_run(run_id).conversation)
-        return self._runner.read(run_id, position, is_connected)
+        with self._hold_stream() as hold:
+            return hold(self._runner.read(run_id, position, is_connected))
 
     def submit_outputs(self, run_id: str, outputs: Mapping[str, str]) -> Run:
         """Continue a run that requires action: `outputs` has the output of each of its calls, by the call's id.
@@ -206,6 +208,16 @@ class Replies:
         """Raises NotFound, also if it is a run of others. A run of this process is found without the store."""
         if self._scope.is_limited:
             self._scope.require_id(self._runner.find_conversation(run_id))
+
+    @contextmanager
+    def _hold_stream(self) -> Iterator[Callable[[RunEvents], RunEvents]]:
+        """Give a function that keeps the caller's stream counted until its events are closed. Raises TooManyStreams."""
+        release = self._admission.caps.take_stream(self._scope.caller.owner)
+        try:
+            yield lambda events: HeldEvents(events, release)
+        except BaseException:
+            release()
+            raise
 
     def _find_last_run_id(self, name: str) -> str:
         count = self._conversations.get(name).message_count

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 from server.domain import Run, RunError
 from server.errors import ActionRequired, AppError, InternalError, RunCancelled
@@ -31,6 +32,26 @@ def notify_end(events: RunEvents, callback: Callable[[Run], None]) -> RunEvents:
             if isinstance(event, Run):
                 callback(event)
             yield event
+
+
+class HeldEvents(Generator[TextDelta | Run | None, None, None]):
+    """Events that hold something until they are closed, also if nobody has begun to read them."""
+
+    def __init__(self, events: RunEvents, release: Callable[[], None]) -> None:
+        self._events = events
+        self._release: Callable[[], None] | None = release
+
+    def send(self, value: None) -> TextDelta | Run | None:
+        return self._events.send(value)
+
+    def throw(self, *error: Any) -> TextDelta | Run | None:
+        return self._events.throw(*error)
+
+    def close(self) -> None:
+        self._events.close()
+        release, self._release = self._release, None
+        if release is not None:
+            release()
 
 
 def run_error(error: AppError) -> RunError:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from server.charges import Charge
-from server.errors import BudgetExhausted, RateLimited
+from server.errors import BudgetExhausted, RateLimited, Refused
 from server.rates import RateState
 
 DAY_SECONDS = 86_400.0
@@ -32,6 +32,18 @@ def ignore(_: RateState) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class Holdings:
+    """What the conversations of one owner have."""
+
+    conversations: int
+    messages: int
+    bytes: int
+    """Of the messages, about."""
+    open_runs: int
+    """Those whose end is not written."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunLimits:
     """What holds for one run."""
 
@@ -40,6 +52,8 @@ class RunLimits:
     """The budget that the charge is a part of."""
     charge: Charge | None = None
     """The run's."""
+    refusal: Refused | None = None
+    """Why no run may be created, for another reason; None if one may. A run that is joined is found all the same."""
     report: Callable[[RateState], None] = ignore
     """Called with the state of the rate limit once the run has begun."""
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from server.domain import Conversation, ConversationEntry, DailyUsage, Message, Run, Status
 from server.rates import RateState
-from server.store.limits import NO_LIMITS, RunLimits
+from server.store.limits import NO_LIMITS, Holdings, RunLimits
 from server.store.record_protocol import RecordStore
 
 
@@ -125,6 +125,9 @@ class Store(RecordStore, Protocol):
 
     def list_owned(self, owner: str) -> Sequence[str]:
         """The names of all conversations of `owner`, unlisted ones too, in no order. Costs what the owner has."""
+
+    def measure_owner(self, owner: str) -> Holdings:
+        """What all conversations of `owner` have. Costs what the owner has."""
 
     def read_entries(self, names: Sequence[str]) -> Sequence[ConversationEntry]:
         """Those of the named conversations that `list_conversations` lists, in the order of `names`."""

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from server.domain import Conversation, Message, Run, Step, ToolCall, Usage
-from server.errors import ConversationImporting, NotFound, NotLastTurn, RunExists
+from server.errors import ClientFull, ConversationImporting, NotFound, NotLastTurn, RunExists
+from server.store.limits import Holdings, RunLimits
 from server.store.protocol import CreatedRun, CreateOptions, Store
 from tests.support.clock import Clock
 
@@ -110,6 +111,30 @@ class ConversationTests:
         store.create_conversation("a", None, {}, owner="eve")
         store.create_conversation("b", None, {}, owner="ada")
         assert (list(store.list_owned("ada")), list(store.list_owned("eve"))) == (["b"], ["a"])
+
+    def test_what_an_owner_has_is_measured(self, store: Store) -> None:
+        assert store.measure_owner("ada") == Holdings(0, 0, 0, 0)
+        store.create_conversation("a", None, {}, owner="ada")
+        store.add_messages("a", [Message.of("user", "x" * 1000, None, 1.0) for _ in range(20)])
+        store.create_conversation("hidden", 60.0, {}, owner="ada", is_unlisted=True)
+        create(store, Run("why?"), "hidden")
+        store.create_conversation("e", None, {}, [Message.of("user", "mine", None, 1.0)], owner="eve")
+        held = store.measure_owner("ada")
+        assert (held.conversations, held.messages, held.open_runs) == (2, 20, 1)
+        assert 20_000 <= held.bytes <= 40_000
+        store.delete_conversation("a")
+        assert store.measure_owner("ada") == Holdings(1, 0, 0, 1)
+        assert store.measure_owner("") == Holdings(0, 0, 0, 0)
+
+    def test_a_run_that_is_refused_for_another_reason_may_still_be_joined(self, store: Store) -> None:
+        limits = RunLimits(refusal=ClientFull())
+        run = create(store, Run("why?", "id")).run
+        for name, draft in (("ada", Run("and?")), ("eve", Run("why?"))):
+            with pytest.raises(ClientFull):
+                store.create_run(name, draft, CreateOptions(limits=limits), waiting=32, start=True)
+        assert store.get_conversation("eve") is None
+        joined = store.create_run("ada", Run("why?", "id"), CreateOptions(limits=limits), waiting=32, start=True)
+        assert (joined.run.id, joined.is_new) == (run.id, False)
 
     def test_a_conversation_that_was_used_since_is_not_deleted(self, store: Store, clock: Clock) -> None:
         for name in ("old", "open", "used"):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
 from server.access.caller import OPEN
+from server.access.caps import Caps, ClientCaps
 from server.app import create_app
 from server.core.exports import ExportFormat, Exports
 from server.core.imports import ImportQueue, ImportResult, Imports
@@ -149,7 +150,7 @@ def import_file(store: Store, content: bytes, *, has_lines: bool = False) -> Imp
     with TemporaryFile() as file:
         file.write(content)
         file.flush()
-        return Imports(store, Scope(store, OPEN), ImportQueue()).load(
+        return Imports(store, Scope(store, OPEN), ImportQueue(), ClientCaps(store, Caps())).load(
             file, None, 100_000, has_lines=has_lines, copies=False
         )
 

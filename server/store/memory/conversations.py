@@ -6,6 +6,7 @@ from itertools import count
 
 from server.domain import Conversation, ConversationEntry, Message, Run
 from server.errors import NotFound, RunExists, StoreFull
+from server.store.limits import Holdings
 from server.store.memory.conversation import ConversationState, has_run_expired
 from server.store.memory.eviction import EvictionOrder
 from server.store.memory.limits import LimitTable
@@ -100,6 +101,13 @@ class ConversationTable:
             entries += map(self._to_entry, states)
             names = self._use_order.list_newest(before, most - len(entries))
         return entries
+
+    def measure_owned(self, owner: str) -> Holdings:
+        """As `Store.measure_owner`."""
+        states = [self.states[name] for name in self.list_owned(owner)]
+        size = sum(len(message.fragment) for state in states for message in state.messages)
+        messages = sum(len(state.messages) for state in states)
+        return Holdings(len(states), messages, size, sum(len(state.open_runs) for state in states))
 
     def is_used(self, name: str, since: float) -> bool:
         """Whether it was touched at that time or later, or has an open run."""

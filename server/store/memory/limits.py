@@ -44,7 +44,9 @@ class LimitTable:
         """By key and day, oldest first."""
 
     def take(self, run: Run, limits: RunLimits) -> RateState | None:
-        """Count a run that begins, and reserve what it may spend. Raises RateLimited and BudgetExhausted."""
+        """Count a run that begins, and reserve what it may spend. Raises what refuses it."""
+        if limits.refusal is not None:
+            raise limits.refusal
         hits = None if limits.rate is None else self._require_rate(limits.rate)
         self.reserve(run, limits.daily_tokens)
         if limits.rate is None or hits is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from server.domain import Conversation, ConversationEntry, DailyUsage, Message, Run, Status
 from server.errors import ConversationBusy, NotFound
-from server.store.limits import NO_LIMITS, RunLimits
+from server.store.limits import NO_LIMITS, Holdings, RunLimits
 from server.store.memory.conversation import has_run_expired
 from server.store.memory.conversations import ConversationTable
 from server.store.memory.records import Records
@@ -66,10 +66,8 @@ class MemoryStore:
     def touch(self, name: str) -> bool:
         with self._lock:
             state = self._table.find(name)
-            if state is not None and state.seconds is not None:
-                self._table.touch(name, state)
-            elif state is not None:
-                self._table.put(name, state)
+            if state is not None:
+                (self._table.put if state.seconds is None else self._table.touch)(name, state)
             return state is not None
 
     def update_conversation(
@@ -89,6 +87,10 @@ class MemoryStore:
     def list_owned(self, owner: str) -> Sequence[str]:
         with self._lock:
             return self._table.list_owned(owner)
+
+    def measure_owner(self, owner: str) -> Holdings:
+        with self._lock:
+            return self._table.measure_owned(owner)
 
     def read_entries(self, names: Sequence[str]) -> Sequence[ConversationEntry]:
         with self._lock:
@@ -254,9 +256,8 @@ class MemoryStore:
 
     def delete_conversation(self, name: str, *, unused_since: float | None = None) -> Sequence[str]:
         with self._lock:
-            if unused_since is not None and self._table.is_used(name, unused_since):
-                return ()
-            return self._table.forget(name)
+            is_used = unused_since is not None and self._table.is_used(name, unused_since)
+            return () if is_used else self._table.forget(name)
 
     def renew_leases(self, leases: Mapping[str, str]) -> Collection[str]:
         with self._lock:

@@ -65,7 +65,9 @@ class RunLimiter:
 
     def begin(self, run: Run, limits: RunLimits) -> Attempt:
         """What has to be done before a run is created."""
-        attempt = Attempt()
+        attempt = Attempt(refusal=limits.refusal)
+        if limits.refusal is not None:
+            return attempt
         if limits.rate is not None:
             attempt.add(_rate_key(limits.rate), self._take_rate(limits.rate, run.id))
         if run.charge is not None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import orjson
 
+from server.store.limits import Holdings
 from server.store.redis.caller import ScriptCaller, tag_of
 from server.store.redis.commands import Command
 from server.store.redis.serializers import load_conversation
@@ -21,6 +22,16 @@ class Owners:
         """As `Store.list_owned`."""
         (members,) = self._scripts.ask_all([("SMEMBERS", _key(owner))])
         return self._find_owned([(owner, each.decode()) for each in members])
+
+    def measure(self, owner: str) -> Holdings:
+        """As `Store.measure_owner`. The bytes are those that Redis takes for the messages, by a sample of them."""
+        tags = [tag_of(name) for name in self.list_names(owner)]
+        answers = [
+            self._scripts.ask_all([(*command, f"{tag}:{part}") for tag in tags])
+            for *command, part in (("LLEN", "messages"), ("MEMORY", "USAGE", "messages"), ("LLEN", "open_runs"))
+        ]
+        messages, size, open_runs = (sum(each or 0 for each in one) for one in answers)
+        return Holdings(len(tags), messages, size, open_runs)
 
     def remove(self, entries: Sequence[bytes]) -> None:
         """Remove the entries of deleted conversations, as `dump_owner` wrote them."""

@@ -68,8 +68,9 @@ class RedisStore:
         self._listener = RedisListener(self._redis)
         self._scripts = ScriptCaller(self._redis, clock, lease_seconds)
         self._use_order = UseOrder(self._redis, self._scripts)
-        self._owners = Owners(self._scripts)
-        self._expiry = Expiry(self._redis, clock, self._scripts, self._use_order, self._owners)
+        owners = Owners(self._scripts)
+        self.list_owned, self.measure_owner = owners.list_names, owners.measure
+        self._expiry = Expiry(self._redis, clock, self._scripts, self._use_order, owners)
         self._writes = IndexedWrites(self._redis, clock, self._scripts, self._use_order, self._expiry)
         self._limits = RunLimiter(self._redis, clock, self._scripts, lease_seconds)
         self._max_records = max_records
@@ -117,9 +118,6 @@ class RedisStore:
 
     def list_conversations(self, before: tuple[float, str] | None, most: int) -> Sequence[ConversationEntry]:
         return self._use_order.list_entries(before, most)
-
-    def list_owned(self, owner: str) -> Sequence[str]:
-        return self._owners.list_names(owner)
 
     def read_entries(self, names: Sequence[str]) -> Sequence[ConversationEntry]:
         return self._use_order.read_entries(names)

@@ -11,6 +11,7 @@ import orjson
 
 from server.domain import SETTINGS, Conversation, ConversationEntry, Message, Run, Status, excerpt_of
 from server.errors import ConversationImporting, NotFound
+from server.store.limits import Holdings
 from server.store.rules import as_abandoned
 from server.store.sqlite.history import History, row_key_range
 from server.store.sqlite.limits import settle
@@ -34,6 +35,15 @@ WHERE NOT c.unlisted AND (c.touched, c.name) < (?, ?) ORDER BY c.touched DESC, c
 """
 ENTRY = f"SELECT {ENTRY_COLUMNS} FROM {ENTRY_SOURCE} WHERE NOT c.unlisted AND c.name = ?"
 OWNED = "SELECT name, id, expires FROM conversations WHERE owner = ? AND owner <> ''"
+MEASURE = """
+SELECT count(*),
+    ifnull(sum((SELECT count(*) FROM messages WHERE row_key BETWEEN c.id << 32 AND (c.id << 32) + 4294967295)), 0),
+    ifnull(sum((
+        SELECT sum(length(fragment)) FROM messages WHERE row_key BETWEEN c.id << 32 AND (c.id << 32) + 4294967295
+    )), 0),
+    ifnull(sum((SELECT count(*) FROM open_runs WHERE row_key BETWEEN c.id << 32 AND (c.id << 32) + 4294967295)), 0)
+FROM conversations c WHERE c.owner = ? AND c.owner <> '' AND (c.expires IS NULL OR c.expires >= ?)
+"""
 UPDATE_CONVERSATION = "UPDATE conversations SET model = ?, metadata = ?, settings = ? WHERE id = ?"
 PUBLISH_CONVERSATION = """
 UPDATE conversations SET seconds = NULL, expires = NULL, unlisted = 0, created = ?, touched = ? WHERE id = ?
@@ -151,6 +161,11 @@ def read_entries(tx: Transaction, names: Sequence[str]) -> list[ConversationEntr
 
 def list_owned(tx: Transaction, owner: str) -> list[str]:
     return [name for name, *row in tx.db.execute(OWNED, (owner,)).fetchall() if not tx.has_expired(*row)]
+
+
+def measure_owned(tx: Transaction, owner: str) -> Holdings:
+    """As `Store.measure_owner`. What has expired but for its open runs is not counted."""
+    return Holdings(*tx.db.execute(MEASURE, (owner, tx.now)).fetchone())
 
 
 def _load_entries(tx: Transaction, rows: Iterable[Sequence[Any]]) -> Iterator[ConversationEntry]:

@@ -33,10 +33,12 @@ OLD_BUDGETS = "DELETE FROM budgets WHERE created < ?"
 
 
 def take(tx: Transaction, run: Run, limits: RunLimits, end_abandoned: Callable[[int], object]) -> RateState | None:
-    """Count a run that begins, and see that what it reserves is left. Raises RateLimited and BudgetExhausted.
+    """Count a run that begins, and see that what it reserves is left. Raises what refuses it.
 
     `end_abandoned` writes the ends of the abandoned runs of a conversation, given its id.
     """
+    if limits.refusal is not None:
+        raise limits.refusal
     rate = limits.rate
     count, oldest = (0, tx.now) if rate is None else _require_rate(tx, rate)
     require_budget(tx, run.charge, 0, limits.daily_tokens, end_abandoned)

@@ -10,7 +10,7 @@ import orjson
 from server.concurrency import run_in_os_thread
 from server.domain import Conversation, ConversationEntry, DailyUsage, Message, Run, Status
 from server.errors import NotFound, StoreUnavailable, TooManyRecords
-from server.store.limits import NO_LIMITS, RunLimits
+from server.store.limits import NO_LIMITS, Holdings, RunLimits
 from server.store.protocol import DEFAULT_OPTIONS, NO_CONTEXT_STARTS, SWEEP_SECONDS, CreatedRun, CreateOptions
 from server.store.sqlite import compaction, conversations, runs, schema
 from server.store.sqlite.database import FAILURES, GroupCommitWriter, Reader
@@ -105,6 +105,9 @@ class SqliteStore:
 
     def list_owned(self, owner: str) -> Sequence[str]:
         return self._read(lambda tx: conversations.list_owned(tx, owner))
+
+    def measure_owner(self, owner: str) -> Holdings:
+        return self._read(lambda tx: conversations.measure_owned(tx, owner))
 
     def read_entries(self, names: Sequence[str]) -> Sequence[ConversationEntry]:
         return self._read(lambda tx: conversations.read_entries(tx, names))

@@ -1,0 +1,120 @@
+"""Caps: how much a client may keep, and do at once."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from server.access import caps
+from server.app import create_app
+from server.settings import Settings
+from server.store.memory import MemoryStore
+from tests.access.people import ADMIN_KEY, create_key, send
+from tests.conftest import validate_responses
+from tests.support.replies import ScriptedReplies, SteeredUpstream
+
+Serve = Callable[..., FlaskClient]
+
+
+@pytest.fixture
+def replies() -> ScriptedReplies:
+    return ScriptedReplies("slow", "slower")
+
+
+@pytest.fixture
+def serve(replies: ScriptedReplies, store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Gives a client of a protected server with these settings, which measures anew at every question."""
+    monkeypatch.setattr(caps, "MEASURED_SECONDS", 0.0)
+    apps: list[Flask] = []
+
+    def serve(**settings: Any) -> FlaskClient:
+        app = create_app(Settings(admin_key=ADMIN_KEY, **settings), store=store, upstream=SteeredUpstream(replies))
+        app.testing = True
+        validate_responses(app)
+        apps.append(app)
+        return app.test_client()
+
+    yield serve
+    replies.release()
+    for app in apps:
+        app.extensions["runner"].shut_down(0)
+
+
+def ask(client: FlaskClient, key: str, name: str, question: str = "hello", **more: Any) -> tuple[int, str | None]:
+    answer = send(client, "POST", "/query", key, json={"client_name": name, "input": question}, **more)
+    return answer.status_code, answer.json.get("code")
+
+
+def test_a_client_has_no_more_conversations_than_it_may(serve: Serve) -> None:
+    client = serve(max_client_conversations=2)
+    key, other = create_key(client, "team-*")["key"], create_key(client, "eve*")["key"]
+    assert [ask(client, key, f"team-{each}")[0] for each in "abab"] == [200] * 4
+    assert ask(client, key, "team-c") == (403, "client_full")
+    for path, body in (("/api/sessions", {}), ("/api/v1/threads", {}), ("/chat", {"message": "hello"})):
+        assert send(client, "POST", path, key, json=body).status_code == 403
+    file = {"data": b'[{"role": "user", "content": "hello"}]', "content_type": "application/json"}
+    assert send(client, "POST", "/conversations/import?client_name=team-d", key, **file).status_code == 403
+    assert ask(client, other, "eve")[0] == ask(client, ADMIN_KEY, "team-c")[0] == 200
+    assert send(client, "DELETE", "/conversations/details?client_name=team-a", key).status_code == 200
+    assert ask(client, key, "team-d")[0] == 200
+
+
+@pytest.mark.parametrize("settings", [{"max_client_messages": 4}, {"max_client_bytes": 1_200}])
+def test_a_client_keeps_no_more_than_it_may(serve: Serve, settings: dict[str, int]) -> None:
+    client = serve(**settings)
+    key = create_key(client, "ada")["key"]
+    assert [ask(client, key, "ada", f"{number}" * 260)[0] for number in range(2)] == [200] * 2
+    assert ask(client, key, "ada", "more") == (403, "client_full")
+    thread = send(client, "POST", "/api/v1/threads", key, json={"messages": [{"role": "user", "content": "hello"}]})
+    assert thread.status_code == 403
+    assert send(client, "DELETE", "/history?client_name=ada", key).status_code == 200
+    assert ask(client, key, "ada", "more")[0] == 200
+
+
+def test_a_client_has_no_more_open_questions_than_it_may_but_may_repeat_them(
+    serve: Serve, replies: ScriptedReplies
+) -> None:
+    client = serve(max_client_open_runs=1)
+    key = create_key(client, "team-*")["key"]
+    assert ask(client, key, "team-a", "slow", headers={"Prefer": "wait=0"})[0] == 202
+    replies.await_call("slow")
+    assert ask(client, key, "team-b") == (429, "too_many_open_runs")
+    assert ask(client, key, "team-a", "slow", headers={"Prefer": "wait=0"})[0] == 202
+    replies.end("slow", "at last")
+    assert ask(client, key, "team-a", "slow")[0] == 200
+    assert ask(client, key, "team-b")[0] == 200
+
+
+def test_a_client_reads_no_more_streams_at_once_than_it_may(serve: Serve, replies: ScriptedReplies) -> None:
+    client = serve(max_client_streams=1)
+    key = create_key(client, "ada")["key"]
+    stream_id = send(client, "POST", "/chat/stream", key, json={"client_name": "ada", "message": "slow"}).json[
+        "stream_id"
+    ]
+    path = f"/chat/stream/{stream_id}"
+    first = send(client, "GET", path, key)
+    for answer in (
+        send(client, "GET", path, key),
+        send(
+            client,
+            "POST",
+            "/query",
+            key,
+            json={"client_name": "ada", "input": "x"},
+            headers={"Accept": "text/event-stream"},
+        ),
+    ):
+        assert (answer.status_code, answer.json["code"]) == (429, "too_many_streams")
+    assert send(client, "GET", "/history?client_name=ada", key).status_code == 200
+    first.close()  # Nobody has read it.
+    second = send(client, "GET", path, key)
+    replies.end("slow", "at last")
+    assert b"at last" in second.data
+    second.close()
+    third = send(client, "GET", path, key)
+    assert third.status_code == 200
+    third.close()
+    assert send(client, "GET", "/chat/stream/run_unknown", key).status_code == 404
+    send(client, "GET", path, key).close()
