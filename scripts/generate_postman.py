@@ -86,7 +86,7 @@ def make_collection() -> str:
 
 def _prepare(document: dict[str, Any]) -> dict[str, Any]:
     """The document with an example for all that is sent, and of the responses the first success only."""
-    document.pop("security")  # The key is the collection's; the converter would write one into each request.
+    document.pop("security", None)  # The key is the collection's; the converter would write one into each request.
     for _, _, operation in _operations(document):
         operation.pop("security", None)
         for parameter in operation.get("parameters", []):

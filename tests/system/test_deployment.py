@@ -264,7 +264,7 @@ class TestMake:
         with serve_folder(base, ["make", "-o", ".venv/run", "run", f"PORT={port}"], port) as server:
             assert_converses(server)
             os.killpg(server.process.pid, signal.SIGINT)
-            assert server.process.wait(20) != 0
+            server.process.wait(20)  # Its code is that of make, which may see the server end before the signal.
             log = server.log()
             with pytest.raises(ConnectionRefusedError):
                 server.ask("GET", "/healthz")

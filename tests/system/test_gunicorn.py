@@ -389,18 +389,40 @@ class TestStart:
     @pytest.mark.parametrize(
         ("settings", "words"),
         [
-            (Settings(openai_api_key="key"), []),
-            (Settings(openai_base_url="http://localhost/v1"), []),
-            (Settings(), ["No model is set"]),
-            (Settings(upstream="scripted"), ["DEMONSTRATION"]),
-            (Settings(openai_api_key="key", database_url="postgres://host/db"), ["DATABASE_URL"]),
-            (Settings(openai_api_key="key", database_url="postgres://host/db", store_url="memory"), []),
+            (Settings(openai_api_key="key"), ["OPEN"]),
+            (Settings(openai_api_key="key", admin_key="x" * 16), []),
+            (Settings(openai_base_url="http://localhost/v1"), ["OPEN"]),
+            (Settings(admin_key="x" * 16), ["No model is set"]),
+            (Settings(upstream="scripted"), ["OPEN", "DEMONSTRATION"]),
+            (Settings(openai_api_key="key", database_url="postgres://host/db"), ["DATABASE_URL", "OPEN"]),
+            (Settings(openai_api_key="key", database_url="postgres://host/db", store_url="memory"), ["OPEN"]),
         ],
     )
     def test_what_is_seldom_meant_is_warned_of(self, settings: Settings, words: list[str]) -> None:
         found = start.warnings(settings)
         assert len(found) == len(words)
         assert all(word in sentence for word, sentence in zip(words, found, strict=True))
+
+    @pytest.mark.parametrize(
+        ("settings", "is_refused"),
+        [
+            (Settings(public_url="https://bot.example.com"), True),
+            (Settings(render_external_url="https://a.onrender.com"), True),
+            (Settings(public_url="https://bot.example.com", allow_open=True), False),
+            (Settings(public_url="https://bot.example.com", admin_key="x" * 16), False),
+            (Settings(), False),
+        ],
+    )
+    def test_a_server_with_a_public_address_is_protected_or_open_on_purpose(
+        self, settings: Settings, is_refused: bool
+    ) -> None:
+        try:
+            start.require_protection(settings)
+        except SystemExit as refused:
+            assert is_refused
+            assert "ADMIN_KEY" in str(refused) and "ALLOW_OPEN" in str(refused)
+        else:
+            assert not is_refused
 
     def test_a_setting_that_does_not_fit_ends_the_start_with_a_sentence(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PORT", "no")
