@@ -139,9 +139,10 @@ class Conversations:
             return self._store.list_usage(name, since, until)
         own = self._scope.list_names()
         if own is None:
-            return [
-                each for each in self._store.list_usage(None, since, until) if self._scope.caller.opens_name(each.name)
-            ]
+            usage = self._store.list_usage(None, since, until)
+            owned = set(self._store.list_owned(self._scope.caller.owner))
+            # Tokens without a name are those of all clients together.
+            return [each for each in usage if each.name in owned or (each.name and self._scope.opens_name(each.name))]
         usage = [each for one in own for each in self._store.list_usage(one, since, until)]
         return sorted(usage, key=lambda each: each.day, reverse=True)
 

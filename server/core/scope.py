@@ -47,6 +47,10 @@ class Scope:
     def opens(self, conversation: Conversation) -> bool:
         return self.caller.opens(conversation.name, conversation.owner)
 
+    def opens_name(self, name: str) -> bool:
+        """Whether a name is the caller's by its beginning, whoever created the conversation."""
+        return self.caller.opens(name, "")
+
     def list_names(self) -> list[str] | None:
         """The names of all that a limited caller may open; None if its key opens every name with some beginning."""
         if self.caller.scope.endswith("*"):

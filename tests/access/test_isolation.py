@@ -340,6 +340,20 @@ class TestFurtherWays:
             {"client_name": "*", "is_admin": True},
         ]
 
+    @pytest.mark.parametrize("scope", ["*", "thread_*", "c*", "e*"])
+    def test_a_key_for_a_beginning_is_told_nothing_of_what_others_keys_created(
+        self, visitor: FlaskClient, ada: Person, scope: str
+    ) -> None:
+        key = create_key(visitor, scope)["key"]
+        session_id = send(visitor, "POST", "/api/sessions", key, json={}).json["session_id"]
+        send(visitor, "POST", "/api/chat", key, json={"session_id": session_id, "message": "hello"})
+        usage = send(visitor, "GET", "/conversations/usage", key).json["usage"]
+        names = {each["client_name"] for each in usage}
+        listed = send(visitor, "GET", "/conversations?limit=100", key).json["conversations"]
+        names |= {each["client_name"] for each in listed}
+        assert session_id in names
+        assert not names & ({"", *ada.ids.values()} - {"ada"})
+
     def test_usage_is_told_of_what_a_key_opens(self, visitor: FlaskClient, ada: Person, eve: Person) -> None:
         for key, found in ((ada.key, True), (eve.key, False)):
             usage = send(visitor, "GET", "/conversations/usage", key).json["usage"]
