@@ -52,13 +52,13 @@ class ClientCaps:
             return TooManyOpenRuns()
         return refusal
 
-    def take_stream(self, owner: str) -> Callable[[], None]:
-        """Count a stream that the client reads, until the function that is returned is called.
+    def take_stream(self, owner: str) -> Callable[[], None] | None:
+        """Count a stream that the client reads, until the function that is returned is called; None without a cap.
 
         Raises TooManyStreams.
         """
         if not owner or self._caps.streams is None:
-            return lambda: None
+            return None
         with self._lock:
             if self._streams[owner] >= self._caps.streams:
                 raise TooManyStreams

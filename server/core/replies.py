@@ -213,6 +213,9 @@ class Replies:
     def _hold_stream(self) -> Iterator[Callable[[RunEvents], RunEvents]]:
         """Give a function that keeps the caller's stream counted until its events are closed. Raises TooManyStreams."""
         release = self._admission.caps.take_stream(self._scope.caller.owner)
+        if release is None:
+            yield lambda events: events
+            return
         try:
             yield lambda events: HeldEvents(events, release)
         except BaseException:
