@@ -5,11 +5,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
+from bench.guards import measure_guards
 from bench.processes import (
     Server,
-    count_calls,
+    run_checked_load,
     run_json,
     run_load,
     set_behaviour,
@@ -17,6 +17,7 @@ from bench.processes import (
     start_server,
     start_stub,
 )
+from bench.tables import print_table
 
 ROUNDS = 5
 
@@ -214,22 +215,6 @@ def measure_lengths(stub_port: int) -> None:
     print_table("A window of 100 messages", ["", "of 1,000: p50 ms", "of 10,000: p50 ms", "ratio"], rows)
 
 
-def print_table(title: str, heads: list[str], rows: list[list[str]]) -> None:
-    print(f"\n## {title}\n")
-    for row in (heads, ["---"] * len(heads), *rows):
-        print(f"| {' | '.join(row)} |")
-
-
-def run_checked_load(server: Server, stub_port: int, **plan: Any) -> dict[str, Any]:
-    """Run a load. Exits if a request was not answered or did not cost exactly one upstream call."""
-    before = count_calls(stub_port)
-    result = run_load(server.port, **plan)
-    calls = count_calls(stub_port) - before
-    if calls != plan["requests"] or result["faults"]:
-        raise SystemExit(f"{plan}: {calls} calls upstream, {result['faults']} faults")
-    return result
-
-
 MEASUREMENTS = {
     "flow": measure_flow,
     "turns": measure_turns,
@@ -237,6 +222,7 @@ MEASUREMENTS = {
     "streams": measure_streams,
     "stores": measure_stores,
     "lengths": measure_lengths,
+    "guards": measure_guards,
 }
 """The measurements that run if none is named."""
 

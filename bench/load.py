@@ -3,8 +3,8 @@
 Keeps `concurrency` connections busy until `requests` are answered, each with its own question and client. Prints one
 line of JSON: requests a second, the median and the 99th percentile of the latency in milliseconds, and how many
 responses were complete and how many were not. With `"stream": true` each reply is read as an event stream up to its
-END. With `"client": "name"` all questions go to one conversation. With `"completions": true` the requests are those of
-OpenAI's chat completions, for a proxy.
+END. With `"client": "name"` all questions go to one conversation. With `"key": "ck_…"` each request carries it. With
+`"completions": true` the requests are those of OpenAI's chat completions, for a proxy.
 """
 
 import json
@@ -59,9 +59,10 @@ class Caller:
             path, fields = "/v1/chat/completions", {"model": "stub", "messages": messages}
         body = json.dumps(fields).encode()
         accept = "text/event-stream" if self.plan.get("stream") else "application/json"
+        key = f"Authorization: Bearer {self.plan['key']}\r\n" if "key" in self.plan else ""
         head = (
             f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nAccept: {accept}\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n"
+            f"{key}Content-Length: {len(body)}\r\n\r\n"
         )
         return head.encode() + body
 

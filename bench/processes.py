@@ -73,11 +73,12 @@ def start_redis(fsync: str) -> Iterator[str]:
 
 @contextmanager
 def start_server(kind: str, stub_port: int, **settings: str) -> Iterator[Server]:
-    """Run a server: `kind` is `ours`, `flask`, `fastapi` or `litellm`. `settings` are environment variables."""
+    """Run a server: `kind` is `ours`, `bare`, `flask`, `fastapi` or `litellm`. `settings` are environment variables."""
     port = free_port()
     gunicorn = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--no-control-socket"]
     commands = {
         "ours": [sys.executable, "run.py"],
+        "bare": [sys.executable, "-m", "gunicorn", "bench.bare:app"],
         "flask": [*gunicorn, "-c", "/dev/null", "--threads", "128", "bench.naive_flask:app"],
         "fastapi": [
             sys.executable,
@@ -101,9 +102,31 @@ def start_server(kind: str, stub_port: int, **settings: str) -> Iterator[Server]
         _stop(process)
 
 
+def create_key(port: int, admin_key: str) -> str:
+    """A key for all clients of the protected server at `port`."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/api-keys",
+        json.dumps({"client_name": "*"}).encode(),
+        {"Content-Type": "application/json", "Authorization": f"Bearer {admin_key}"},
+    )
+    with urllib.request.urlopen(request, timeout=5) as answer:
+        key: str = json.load(answer)["key"]
+        return key
+
+
 def run_load(port: int, **plan: Any) -> dict[str, Any]:
     """Run `bench.load` against the server at `port`. Returns what it measured."""
     return run_json([sys.executable, "-m", "bench.load", json.dumps({"port": port, **plan})])
+
+
+def run_checked_load(server: Server, stub_port: int, **plan: Any) -> dict[str, Any]:
+    """Run a load. Exits if a request was not answered or did not cost exactly one upstream call."""
+    before = count_calls(stub_port)
+    result = run_load(server.port, **plan)
+    calls = count_calls(stub_port) - before
+    if calls != plan["requests"] or result["faults"]:
+        raise SystemExit(f"{plan}: {calls} calls upstream, {result['faults']} faults")
+    return result
 
 
 def run_json(command: list[str]) -> dict[str, Any]:
