@@ -40,6 +40,9 @@ chaos: .venv/dev redis ## Kill servers, and Redis, again and again, and look for
 		$(if $(SQLITE_KILLS),--sqlite $(SQLITE_KILLS)) \
 		$(if $(REDIS_KILLS),--redis $(REDIS_KILLS))
 
+soak: .venv/dev ## 1,000 clients ask for twelve minutes, while workers are killed and somebody floods
+	@$(BIN)/python -m tests.soak
+
 bench: .venv/dev ## Measure; prints tables of ratios
 	@$(BIN)/python -m bench
 
@@ -126,4 +129,4 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 o
 	&& $(BIN)/pip install --quiet --disable-pip-version-check --requirement
 endef
 
-.PHONY: run chat test check audit chaos bench bench-litellm format vendor postman screenshots redis chromium fonts litellm
+.PHONY: run chat test check audit chaos soak bench bench-litellm format vendor postman screenshots redis chromium fonts litellm
