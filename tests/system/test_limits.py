@@ -25,6 +25,7 @@ from tests.support.process import ServerProcess, serve
 from tests.support.redis_server import needs_redis, shared_redis
 from tests.support.replies_over_http import serve_replies
 
+ADMIN_KEY = "the limits' administrator"
 WORKERS = 4
 REPLY = Usage(10, 100, 110)
 BUDGET = 10 * REPLY.total_tokens
@@ -63,14 +64,31 @@ def limited(store_url: str, **env: str) -> Iterator[ServerProcess]:
         yield served
 
 
-def ask_all(served: ServerProcess, count: int) -> Counter[int]:
+@contextmanager
+def budgeted(store_url: str, whose: str) -> Iterator[tuple[ServerProcess, str, dict[str, str]]]:
+    """A server with `BUDGET` for all together, or for one key that opens all clients.
+
+    Yields it with whose budget that is in the store, and the headers to ask with.
+    """
+    if whose == "server":
+        with limited(store_url, DAILY_TOKEN_BUDGET=str(BUDGET), DEFAULT_MAX_TOKENS="100") as served:
+            yield served, "server", {}
+        return
+    with limited(store_url, ADMIN_KEY=ADMIN_KEY, DEFAULT_MAX_TOKENS="100") as served:
+        scope = {"client_name": "*", "daily_token_budget": BUDGET}
+        status, created = served.ask("POST", "/api-keys", scope)
+        assert status == 200
+        yield served, f"key:{created['id']}", {"Authorization": f"Bearer {created['key']}"}
+
+
+def ask_all(served: ServerProcess, count: int, **headers: str) -> Counter[int]:
     """The statuses of questions of so many clients at once, each of whom asks again if its connection breaks."""
 
     def ask(n: int) -> int:
         for _ in range(40):
             with suppress(OSError, HTTPException):
                 question = {"client_name": f"client {n}", "input": "why?", "request_id": "1"}
-                status, _ = served.ask("POST", "/query", question)
+                status, _ = served.ask("POST", "/query", question, **headers)
                 if status != 500:  # The worker was killed: the run is interrupted, or its lease has to pass first.
                     return status
             time.sleep(0.1)
@@ -90,10 +108,10 @@ def kill_workers(served: ServerProcess, stopped: Event) -> None:
             os.kill(int(found.stdout), signal.SIGKILL)
 
 
-def room(store_url: str, tokens: int) -> bool:
-    """Whether so many tokens are left, as another process sees it."""
+def room(store_url: str, payer: str, tokens: int) -> bool:
+    """Whether so many tokens are left of a budget, as another process sees it."""
     store = open_store(store_url, max_conversations=1, lease_seconds=1.0)
-    charge = Charge("server", time.strftime("%Y-%m-%d", time.gmtime()), tokens, 1)
+    charge = Charge(payer, time.strftime("%Y-%m-%d", time.gmtime()), tokens, 1)
     options = CreateOptions(limits=RunLimits(daily_tokens=BUDGET))
     try:
         run = store.create_run("probe", Run(f"{tokens}?", charge=charge), options, waiting=32, start=True).run
@@ -112,28 +130,29 @@ def test_of_many_questions_at_once_exactly_as_many_begin_as_the_rate_limit_allow
         assert ask_all(served, 60) == {200: 20, 429: 40}
 
 
-def test_many_questions_at_once_spend_no_more_than_the_budget(store_url: str) -> None:
-    with limited(store_url, DAILY_TOKEN_BUDGET=str(BUDGET), DEFAULT_MAX_TOKENS="100") as served:
-        assert ask_all(served, CLIENTS) == {200: 10, 429: CLIENTS - 10}
+@pytest.mark.parametrize("whose", ["key", "server"])
+def test_many_questions_at_once_spend_no_more_than_the_budget(store_url: str, whose: str) -> None:
+    with budgeted(store_url, whose) as (served, _, headers):
+        assert ask_all(served, CLIENTS, **headers) == {200: 10, 429: CLIENTS - 10}
 
 
-def test_a_budget_is_not_overspent_if_workers_are_killed_and_nothing_of_it_is_lost(store_url: str) -> None:
-    if store_url == "memory://":
-        return  # Nothing outlives its one worker.
-    with limited(store_url, DAILY_TOKEN_BUDGET=str(BUDGET), DEFAULT_MAX_TOKENS="100") as served:
+@pytest.mark.parametrize("store_url", ["sqlite", pytest.param("redis", marks=needs_redis)], indirect=True)
+@pytest.mark.parametrize("whose", ["key", "server"])
+def test_a_budget_is_not_overspent_if_workers_are_killed_and_nothing_of_it_is_lost(store_url: str, whose: str) -> None:
+    with budgeted(store_url, whose) as (served, payer, headers):
         stopped = Event()
         killer = Thread(target=kill_workers, args=(served, stopped))
         killer.start()
         try:
-            first = ask_all(served, CLIENTS)
+            first = ask_all(served, CLIENTS, **headers)
         finally:
             stopped.set()
             killer.join()
         assert first[200] <= 10
         time.sleep(1.5)  # The leases of the killed workers pass.
-        asked = [(n, served.query(f"late client {n}", "why?")[0]) for n in range(12)]
+        asked = [(n, served.query(f"late client {n}", "why?", **headers)[0]) for n in range(12)]
         answered = first[200] + sum(status == 200 for _, status in asked)
         assert answered <= 10
         # What was interrupted has spent its prompt, and has given back the rest.
         assert answered >= 8
-        assert not room(store_url, REPLY.total_tokens)
+        assert not room(store_url, payer, REPLY.total_tokens)
