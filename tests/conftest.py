@@ -51,6 +51,8 @@ LONGEST = (
     "test_stateful",
     "test_bad_input",
     "test_chaos",
+    "test_soak",
+    "test_fuzzing",
     "test_examples",
     "test_postman",
     "test_sqlite",

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,7 @@ def _kill_while_clients_ask(served: ServerProcess, plan: Plan, clients: Sequence
         megabytes.append(_resident_megabytes(survivor))
         time.sleep(0.5)  # Another process gives no event to wait for.
         others = [pid for pid in _workers(served) if pid != survivor]
-        if time.monotonic() >= next_kill and others:
+        if time.monotonic() >= next_kill and others and _has_served(others[0]):
             os.kill(others[0], signal.SIGKILL)
             kills += 1
             next_kill = time.monotonic() + plan.kill_every
@@ -163,6 +164,13 @@ def _workers(served: ServerProcess) -> list[int]:
     """The ids of the worker processes, oldest first."""
     found = subprocess.run(["pgrep", "-P", str(served.process.pid)], capture_output=True, check=True)
     return sorted(map(int, found.stdout.split()))
+
+
+def _has_served(pid: int) -> bool:
+    """Whether a worker has the store open, which it opens with its first request."""
+    with suppress(FileNotFoundError):
+        return any(str(each.readlink()).endswith("soak.db") for each in Path(f"/proc/{pid}/fd").iterdir())
+    return False
 
 
 def _resident_megabytes(pid: int) -> float:
