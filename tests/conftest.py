@@ -1,9 +1,11 @@
 """The chain of fixtures: replies -> upstream -> store -> app -> client. A test overrides the one that it needs.
 
-Every JSON response in any test is validated against the document of its dialect.
+Every JSON response in any test is validated against the document of its dialect. After every test, its questions,
+replies and keys are looked for in logs, metrics and the bodies of errors.
 """
 
 import gc
+import logging
 import shutil
 import ssl
 import subprocess
@@ -23,6 +25,7 @@ from server.app import create_app
 from server.settings import Settings
 from server.store.memory import MemoryStore
 from tests.support.clock import Clock
+from tests.support.leaks import LEAKS, LogListener, WatchedClient
 from tests.support.openai_server import OpenAIServer
 from tests.support.openapi import validate_response
 from tests.support.process import ServerProcess, serve
@@ -100,6 +103,34 @@ def cache_url_builders() -> Iterator[None]:
 
         patched.setattr(Rule, "_compile_builder", compile_once)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def listen_to_apps() -> Iterator[None]:
+    """Look for contents in the requests, answers, logs and metrics of every app in this process."""
+    listener = LogListener(LEAKS)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Flask, "test_client_class", WatchedClient)
+        logging.getLogger("server").setLevel(logging.INFO)
+        logging.getLogger().addHandler(listener)
+        yield
+        logging.getLogger().removeHandler(listener)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_contents() -> Iterator[None]:
+    """Keep the contents until the end of the module: its tests share servers."""
+    yield
+    leaks = LEAKS.find_leaks()
+    LEAKS.forget_contents()
+    assert not leaks
+
+
+@pytest.fixture(autouse=True)
+def fail_on_leaks() -> Iterator[None]:
+    """Fail a test after which a question, a reply or a key is in a log, in metrics or in the body of an error."""
+    yield
+    assert not LEAKS.find_leaks()
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from tests.support.leaks import LEAKS
+
 PATIENCE_SECONDS = 10.0
 """How long a failing test may block."""
 DISCONNECTED = (ConnectionError, ssl.SSLError)
@@ -59,6 +61,7 @@ class Exchange:
     def answer(self, status: int, content: bytes, **headers: str) -> None:
         """Send a complete response; `headers` with underscores for dashes."""
         self.begin(status, **({"Content_Length": str(len(content))} | headers))
+        LEAKS.add_completion(content)
         self.send(content)
         self.is_whole = True
 
@@ -70,6 +73,8 @@ class Exchange:
         self.begin(200, Content_Type="text/event-stream", Transfer_Encoding="chunked")
 
     def chunk(self, data: bytes) -> None:
+        for line in data.splitlines():
+            LEAKS.add_completion(line.removeprefix(b"data: "))
         self.send(b"%x\r\n%s\r\n" % (len(data), data))
 
     def end_stream(self) -> None:
@@ -206,6 +211,7 @@ def _read_request(reader: BinaryIO, connection: int) -> ReceivedRequest | None:
         name, _, value = line.decode().partition(":")
         headers[name.lower()] = value.strip()
     content = reader.read(int(headers.get("content-length", "0")))
+    LEAKS.add_request("", headers, content)
     return ReceivedRequest(first.decode().split()[1], headers, content, connection, time.monotonic())
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from server.settings import Settings
+from tests.support.leaks import LEAKS
 from tests.support.openapi import validate_response
 
 ROOT = Path(__file__).parent.parent.parent
@@ -49,21 +50,30 @@ class ServerProcess:
 
     def ask(self, method: str, path: str, body: Any = None, seconds: float = 30, **headers: str) -> tuple[int, Any]:
         """Status and JSON of one request; `headers` with underscores. Hangs up after `seconds` of silence."""
-        connection = (
-            http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
-            if self._tls is None
-            else http.client.HTTPSConnection("127.0.0.1", self.port, timeout=seconds, context=self._tls)
-        )
+        connection = self._connect(self.port, seconds)
         try:
             data = None if body is None else json.dumps(body).encode()
             sent = self._headers | ({"Content-Type": "application/json"} if data else {})
             sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+            LEAKS.add_request(path, sent, data or b"")
             connection.request(method, path, data, sent)
             response = connection.getresponse()
             answer = response.read()
+            LEAKS.add_answer(f"{method} {path}", response.status, answer)
             if response.headers.get_content_type() == "application/json":
                 validate_response(method, path, response.status, answer)
             return response.status, json.loads(answer or b"null")
+        finally:
+            connection.close()
+
+    def metrics(self, port: int | None = None) -> str:
+        """The metrics, from METRICS_PORT or by the administrator's key; empty if the server does not answer."""
+        connection = self._connect(port or self.port, 2)
+        try:
+            connection.request("GET", "/metrics", headers=self._headers)
+            return connection.getresponse().read().decode()
+        except (OSError, http.client.HTTPException):
+            return ""
         finally:
             connection.close()
 
@@ -74,6 +84,11 @@ class ServerProcess:
         """The contents of the history, oldest first."""
         _, messages = self.ask("GET", f"/history?client_name={client_name}")
         return [each["content"] for each in messages]
+
+    def _connect(self, port: int, seconds: float) -> http.client.HTTPConnection:
+        if self._tls is None:
+            return http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)
+        return http.client.HTTPSConnection("127.0.0.1", port, timeout=seconds, context=self._tls)
 
     def log(self) -> str:
         return self._log.read_text()
@@ -88,6 +103,7 @@ class ServerProcess:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        LEAKS.read_log(self._log)  # Its folder may be deleted next.
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and wait. Returns the exit code."""
@@ -108,6 +124,8 @@ def start_process(command: list[str], log: Path, **env: str) -> subprocess.Popen
     It has a process group of its own, so that its children can be killed with it and Ctrl-C reaches the tests alone.
     """
     clean = {name: value for name, value in os.environ.items() if name not in SETTINGS | FOREIGN_VARIABLES}
+    LEAKS.add_settings(env)
+    LEAKS.watch_log(log)
     with log.open("wb") as out:
         return subprocess.Popen(
             command, cwd=ROOT, env=clean | env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
@@ -131,6 +149,8 @@ def serve(*arguments: str, tls: ssl.SSLContext | None = None, **env: str) -> Ite
         try:
             await_answer(served)
             yield served
+            if served.process.poll() is None and (env.get("METRICS_PORT") or env.get("ADMIN_KEY")):
+                LEAKS.add_text("the metrics", served.metrics(int(env.get("METRICS_PORT") or port)))
         finally:
             served.kill()
 

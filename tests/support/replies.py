@@ -9,6 +9,7 @@ import orjson
 
 from server.upstream.protocol import Completion, CompletionRequest
 from server.upstream.scripted import ScriptedStream, ScriptedUpstream, write_demo
+from tests.support.leaks import LEAKS, collect_reply
 
 PATIENCE_SECONDS = 20.0
 """How long a failing test may block."""
@@ -114,8 +115,9 @@ class _Steered(ScriptedStream):
     def __iter__(self) -> Generator[str | Completion, None, None]:
         self._upstream.requests.append(self._request)
         self._upstream.count(+1)
+        LEAKS.add_json(self._request.messages)
         try:
-            self._pieces = self._upstream.answer(self._request)
+            self._pieces = collect_reply(self._upstream.answer(self._request))
             yield from super().__iter__()
         finally:
             self._upstream.count(-1)

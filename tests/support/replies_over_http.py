@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from server.domain import ToolCall, Usage
 from server.upstream.protocol import Completion, CompletionRequest
+from tests.support.leaks import LEAKS, collect_reply
 from tests.support.replies import ScriptedReplies
 
 STOPPED = Completion("told", None, "stop")
@@ -64,9 +65,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        pieces = self.server.replies(
-            CompletionRequest(request["model"], json.dumps(request["messages"]).encode(), 60.0)
-        )
+        messages = json.dumps(request["messages"]).encode()
+        LEAKS.add_request(self.path, dict(self.headers), messages)
+        pieces = collect_reply(self.server.replies(CompletionRequest(request["model"], messages, 60.0)))
         if request.get("stream"):
             self._send_stream(pieces)
         else:
