@@ -42,7 +42,7 @@ def test_another_program_on_the_port_is_told(run: Run, lasting_upstream: str) ->
 @pytest.mark.parametrize(
     ("settings", "told", "advice"),
     [
-        ("", "○ key       No key is set here", "put OPENAI_API_KEY=sk-... into the file .env"),
+        ("", "○ key       No model key is set here", "put OPENAI_API_KEY=sk-... into the file .env"),
         ("OPENAI_API_KEY=sk-...", "✕ key       OPENAI_API_KEY is a placeholder", "Copy the whole key"),
         (f"OPENAI_API_KEY='{KEY[:9]} {KEY[9:]}'", "✕ key       OPENAI_API_KEY has spaces", "Copy the whole key"),
         ("OPENAI_API_KEY=sk-short", "✕ key       OPENAI_API_KEY has 8 characters", "Copy the whole key"),
@@ -109,7 +109,7 @@ def test_a_server_without_a_key_is_told(run: Run) -> None:
     with serve() as served:
         ended = run("doctor", "--server", served.url)
     assert ended.returncode == 1
-    assert "✕ model     The running server has no key" in ended.stdout
+    assert "✕ model     The running server has no model key" in ended.stdout
 
 
 def test_a_model_server_that_is_down_is_told(run: Run) -> None:
