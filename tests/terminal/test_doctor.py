@@ -71,6 +71,11 @@ def test_what_is_wrong_with_the_settings_is_told_with_what_to_do(
         ("DEFAULT_TEMPERATURE=hot", "✕ settings  The server cannot start. DEFAULT_TEMPERATURE: must be ", "Correct it"),
         ("MAX_BODY_BYTES=1", "✕ settings  The server cannot start. MAX_BODY_BYTES: must be between ", "Correct it"),
         ("WEB_CONCURRENCY=2", "✕ settings  The server cannot start: the memory store holds for one", "Correct it"),
+        (
+            "PORT=8000\nPORT=8001",
+            "○ settings  The file .env sets PORT more than once, and the last",
+            "→ Remove the others.",
+        ),
         ("DEFAULT_TEMPRATURE=1", "○ settings  The file .env has DEFAULT_TEMPRATURE", "→ Write DEFAULT_TEMPERATURE if"),
         ("log_level=debug", "○ settings  The file .env has log_level, which is no setting.", "→ Write LOG_LEVEL if"),
     ],
