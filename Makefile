@@ -7,11 +7,11 @@ BESIDE ?= $$(($$(getconf _NPROCESSORS_ONLN) + 1))
 # With it, each start of a server would compile the server anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-run: .venv/run ## Start on port 10000; without a key, the demonstration
+run: .venv/run ## Start on port 10000; without a model key, the demonstration
 	@if $(BIN)/python -c '$(NOTHING_SET)' 2> /dev/null; then \
 		export UPSTREAM=scripted; \
 		echo "=============================== DEMONSTRATION ==============================="; \
-		echo "No key is set, so no model is asked: every reply is scripted, and says so."; \
+		echo "No model key is set, so no model is asked: replies are scripted, and say so."; \
 		echo "For real replies, put one of these into a file named .env and start again:"; \
 		echo "  OPENAI_API_KEY=sk-...                       for OpenAI"; \
 		echo "  OPENAI_BASE_URL=http://localhost:11434/v1   for any OpenAI-compatible server"; \

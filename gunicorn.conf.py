@@ -68,7 +68,7 @@ def on_starting(server: Any) -> None:
         raise SystemExit(f"The server cannot start. {problem}") from None
     start.require_shared_store(settings, server.cfg.workers)
     start.require_protection(settings)
-    for sentence in start.warnings(settings):
+    for sentence in (*start.warnings(settings), *start.dotenv_warnings()):
         server.log.warning(sentence)
     server.metrics_folder = Folder.create()
 

@@ -3,6 +3,8 @@
 pip install openai
 python examples/assistants.py
 BASE_URL=https://chat.example.com python examples/assistants.py
+
+CONVERSATION_KEY is the key of a protected server.
 """
 
 import os
@@ -14,7 +16,8 @@ warnings.filterwarnings("ignore", category=DeprecationWarning)  # OpenAI shut it
 
 BASE_URL = os.environ.get("BASE_URL", "http://localhost:10000")
 
-client = OpenAI(base_url=f"{BASE_URL}/api/v1", api_key="the server asks for none")
+# The package wants a key, also for a server that is open.
+client = OpenAI(base_url=f"{BASE_URL}/api/v1", api_key=os.environ.get("CONVERSATION_KEY") or "none")
 threads = client.beta.threads
 
 

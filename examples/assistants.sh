@@ -4,9 +4,12 @@
 #
 #   sh examples/assistants.sh
 #   BASE_URL=https://chat.example.com sh examples/assistants.sh
+#
+# CONVERSATION_KEY is the key of a protected server.
 set -eu
 url=${BASE_URL:-http://localhost:10000}/api/v1
-call() { curl --silent --show-error --fail-with-body --no-buffer -H 'Content-Type: application/json' "$@"; echo; }
+key=${CONVERSATION_KEY:+Authorization: Bearer $CONVERSATION_KEY}
+call() { curl --silent --show-error --fail-with-body ${key:+-H "$key"} --no-buffer -H 'Content-Type: application/json' "$@"; echo; }
 
 echo "The simple door: a question, and the thread that was made for it:"
 told=$(call "$url/chat" -d '{"message": "My cat is called Grace."}')

@@ -3,9 +3,12 @@
 #
 #   sh examples/conversations.sh
 #   BASE_URL=https://chat.example.com sh examples/conversations.sh
+#
+# CONVERSATION_KEY is the key of a protected server, for the client_name `example*`.
 set -eu
 url=${BASE_URL:-http://localhost:10000}
-call() { curl --silent --show-error --fail-with-body --no-buffer -H 'Content-Type: application/json' "$@"; echo; }
+key=${CONVERSATION_KEY:+Authorization: Bearer $CONVERSATION_KEY}
+call() { curl --silent --show-error --fail-with-body ${key:+-H "$key"} --no-buffer -H 'Content-Type: application/json' "$@"; echo; }
 
 echo "A question:"
 call "$url/query" -d '{"client_name": "example/kitchen", "input": "How do I fry tofu?"}'
@@ -35,7 +38,7 @@ echo "Tokens by day and model:"
 call "$url/conversations/usage?client_name=example/kitchen"
 
 echo "A copy, from an export:"
-curl --silent "$url/conversations/export?client_name=example/kitchen" |
+call "$url/conversations/export?client_name=example/kitchen" |
     call "$url/conversations/import?client_name=example/copy&on_conflict=copy" --data-binary @-
 
 echo "Deleted, both:"

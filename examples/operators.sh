@@ -3,9 +3,12 @@
 #
 #   sh examples/operators.sh
 #   BASE_URL=https://chat.example.com sh examples/operators.sh
+#
+# CONVERSATION_KEY is the key of a protected server.
 set -eu
 url=${BASE_URL:-http://localhost:10000}
-call() { curl --silent --show-error --fail-with-body "$@"; echo; }
+key=${CONVERSATION_KEY:+Authorization: Bearer $CONVERSATION_KEY}
+call() { curl --silent --show-error --fail-with-body ${key:+-H "$key"} "$@"; echo; }
 
 echo "Is it alive, is it ready, how is it?"
 call "$url/healthz"

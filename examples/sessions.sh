@@ -3,9 +3,12 @@
 #
 #   sh examples/sessions.sh
 #   BASE_URL=https://chat.example.com sh examples/sessions.sh
+#
+# CONVERSATION_KEY is the key of a protected server.
 set -eu
 url=${BASE_URL:-http://localhost:10000}
-call() { curl --silent --show-error --fail-with-body --no-buffer -H 'Content-Type: application/json' "$@"; echo; }
+key=${CONVERSATION_KEY:+Authorization: Bearer $CONVERSATION_KEY}
+call() { curl --silent --show-error --fail-with-body ${key:+-H "$key"} --no-buffer -H 'Content-Type: application/json' "$@"; echo; }
 
 echo "A session:"
 made=$(call "$url/api/sessions" -d '{"metadata": {"user": "ada"}}')

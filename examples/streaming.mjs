@@ -4,6 +4,8 @@
 //   node examples/streaming.mjs "Tell me a story."
 //   BASE_URL=https://chat.example.com node examples/streaming.mjs
 //
+// CONVERSATION_KEY is the key of a protected server.
+//
 // In a page, of whose origin CORS_ORIGINS tells the server:
 //
 //   import { ask } from "./streaming.mjs";
@@ -12,14 +14,16 @@
 const ENDS = ["END", "STOPPED", "ERROR"];
 
 /** The events of a reply: CHUNKs with its pieces, then one of END, STOPPED and ERROR. */
-export async function* ask(baseUrl, message) {
-  const headers = { "Content-Type": "application/json" };
+export async function* ask(baseUrl, message, key = "") {
+  const access = key ? { Authorization: `Bearer ${key}` } : {};
+  const headers = { ...access, "Content-Type": "application/json" };
   const started = await fetch(`${baseUrl}/chat/stream`, { method: "POST", headers, body: JSON.stringify({ message }) });
   const { stream_id } = await accepted(started).json();
   let position = "0";
   while (true) {
     try {
-      const response = await fetch(`${baseUrl}/chat/stream/${stream_id}`, { headers: { "Last-Event-ID": position } });
+      const headers = { ...access, "Last-Event-ID": position };
+      const response = await fetch(`${baseUrl}/chat/stream/${stream_id}`, { headers });
       for await (const { id, data } of events(accepted(response))) {
         position = id;
         yield data;
@@ -56,7 +60,8 @@ function accepted(response) {
 }
 
 async function main({ argv, env, stdout }) {
-  for await (const event of ask(env.BASE_URL ?? "http://localhost:10000", argv[2] ?? "Tell me a story.")) {
+  const baseUrl = env.BASE_URL ?? "http://localhost:10000";
+  for await (const event of ask(baseUrl, argv[2] ?? "Tell me a story.", env.CONVERSATION_KEY)) {
     if (event.type === "CHUNK") stdout.write(event.content);
     if (event.type === "END") stdout.write("\n");
     if (event.type === "ERROR") throw new Error(event.error);

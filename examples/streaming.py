@@ -3,6 +3,8 @@
 pip install httpx
 python examples/streaming.py "Tell me a story."
 BASE_URL=https://chat.example.com python examples/streaming.py
+
+CONVERSATION_KEY is the key of a protected server.
 """
 
 import json
@@ -15,6 +17,7 @@ from typing import Any
 import httpx
 
 BASE_URL = os.environ.get("BASE_URL", "http://localhost:10000")
+KEY = os.environ.get("CONVERSATION_KEY")
 ENDS = ("END", "STOPPED", "ERROR")
 
 
@@ -50,7 +53,8 @@ def events(response: httpx.Response) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def main() -> None:
-    with httpx.Client(base_url=BASE_URL, timeout=60) as client:
+    headers = {"Authorization": f"Bearer {KEY}"} if KEY else {}
+    with httpx.Client(base_url=BASE_URL, headers=headers, timeout=60) as client:
         for event in ask(client, sys.argv[1] if len(sys.argv) > 1 else "Tell me a story."):
             if event["type"] == "CHUNK":
                 print(event["content"], end="", flush=True)

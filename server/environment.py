@@ -3,11 +3,13 @@
 import json
 import os
 import re
+from collections import Counter
 from io import StringIO
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 
 _NUMBERS = {
     int: re.compile(r"[+-]?[0-9]+"),
@@ -34,11 +36,21 @@ def read_environment() -> dict[str, str | None]:
 
 def read_dotenv() -> dict[str, str | None]:
     """The variables of the file `.env` alone; empty if it does not exist. Raises ValueError as `read_environment`."""
+    return dotenv_values(stream=_open_dotenv())
+
+
+def find_repeated_names() -> list[str]:
+    """The names that the file `.env` sets more than once. Raises ValueError as `read_environment`."""
+    counts = Counter(binding.key for binding in parse_stream(_open_dotenv()) if binding.key)
+    return [name for name, count in counts.items() if count > 1]
+
+
+def _open_dotenv() -> StringIO:
     path = Path(".env")
     try:
         content = path.read_bytes()
     except (FileNotFoundError, IsADirectoryError):
-        return {}
+        return StringIO()
     except OSError:
         raise ValueError(f"The file {path.name} cannot be read; look at its permissions.") from None
     # Windows' PowerShell writes UTF-16, and its Notepad begins UTF-8 with a byte order mark.
@@ -50,7 +62,7 @@ def read_dotenv() -> dict[str, str | None]:
         raise ValueError(
             _describe_encoding(path.name, "not in UTF-8, but perhaps in a Korean code page", "CP949")
         ) from None
-    return dotenv_values(stream=StringIO(text, newline=None))
+    return StringIO(text, newline=None)
 
 
 def _describe_encoding(name: str, found: str, encoding: str) -> str:

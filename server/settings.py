@@ -192,7 +192,9 @@ class Settings:
             if not value.isascii() or not value.isprintable():
                 raise ValueError(f"{name.upper()}: must have no characters but those of ASCII")
         if self.admin_key and len(self.admin_key) < ADMIN_KEY_CHARACTERS:
-            raise ValueError(f"ADMIN_KEY: must have at least {ADMIN_KEY_CHARACTERS} characters")
+            raise ValueError(
+                f"ADMIN_KEY: must have at least {ADMIN_KEY_CHARACTERS} characters; `openssl rand -hex 32` makes one"
+            )
         if any(not HEADER.fullmatch(line) for line in _split_lines(self.openai_custom_headers)):
             raise ValueError("OPENAI_CUSTOM_HEADERS: must be lines such as api-key: abc")
 

@@ -20,6 +20,7 @@ from terminal.render import indent, wrap
 from terminal.reply import SERVER_DOWN, STOPPED, Follower, join_fitting, show_reply
 from terminal.screen import CTRL_D, Screen, make_console, quiet_keys, spread
 from terminal.slash import COMMANDS, run_slash
+from terminal.stream import End
 
 SHOWN_MESSAGES = 4
 """How many messages of a conversation are shown when it is opened."""
@@ -129,12 +130,20 @@ class Chat:
 
     def _show(self, start: Callable[[], str], question: str = "", stopped: str = STOPPED) -> None:
         reply = Follower(self.client, start)
-        end = show_reply(self.screen, reply, self._footer, words.say("/retry asks again"), stopped, self._is_left)
+
+        def is_draft(end: End) -> bool:
+            return bool(question) and (end.code == SERVER_DOWN or not reply.has_begun)
+
+        def hint(end: End) -> str:
+            # Without a run, `/retry` would have an older reply written anew.
+            return words.say("Enter asks again" if is_draft(end) else "/retry asks again")
+
+        end = show_reply(self.screen, reply, self._footer, hint, stopped, self._is_left)
         if end.status != "completed":
             # A question that was typed behind this one is sent when its reader has seen what came of this one.
             self.screen.read_keys()
             self.screen.typed = ENTER.sub(ALT_ENTER, self.screen.typed)
-        if question and (end.code == SERVER_DOWN or not reply.has_begun):
+        if is_draft(end):
             self._draft = question
         if end.code != SERVER_DOWN and end.status != "running":
             self.refresh()

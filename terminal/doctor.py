@@ -24,7 +24,7 @@ SOON = timedelta(days=60)
 
 
 def doctor(client: Client, _arguments: Namespace) -> int:
-    """Print every finding. Returns 2 if the server is down, 1 if something else is wrong."""
+    """Print every finding. Returns 2 if the server is down or does not accept the key, 1 if something else is wrong."""
     settings = LocalSettings(Path.cwd()) if is_local(client.address) else None
     console = make_console()
     secrets = [*([client.key] if client.key else []), *(settings.secrets() if settings else [])]
@@ -36,7 +36,7 @@ def doctor(client: Client, _arguments: Namespace) -> int:
     wrong = {finding.subject for finding in findings if finding.status == "failed"}
     told = "Nothing is wrong." if not wrong else f"Wrong: {', '.join(sorted(wrong))}."
     console.print(Text(told, "bold"), soft_wrap=True)
-    return 2 if "server" in wrong else int(bool(wrong))
+    return 2 if wrong & {"server", "access"} else int(bool(wrong))
 
 
 def _examine(client: Client, settings: LocalSettings | None) -> Iterator[Finding]:
@@ -143,7 +143,7 @@ def _check_store(status: str, local: Finding | None) -> Finding:
 def _check_upstream(client: Client, status: str, settings: LocalSettings | None) -> Iterator[Finding]:
     if status == "not_configured":
         advice = "Put OPENAI_API_KEY=sk-... into its file .env, and start it again."
-        yield bad("model", "The running server has no key, so every question fails.", advice)
+        yield bad("model", "The running server has no model key, so every question fails.", advice)
         return
     try:
         models = client.models()

@@ -99,7 +99,7 @@ class LocalSettings:
         if base:
             return _check_base(base)
         if not key:
-            told = "No key is set here, so a server started here is a demonstration."
+            told = "No model key is set here, so a server started here is a demonstration."
             return unsettled("key", told, "For real replies, put OPENAI_API_KEY=sk-... into the file .env.")
         if any(part in key.lower() for part in PLACEHOLDERS):
             told = "OPENAI_API_KEY is a placeholder, not a key."

@@ -116,14 +116,14 @@ def show_reply(
     screen: Screen,
     reply: Follower,
     footer: Callable[[int], list[Text]],
-    hint: str = "",
+    hint: Callable[[End], str] = lambda _: "",
     stopped: str = STOPPED,
     is_left: Callable[[], bool] = lambda: False,
 ) -> End:
     """Write the reply below what is on the screen, until it ends.
 
-    `footer` gives the rows below its state for a width; `hint` says what can be done if it fails, and `stopped` what
-    is kept if it is stopped. Returns an end with the status `running` as soon as `is_left` and the server goes on
+    `footer` gives the rows below its state for a width; `hint` says what can be done after a failure, and `stopped`
+    what is kept if it is stopped. Returns an end with the status `running` as soon as `is_left` and the server goes on
     without a reader.
     """
     text, inert = GrowingText(), InertPieces()
@@ -145,7 +145,9 @@ def show_reply(
             screen.write(final, [*indented(text.movable(width - 2)), *below])
             time.sleep(PAINT_SECONDS)  # Pieces gather, so that a fast reply is painted ten times a second.
         rest = indented(text.take_rest(width - 2))
-        screen.write([*final, *rest, *gap, *describe_end(state.end, reply.seconds, width, hint, stopped), Text()])
+        screen.write(
+            [*final, *rest, *gap, *describe_end(state.end, reply.seconds, width, hint(state.end), stopped), Text()]
+        )
     return state.end
 
 

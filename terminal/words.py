@@ -40,6 +40,7 @@ _KOREAN = {
     "Failed after {}": "{} 뒤 실패",
     "Cut off after {}": "{} 뒤 끊김",
     "/retry asks again": "/retry 다시 시도",
+    "Enter asks again": "Enter 다시 시도",
     "reads {} messages": "메시지 {}개와 함께 보냄",
     "reads 1 message": "메시지 1개와 함께 보냄",
     "new conversation": "새 대화",

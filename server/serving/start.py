@@ -1,6 +1,14 @@
 """Checks at start: combinations of settings that are refused, and those that are warned of."""
 
+from collections.abc import Iterable
+from dataclasses import fields
+from difflib import get_close_matches
+
+from server.environment import find_repeated_names, read_dotenv
 from server.settings import Settings
+
+SIMILARITY = 0.8
+"""Of a misspelt name; `RENDER_EXTERNAL_HOSTNAME`, which Render sets beside its URL, has 0.74."""
 
 
 def read_settings() -> Settings:
@@ -28,7 +36,7 @@ def require_protection(settings: Settings) -> None:
     if settings.sites and not settings.admin_key and not settings.allow_open:
         raise SystemExit(
             "The server cannot start: it has a public address (PUBLIC_URL or RENDER_EXTERNAL_URL) and is open to "
-            "anybody, at your cost. Set ADMIN_KEY, of 16 characters or more, or say ALLOW_OPEN=true."
+            "anybody, at your cost. Set ADMIN_KEY, which `openssl rand -hex 32` makes, or say ALLOW_OPEN=true."
         )
 
 
@@ -46,6 +54,31 @@ def warnings(settings: Settings) -> list[str]:
         found.append(
             "This server is OPEN: anybody who reaches it can ask, read and delete. Set ADMIN_KEY to protect it."
         )
+    elif settings.effective_store_url.partition(":")[0] == "memory":
+        found.append(
+            "The keys of clients are in the memory store and vanish at a restart, as the conversations do. "
+            "STORE_URL=sqlite:///chatbot.db keeps both."
+        )
     if settings.upstream == "scripted":
         found.append("UPSTREAM=scripted: this is a DEMONSTRATION. No model is asked; every reply says so.")
     return found
+
+
+def dotenv_warnings() -> list[str]:
+    """Sentences for the log about names in the file `.env`."""
+    repeated = [
+        f"The file .env sets {name} more than once, and the last line counts; remove the others."
+        for name in find_repeated_names()
+    ]
+    misspelt = [
+        f"The file .env has {name}, which is no setting; write {setting} if that is meant."
+        for name, setting in find_misspelt(read_dotenv()).items()
+    ]
+    return repeated + misspelt
+
+
+def find_misspelt(names: Iterable[str]) -> dict[str, str]:
+    """The names that no setting has and that resemble one, each with the name of that setting."""
+    known = [each.name.upper() for each in fields(Settings)]
+    similar = {name: get_close_matches(name.upper(), known, 1, SIMILARITY) for name in names if name not in known}
+    return {name: found[0] for name, found in similar.items() if found}

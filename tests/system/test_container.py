@@ -179,6 +179,11 @@ class TestCompose:
         assert [each for each in SERVER["ports"] if not each.startswith("127.0.0.1:")] == []
         assert "ports" not in REDIS
 
+    def test_a_models_server_on_this_machine_has_the_documented_name(self) -> None:
+        text = (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
+        (host,) = re.findall(r"^OPENAI_BASE_URL=http://([\w.]+):\d+/v1$", text, re.MULTILINE)
+        assert SERVER["extra_hosts"] == [f"{host}:host-gateway"]
+
     def test_the_server_waits_for_a_redis_that_keeps_everything(self) -> None:
         assert SERVER["depends_on"]["redis"]["condition"] == "service_healthy"
         assert REDIS["healthcheck"]["test"][0] == "CMD"

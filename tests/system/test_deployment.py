@@ -160,10 +160,12 @@ class TestSettings:
 
     def test_a_dotenv_file_is_read_and_the_environment_wins_over_it(self, base: Path) -> None:
         port = free_port()
-        (base / ".env").write_text(f"UPSTREAM=scripted\nPORT={port}\nMAX_INPUT_CHARS=5\nHOST=127.0.0.2\n")
+        lines = ("UPSTREAM=scripted", f"PORT={port}", "MAX_INPUT_CHARS=4", "MAX_INPUT_CHARS=5", "HOST=127.0.0.2")
+        (base / ".env").write_text("\n".join(lines))
         with serve_folder(base, PYTHON, port, MAX_INPUT_CHARS="7", HOST="127.0.0.1", WEB_CONCURRENCY="") as server:
             assert server.query("ada", "1234567")[0] == 200
             assert server.query("ada", "12345678")[0] == 400
+            assert "The file .env sets MAX_INPUT_CHARS more than once" in server.log()
 
 
 class TestRender:

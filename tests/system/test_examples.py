@@ -21,6 +21,7 @@ from tests.support.replies import ScriptedReplies
 from tests.support.replies_over_http import serve_replies
 from tests.support.requirements import find_command
 
+ADMIN_KEY = "an administrator's long key"
 EXAMPLES = ROOT / "examples"
 NAMES = sorted(path.name for path in EXAMPLES.iterdir() if path.is_file())
 
@@ -38,31 +39,55 @@ def find_program(name: str) -> str:
     return PROGRAMS[name.rpartition(".")[2]]
 
 
-def run_example(name: str, url: str) -> subprocess.CompletedProcess[str]:
+class Target:
+    """A server that the examples call, and the key for it, which may be empty."""
+
+    def __init__(self, url: str, key: str = "") -> None:
+        self.url = url
+        self.key = key
+
+
+@pytest.fixture(scope="module")
+def protected() -> Iterator[Target]:
+    """A server that needs a key, and one for all that the examples use."""
+    with serve(UPSTREAM="scripted", ADMIN_KEY=ADMIN_KEY) as served:
+        yield Target(served.url, served.ask("POST", "/api-keys", {"client_name": "example*"})[1]["key"])
+
+
+@pytest.fixture(params=["open", "protected"])
+def target(request: pytest.FixtureRequest) -> Target:
+    """Each kind of server."""
+    if request.param == "open":
+        return Target(request.getfixturevalue("demo").url)
+    found: Target = request.getfixturevalue("protected")
+    return found
+
+
+def run_example(name: str, target: Target) -> subprocess.CompletedProcess[str]:
     path = {"python": sys.executable, "sh": "sh"}.get(find_program(name)) or find_command("node", "nodejs")
-    env = {**os.environ, "BASE_URL": url}
+    env = {**os.environ, "BASE_URL": target.url, "CONVERSATION_KEY": target.key}
     command = [path, f"examples/{name}"]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
 
-def read_output(name: str, url: str) -> str:
+def read_output(name: str, target: Target) -> str:
     """The output of an example. Fails if it writes to stderr."""
-    done = run_example(name, url)
+    done = run_example(name, target)
     assert done.stderr == ""
     return done.stdout
 
 
-def read_answers(name: str, url: str) -> list[Any]:
+def read_answers(name: str, target: Target) -> list[Any]:
     """Each line of JSON in the output of an example; of event streams, the data of each event."""
-    lines = [line.removeprefix("data: ") for line in read_output(name, url).splitlines()]
+    lines = [line.removeprefix("data: ") for line in read_output(name, target).splitlines()]
     return [json.loads(line) for line in lines if re.match(r'[{\[]["{]', line)]
 
 
 class TestCurl:
-    def test_published(self, demo: ServerProcess) -> None:
-        models, model, first, second, *frames, history, cleared = read_answers("published.sh", demo.url)
+    def test_published(self, target: Target) -> None:
+        models, model, first, second, *frames, history, cleared = read_answers("published.sh", target)
         assert models["data"][0]["id"] == model["model"] == "scripted-demo"
         assert first == {"response": ALONE.format(CAT)}
         assert second == {"response": LATER.format("고양이 이름이 뭐였지?", 2, CAT)}
@@ -71,8 +96,8 @@ class TestCurl:
         assert [each["content"] for each in history][-1] == frames[-1]["full_content"]
         assert "cleared" in cleared["message"]
 
-    def test_chat(self, demo: ServerProcess) -> None:
-        answer, started, *frames, stopped = read_answers("chat.sh", demo.url)
+    def test_chat(self, target: Target) -> None:
+        answer, started, *frames, stopped = read_answers("chat.sh", target)
         assert answer["response"] == LATER.format(CALLED, 2, CAT)
         assert stopped == {**started, "status": "stopped"}
         texts: list[str] = []
@@ -82,9 +107,9 @@ class TestCurl:
             texts[-1] += frame["content"] if frame["type"] == "CHUNK" else ""
         assert texts == [ALONE.format(STORY), ALONE.format(STORY)[4:]]
 
-    def test_conversations(self, demo: ServerProcess) -> None:
+    def test_conversations(self, target: Target) -> None:
         said, details, found, edited, *frames, messages, usage, copied, deleted, last = read_answers(
-            "conversations.sh", demo.url
+            "conversations.sh", target
         )
         assert said["response"] == ALONE.format("How do I fry tofu?")
         assert (details["title"], details["system_prompt"]) == ("Tofu", "Answer in one sentence.")
@@ -98,8 +123,8 @@ class TestCurl:
         ]
         assert "deleted" in deleted["message"] and deleted == last
 
-    def test_sessions(self, demo: ServerProcess) -> None:
-        made, said, *events, messages, session, deleted = read_answers("sessions.sh", demo.url)
+    def test_sessions(self, target: Target) -> None:
+        made, said, *events, messages, session, deleted = read_answers("sessions.sh", target)
         assert said["content"] == ALONE.format(CAT)
         assert "".join(each.get("content", "") for each in events) == LATER.format(CALLED, 2, CAT)
         assert events[-1]["done"] is True
@@ -107,8 +132,8 @@ class TestCurl:
         assert (session["message_count"], session["metadata"]) == (4, {"user": "ada"})
         assert {each["session_id"] for each in (made, said, messages, session, deleted)} == {made["session_id"]}
 
-    def test_assistants(self, demo: ServerProcess) -> None:
-        said, message, *events, listed, deleted = read_answers("assistants.sh", demo.url)
+    def test_assistants(self, target: Target) -> None:
+        said, message, *events, listed, deleted = read_answers("assistants.sh", target)
         assert said["message"] == ALONE.format(CAT)
         assert message["content"][0]["text"]["value"] == CALLED
         assert events[-1]["status"] == "completed"
@@ -116,16 +141,16 @@ class TestCurl:
         assert contents == [CAT, ALONE.format(CAT), CALLED, LATER.format(CALLED, 2, CAT)]
         assert deleted["deleted"] is True
 
-    def test_operators(self, demo: ServerProcess) -> None:
-        alive, ready, health, service = read_answers("operators.sh", demo.url)
+    def test_operators(self, target: Target) -> None:
+        alive, ready, health, service = read_answers("operators.sh", target)
         assert [each["status"] for each in (alive, ready, health)] == ["alive", "ready", "healthy"]
         assert service["docs"] == "/docs"
 
 
-def test_the_official_package_with_another_base_url(demo: ServerProcess) -> None:
+def test_the_official_package_with_another_base_url(target: Target) -> None:
     plain, streamed = ALONE.format(CAT), LATER.format(CALLED, 2, CAT)
     said = [f"user: {CAT}", f"assistant: {plain}", f"user: {CALLED}", f"assistant: {streamed}"]
-    assert read_output("assistants.py", demo.url).splitlines() == [plain, streamed, *said]
+    assert read_output("assistants.py", target).splitlines() == [plain, streamed, *said]
 
 
 @contextmanager
@@ -210,8 +235,8 @@ def steered(replies: ScriptedReplies, origin: str) -> Iterator[ServerProcess]:
 
 @pytest.mark.parametrize("name", ["streaming.py", "streaming.mjs"])
 class TestStreaming:
-    def test_it_prints_the_reply(self, demo: ServerProcess, name: str) -> None:
-        assert read_output(name, demo.url) == f"{ALONE.format(STORY)}\n"
+    def test_it_prints_the_reply(self, target: Target, name: str) -> None:
+        assert read_output(name, target) == f"{ALONE.format(STORY)}\n"
 
     def test_it_goes_on_where_it_was_each_time_that_the_line_breaks(
         self, replies: ScriptedReplies, steered: ServerProcess, name: str
@@ -225,7 +250,7 @@ class TestStreaming:
 
         go_on()
         with serve_http(partial(Line, steered.port, positions, go_on)) as url:
-            done = run_example(name, url)
+            done = run_example(name, Target(url))
         assert done.stdout == "안녕, 😀 once\u2028upon a time.\n"
         assert positions == ["0", "4", "11", "18", "23"]
         assert done.stderr.count("characters]") == 4
@@ -252,6 +277,11 @@ def test_each_says_at_its_top_how_it_is_run(name: str) -> None:
     run = f"{find_program(name)} examples/{name}"
     assert [line for line in top if line.startswith(run)]
     assert f"BASE_URL=https://chat.example.com {run}" in top
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_says_which_key_it_takes(name: str) -> None:
+    assert "CONVERSATION_KEY is the key of a protected server" in (EXAMPLES / name).read_text(encoding="utf-8")
 
 
 def test_readme_lists_each() -> None:

@@ -390,9 +390,10 @@ class TestStart:
         ("settings", "words"),
         [
             (Settings(openai_api_key="key"), ["OPEN"]),
-            (Settings(openai_api_key="key", admin_key="x" * 16), []),
+            (Settings(openai_api_key="key", admin_key="x" * 16), ["vanish at a restart"]),
+            (Settings(openai_api_key="key", admin_key="x" * 16, store_url="sqlite:///a.db"), []),
             (Settings(openai_base_url="http://localhost/v1"), ["OPEN"]),
-            (Settings(admin_key="x" * 16), ["No model is set"]),
+            (Settings(admin_key="x" * 16), ["No model is set", "vanish at a restart"]),
             (Settings(upstream="scripted"), ["OPEN", "DEMONSTRATION"]),
             (Settings(openai_api_key="key", database_url="postgres://host/db"), ["DATABASE_URL", "OPEN"]),
             (Settings(openai_api_key="key", database_url="postgres://host/db", store_url="memory"), ["OPEN"]),
@@ -402,6 +403,16 @@ class TestStart:
         found = start.warnings(settings)
         assert len(found) == len(words)
         assert all(word in sentence for word, sentence in zip(words, found, strict=True))
+
+    def test_names_in_the_dotenv_file_that_are_hardly_meant_are_warned_of(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert start.dotenv_warnings() == []
+        (tmp_path / ".env").write_text("ADMIN_KEY=good\n# PORT=1\nPORT=2\nexport ADMIN_KEY=bad\nLOG_LEVL=info\n")
+        repeated, misspelt = start.dotenv_warnings()
+        assert repeated == "The file .env sets ADMIN_KEY more than once, and the last line counts; remove the others."
+        assert "LOG_LEVL" in misspelt and "LOG_LEVEL" in misspelt
 
     @pytest.mark.parametrize(
         ("settings", "is_refused"),

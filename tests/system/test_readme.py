@@ -226,6 +226,15 @@ def test_the_example_of_a_dotenv_file_names_only_settings_and_the_key_first() ->
     assert [line for line in example.splitlines() if line and not line.startswith("#")] == []
 
 
+def test_nothing_that_is_pasted_has_a_key_that_everybody_knows() -> None:
+    names = (".env.example", "compose.yaml", "render.yaml", "Procfile", "Dockerfile", "Makefile", "CONTRIBUTING.md")
+    files = [ROOT / name for name in names] + [each for each in (ROOT / "examples").iterdir() if each.is_file()]
+    texts = [*DOCUMENTS.values(), *(each.read_text(encoding="utf-8") for each in files)]
+    values = [value for text in texts for value in re.findall(r"(?<![\^\w])[A-Z_]*_KEY=([^\s`|]*)", text)]
+    assert len(values) > 5
+    assert [value for value in values if not re.fullmatch(r'(sk-|ck_)?\.\.\.[")]?|"?\$.*|', value)] == []
+
+
 def test_a_request_through_the_documented_nginx_is_answered_with_the_documented_settings() -> None:
     text = section("nginx")
     (location,), (settings,) = blocks("nginx", text), blocks("sh", text)
@@ -233,9 +242,22 @@ def test_a_request_through_the_documented_nginx_is_answered_with_the_documented_
     headers = dict(re.findall(r"proxy_set_header ([\w-]+) (\S+);", location))
     sent = {name.replace("-", "_"): variables[value] for name, value in headers.items() if value in variables}
     assert len(sent) == 4
-    with serve(UPSTREAM="scripted", **dict(line.split("=", 1) for line in settings.splitlines())) as served:
+    chosen = dict(line.split("=", 1) for line in settings.splitlines())
+    with serve(UPSTREAM="scripted", ADMIN_KEY="an administrator's long key", **chosen) as served:
         assert served.ask("GET", "/models", **sent)[0] == 200
         assert served.ask("GET", "/openapi.json", **sent)[1]["servers"] == [{"url": "https://bot.example.com"}]
+
+
+def test_a_key_by_the_documented_commands_has_the_documented_limits(tmp_path: Path) -> None:
+    (commands,) = blocks("sh", DOCUMENTS["docs/access.md"])
+    (tmp_path / ".env").write_text("# The administrator's:\nADMIN_KEY=0123456789abcdef\nPORT=10000\n")
+    with serve(UPSTREAM="scripted", ADMIN_KEY="0123456789abcdef") as served:
+        command = commands.replace("127.0.0.1:10000", f"127.0.0.1:{served.port}")
+        ran = subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True, capture_output=True)
+        key = json.loads(ran.stdout)
+        assert (key["client_name"], key["rate_limit"], key["daily_token_budget"]) == ("kim", "60/minute", 200_000)
+        assert "expires_at" in key
+        assert served.ask("GET", "/caller", Authorization=f"Bearer {key['key']}")[1]["client_name"] == "kim"
 
 
 def test_a_backup_by_the_documented_command_has_what_was_said(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_another_program_on_the_port_is_told(run: Run, lasting_upstream: str) ->
 @pytest.mark.parametrize(
     ("settings", "told", "advice"),
     [
-        ("", "○ key       No key is set here", "put OPENAI_API_KEY=sk-... into the file .env"),
+        ("", "○ key       No model key is set here", "put OPENAI_API_KEY=sk-... into the file .env"),
         ("OPENAI_API_KEY=sk-...", "✕ key       OPENAI_API_KEY is a placeholder", "Copy the whole key"),
         (f"OPENAI_API_KEY='{KEY[:9]} {KEY[9:]}'", "✕ key       OPENAI_API_KEY has spaces", "Copy the whole key"),
         ("OPENAI_API_KEY=sk-short", "✕ key       OPENAI_API_KEY has 8 characters", "Copy the whole key"),
@@ -71,6 +71,11 @@ def test_what_is_wrong_with_the_settings_is_told_with_what_to_do(
         ("DEFAULT_TEMPERATURE=hot", "✕ settings  The server cannot start. DEFAULT_TEMPERATURE: must be ", "Correct it"),
         ("MAX_BODY_BYTES=1", "✕ settings  The server cannot start. MAX_BODY_BYTES: must be between ", "Correct it"),
         ("WEB_CONCURRENCY=2", "✕ settings  The server cannot start: the memory store holds for one", "Correct it"),
+        (
+            "PORT=8000\nPORT=8001",
+            "○ settings  The file .env sets PORT more than once, and the last",
+            "→ Remove the others.",
+        ),
         ("DEFAULT_TEMPRATURE=1", "○ settings  The file .env has DEFAULT_TEMPRATURE", "→ Write DEFAULT_TEMPERATURE if"),
         ("log_level=debug", "○ settings  The file .env has log_level, which is no setting.", "→ Write LOG_LEVEL if"),
     ],
@@ -109,7 +114,7 @@ def test_a_server_without_a_key_is_told(run: Run) -> None:
     with serve() as served:
         ended = run("doctor", "--server", served.url)
     assert ended.returncode == 1
-    assert "✕ model     The running server has no key" in ended.stdout
+    assert "✕ model     The running server has no model key" in ended.stdout
 
 
 def test_a_model_server_that_is_down_is_told(run: Run) -> None:

@@ -229,7 +229,7 @@ class TestDoctor:
     )
     def test_a_key_that_is_missing_or_wrong_is_told(self, run: Run, key: str, told: str) -> None:
         ended = run("doctor", CONVERSATION_KEY=key)
-        assert ended.returncode == 1
+        assert ended.returncode == run("models", CONVERSATION_KEY=key).returncode == 2
         assert "✕ access    The server is protected" in ended.stdout
         assert told in ended.stdout
         assert "✕ model" not in ended.stdout

@@ -286,6 +286,24 @@ class TestThePrompt:
             terminal.type("is anybody there?\r")
             terminal.wait_for(f"✕ No server answers at {served.url}; start it with")
             terminal.wait_for(lambda: terminal.text.count("› is anybody there?") == 2)
+            assert "Enter asks again" in terminal.text
+
+    def test_a_question_that_was_refused_comes_back_and_enter_asks_it_again(self, tmp_path: Path) -> None:
+        with (
+            serve(UPSTREAM="scripted", RATE_LIMIT="1/day") as served,
+            open_terminal("chat", "-c", "kim", "--server", served.url, XDG_STATE_HOME=str(tmp_path)) as terminal,
+        ):
+            terminal.wait_for_prompt()
+            terminal.type("the first\r")
+            terminal.wait_for("● ")
+            terminal.wait_for_prompt()
+            terminal.type("the second\r")
+            terminal.wait_for("Enter asks again")
+            terminal.wait_for(lambda: [row for row in terminal.shown if row][-3:-2] == ["› the second"])
+            terminal.type("\r")
+            terminal.wait_for(lambda: terminal.text.count("rate_limited · ") == 2)
+            assert "/retry" not in terminal.text
+            assert served.history("kim")[::2] == ["the first"]
 
 
 class TestALostLine:

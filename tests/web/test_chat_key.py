@@ -147,6 +147,12 @@ class TestAsking:
             expect(page.get_by_role("alert")).to_have_text(re.compile(r"Too many wrong keys\. Try again in \d+ s\."))
             enter(page, ADMIN_KEY)
 
+    def test_one_that_was_copied_with_its_header_is_taken(self, opened: Visit, protected: ProtectedServer) -> None:
+        with opened() as page:
+            key = protected.create_key("header")
+            enter(page, f" bearer  {key} ")
+            assert key in kept(page, "sessionStorage") and "earer" not in kept(page, "sessionStorage")
+
     def test_a_server_that_does_not_answer_is_told(self, browser: Browser) -> None:
         server = serve(UPSTREAM="scripted", ADMIN_KEY=ADMIN_KEY)
         with server as served, visit(browser, served.url, ignored="Failed to load resource", **ENGLISH) as page:

@@ -509,7 +509,7 @@ FORMATS = """async ([files, lang]) => {
     ...[0.414, 0.004, 1].map((each) => format.percent(each)),
     format.compact(12000), format.seconds(undefined) + format.tokens(undefined) + format.rate(1, 0),
     words.t("list.none", "두부"), words.t("import.exists", "kitchen"), words.errorSentence("unheard_of"),
-    words.errorSentence("upstream_rate_limited", "", 20),
+    ...[20, 119.2, 121, 7199, 7201].map((each) => words.errorSentence("rate_limited", "", each)),
   ];
 }"""
 
@@ -525,7 +525,10 @@ class TestDaysAndNumbers:
                 "A conversation of that name exists already.",
                 "Something went wrong. Try again.",
             ),
-            "The model server is busy. Try again in 20 s.",
+            *(
+                f"Too many questions. You can send again in {span}."
+                for span in ("20 s", "120 s", "3 min", "120 min", "3 h")
+            ),
         ]
 
     def test_in_korean(self, replies: Replies) -> None:
@@ -538,7 +541,10 @@ class TestDaysAndNumbers:
                 "같은 이름의 대화가 이미 있습니다.",
                 "문제가 생겼습니다. 다시 시도하세요.",
             ),
-            "모델 서버가 바쁩니다. 20초 뒤 다시 시도하세요.",
+            *(
+                f"질문이 너무 잦습니다. {span} 뒤 보낼 수 있습니다."
+                for span in ("20초", "120초", "3분", "120분", "3시간")
+            ),
         ]
 
 

@@ -1,6 +1,7 @@
 """What the page says of imports, clearing, presets and a lost connection, in words that hold."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from playwright.sync_api import Browser, expect
 
 from tests.support.browser import visit
 from tests.support.chat_page import ENGLISH, ChatPage, ChatUpstream, open_chat
-from tests.support.process import ServerProcess
+from tests.support.process import ServerProcess, serve
 
 KOREAN: dict[str, Any] = {**ENGLISH, "locale": "ko-KR"}
 
@@ -99,6 +100,23 @@ class TestOnAPhone:
             expect(state).to_be_visible()
             assert state.evaluate("(each) => each.getClientRects().length") == 1
             expect(state).to_have_css("height", "20px")
+
+
+class TestBudget:
+    def test_a_question_that_is_too_large_for_a_day_and_a_day_that_is_spent_are_told_apart(
+        self, browser: Browser
+    ) -> None:
+        with (
+            serve(UPSTREAM="scripted", DAILY_TOKEN_BUDGET="80", DEFAULT_MAX_TOKENS="50") as served,
+            open_chat(browser, served.url, ignored="429") as chat,
+        ):
+            chat.send("a question " * 30)
+            expect(chat.page.get_by_text("may take more tokens than a day has. Shorten it, or tell")).to_be_visible()
+            chat.ask("short")
+            chat.send("short")
+            told = r"Today's tokens are used up, or reserved .+\. Try again in \d+ (s|min|h)\."
+            expect(chat.page.get_by_text(re.compile(told))).to_be_visible()
+            expect(chat.box).to_have_value("short")
 
 
 class TestOffline:

@@ -2,7 +2,36 @@
 
 import { address } from "./address.js";
 import { h, icon, setText } from "./dom.js";
-import { errorSentence, t } from "./words.js";
+import { addWords, errorSentence, inTime, soon, t } from "./words.js";
+
+// Not among the others, since most visits load them for nothing.
+addWords({
+  "key.title": ["키를 입력하세요", "Enter your key"],
+  "key.why": [
+    "이 서버는 키가 있어야 쓸 수 있습니다. 서버를 운영하는 사람에게 받으세요.",
+    "This server asks for a key. Ask whoever runs it for one.",
+  ],
+  "key.name": ["키", "Key"],
+  "key.show": ["키 보기", "Show the key"],
+  "key.open": ["열기", "Open"],
+  "key.where": [
+    "키는 이 탭에만 두고, 이 서버에만 보냅니다.",
+    "The key stays in this tab and is sent to this server only.",
+  ],
+  "key.wrong": [
+    "이 키는 쓸 수 없습니다. 끝까지 복사했는지 확인하세요. 기한이 지났거나 지워졌을 수도 있습니다.",
+    "This key is not valid. Check that it was copied whole; it may also have expired or been deleted.",
+  ],
+  "key.ended": [
+    "키를 더는 쓸 수 없습니다. 기한이 지났거나 지워졌습니다. 쓰던 글은 그대로 있습니다.",
+    "Your key no longer works: it has expired or was deleted. Your draft is kept.",
+  ],
+  "key.offline": ["서버가 답하지 않습니다. 다시 시도하세요.", "The server does not answer. Try again."],
+  "key.too_many": [
+    (s) => `잘못된 키가 많았습니다. ${soon(s)} 다시 시도하세요.`,
+    (s) => `Too many wrong keys. Try again ${inTime(s)}.`,
+  ],
+});
 
 /** Resolves with the key and what the server tells of it: {key, client_name}. `problem` is shown as that of a key. */
 export function askForKey(why, problem) {
@@ -41,7 +70,7 @@ export function askForKey(why, problem) {
       if (isChecking) return;
       isChecking = true;
       reveal(false);
-      const key = field.value.trim();
+      const key = field.value.trim().replace(/^Bearer\s+/i, ""); // Copied with the rest of its header.
       const answer = await check(key);
       isChecking = false;
       if (answer.problem) {

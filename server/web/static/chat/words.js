@@ -1,8 +1,14 @@
 /** The words of the page in Korean and English, by key: [ko, en], each a text or a function of values. */
 
 const few = (n, one, many) => `${n} ${n === 1 || n === "1" ? one : many}`;
-const soon = (s) => (s > 0 ? `${Math.ceil(s)}초 뒤` : "잠시 뒤");
-const inSeconds = (s) => (s > 0 ? `in ${Math.ceil(s)} s` : "in a moment");
+export const soon = (s) => (s > 0 ? `${spanOf(s, "초", "분", "시간")} 뒤` : "잠시 뒤");
+export const inTime = (s) => (s > 0 ? `in ${spanOf(s, " s", " min", " h")}` : "in a moment");
+
+/** A time to wait, rounded up. */
+function spanOf(s, ...units) {
+  const size = s < 120 ? 0 : s < 7200 ? 1 : 2;
+  return Math.ceil(s / 60 ** size) + units[size];
+}
 
 /** The Korean particle for a word: `after` if its last syllable ends in a consonant, else `plain`. */
 function particle(word, after, plain) {
@@ -232,32 +238,6 @@ const WORDS = {
   ],
   "elsewhere.cleared": ["다른 곳에서 기록을 비웠습니다.", "The history was cleared elsewhere."],
 
-  "key.title": ["키를 입력하세요", "Enter your key"],
-  "key.why": [
-    "이 서버는 키가 있어야 쓸 수 있습니다. 서버를 운영하는 사람에게 받으세요.",
-    "This server asks for a key. Ask whoever runs it for one.",
-  ],
-  "key.name": ["키", "Key"],
-  "key.show": ["키 보기", "Show the key"],
-  "key.open": ["열기", "Open"],
-  "key.where": [
-    "키는 이 탭에만 두고, 이 서버에만 보냅니다.",
-    "The key stays in this tab and is sent to this server only.",
-  ],
-  "key.wrong": [
-    "이 키는 쓸 수 없습니다. 끝까지 복사했는지 확인하세요. 기한이 지났거나 지워졌을 수도 있습니다.",
-    "This key is not valid. Check that it was copied whole; it may also have expired or been deleted.",
-  ],
-  "key.ended": [
-    "키를 더는 쓸 수 없습니다. 기한이 지났거나 지워졌습니다. 쓰던 글은 그대로 있습니다.",
-    "Your key no longer works: it has expired or was deleted. Your draft is kept.",
-  ],
-  "key.offline": ["서버가 답하지 않습니다. 다시 시도하세요.", "The server does not answer. Try again."],
-  "key.too_many": [
-    (s) => `잘못된 키가 많았습니다. ${soon(s)} 다시 시도하세요.`,
-    (s) => `Too many wrong keys. Try again ${inSeconds(s)}.`,
-  ],
-
   "shortcut.send": ["보내기", "Send"],
   "shortcut.newline": ["줄바꿈", "New line"],
   "shortcut.escape": [
@@ -291,14 +271,21 @@ const WORDS = {
   ],
   "error.upstream_rate_limited": [
     (s) => `모델 서버가 바쁩니다. ${soon(s)} 다시 시도하세요.`,
-    (s) => `The model server is busy. Try again ${inSeconds(s)}.`,
+    (s) => `The model server is busy. Try again ${inTime(s)}.`,
   ],
   "error.upstream_refused": ["모델이 이 질문을 받지 않았습니다.", "The model did not take this question."],
   "error.rate_limited": [
     (s) => `질문이 너무 잦습니다. ${soon(s)} 보낼 수 있습니다.`,
-    (s) => `Too many questions. You can send again ${inSeconds(s)}.`,
+    (s) => `Too many questions. You can send again ${inTime(s)}.`,
   ],
-  "error.budget_exhausted": ["오늘 쓸 수 있는 토큰을 다 썼습니다.", "Today's tokens are used up."],
+  "error.budget_exhausted": [
+    (s) => `오늘 쓸 수 있는 토큰을 다 썼거나, 쓰는 중인 답에 잡혀 있습니다. ${soon(s)} 다시 시도하세요.`,
+    (s) => `Today's tokens are used up, or reserved for replies being written. Try again ${inTime(s)}.`,
+  ],
+  "error.too_large": [
+    "이 질문과 답에 하루치보다 많은 토큰이 들 수 있습니다. 질문을 줄이거나 운영자에게 알리세요.",
+    "This question and its reply may take more tokens than a day has. Shorten it, or tell whoever runs this server.",
+  ],
   "error.conversation_busy": [
     "이 대화에 기다리는 질문이 너무 많습니다. 쓰던 글은 그대로 있습니다.",
     "Too many questions wait in this conversation. Your text is still here.",
@@ -358,8 +345,11 @@ export function t(key, ...values) {
 
 export const inEachLanguage = (key) => WORDS[key];
 
+export const addWords = (more) => Object.assign(WORDS, more);
+
 /** What an error means to the reader. `fallback` is the server's own sentence, `seconds` its Retry-After, if any. */
 export function errorSentence(code, fallback, seconds) {
+  if (code === "budget_exhausted" && !seconds) code = "too_large";
   const key = `error.${SAME_ERROR[code] ?? code}`;
   if (key in WORDS) return t(key, seconds);
   return (index && fallback) || t("error.other");
