@@ -298,7 +298,10 @@ const WORDS = {
     (s) => `질문이 너무 잦습니다. ${soon(s)} 보낼 수 있습니다.`,
     (s) => `Too many questions. You can send again ${inSeconds(s)}.`,
   ],
-  "error.budget_exhausted": ["오늘 쓸 수 있는 토큰을 다 썼습니다.", "Today's tokens are used up."],
+  "error.budget_exhausted": [
+    (s) => (s < 60 ? "다른 답이 토큰을 쓰고 있습니다. 잠시 뒤 다시 보내세요." : "오늘 쓸 수 있는 토큰을 다 썼습니다."),
+    (s) => (s < 60 ? "Other replies need the tokens. Send again in a moment." : "Today's tokens are used up."),
+  ],
   "error.conversation_busy": [
     "이 대화에 기다리는 질문이 너무 많습니다. 쓰던 글은 그대로 있습니다.",
     "Too many questions wait in this conversation. Your text is still here.",
