@@ -1,5 +1,6 @@
 """Checks at start: combinations of settings that are refused, and those that are warned of."""
 
+from server.charges import REPLY_TOKENS
 from server.settings import Settings
 
 
@@ -45,6 +46,12 @@ def warnings(settings: Settings) -> list[str]:
     if not settings.admin_key:
         found.append(
             "This server is OPEN: anybody who reaches it can ask, read and delete. Set ADMIN_KEY to protect it."
+        )
+    reply_tokens = settings.default_max_tokens or REPLY_TOKENS
+    if settings.daily_token_budget is not None and settings.daily_token_budget <= reply_tokens:
+        found.append(
+            f"DAILY_TOKEN_BUDGET={settings.daily_token_budget} is too little for a question that does not limit its "
+            f"reply, for which {reply_tokens} tokens are reserved: set a lower DEFAULT_MAX_TOKENS, or a higher budget."
         )
     if settings.upstream == "scripted":
         found.append("UPSTREAM=scripted: this is a DEMONSTRATION. No model is asked; every reply says so.")
