@@ -228,6 +228,38 @@ class TestEnd:
         assert store.get_conversation("tea") is not None
 
 
+class TestUsage:
+    def spend(self, client: FlaskClient, key: str, name: str) -> list[str]:
+        """Questions by name, in a session and in a chat without a name. Returns what usage calls the first two."""
+        send(client, "POST", "/query", key, json={"client_name": name, "input": "hello"})
+        session_id = send(client, "POST", "/api/sessions", key, json={}).json["session_id"]
+        send(client, "POST", "/api/chat", key, json={"session_id": session_id, "message": "hello"})
+        send(client, "POST", "/chat", key, json={"message": "hello"})
+        return sorted([name, session_id])
+
+    def usage(self, client: FlaskClient, name: str) -> tuple[list[str], int]:
+        """The names that are told, and the number of questions."""
+        told = send(client, "GET", f"/usage?client_name={name}", ADMIN_KEY).json
+        return sorted(each["client_name"] for each in told["usage"]), told["total"]["questions"]
+
+    def test_a_client_has_spent_what_its_keys_have(self, client: FlaskClient) -> None:
+        ada, team = create_key(client, "ada")["key"], create_key(client, "team-*")["key"]
+        adas, teams = self.spend(client, ada, "ada"), self.spend(client, team, "team-a")
+        assert self.usage(client, "ada") == (adas, 2)
+        assert self.usage(client, "team-*") == (teams, 2)
+        assert self.usage(client, "team-a") == (["team-a"], 1)
+        assert self.usage(client, "tea") == ([], 0)
+
+    def test_no_question_is_counted_twice(self, client: FlaskClient) -> None:
+        names = self.spend(client, create_key(client, "*")["key"], "ada")
+        assert self.usage(client, "*") == (names, 2)
+        assert send(client, "GET", "/usage", ADMIN_KEY).json["total"]["questions"] == 3
+
+    def test_only_the_administrator_is_told(self, client: FlaskClient) -> None:
+        key = create_key(client, "team-*")["key"]
+        assert send(client, "GET", "/usage?client_name=team-*", key).status_code == 403
+
+
 class TestAttempts:
     def test_more_than_ten_wrong_keys_a_minute_are_refused_and_a_right_one_passes(self, client: FlaskClient) -> None:
         key = create_key(client, "ada")["key"]
