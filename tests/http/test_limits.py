@@ -136,6 +136,11 @@ class TestRateLimit:
         ]
         assert statuses == [200, 200, 429, 200, 429]
 
+    def test_the_administrator_is_limited_too(self, serve: Callable[..., FlaskClient]) -> None:
+        client = serve(rate_limit="1/minute", admin_key="an administrator's long key")
+        headers = {"X-API-Key": "an administrator's long key"}
+        assert [query(client, f"{n}", headers=headers).status_code for n in range(2)] == [200, 429]
+
     def test_a_forged_address_is_not_believed_without_proxies(self, serve: Callable[..., FlaskClient]) -> None:
         client = serve(rate_limit="1/minute")
         statuses = [query(client, f"{n}", headers={"X-Forwarded-For": f"192.0.2.{n}"}).status_code for n in range(2)]
