@@ -22,7 +22,7 @@ try:
     from server.serving import start
     from server.serving.log import log_to
     from server.serving.patches import apply_patches, require_known_gunicorn
-    from server.serving.worker import Worker
+    from server.serving.worker import Worker, defer_handshake
 except ImportError as problem:
     raise SystemExit(f"The server cannot start. {problem}; install what requirements.txt names.") from None
 
@@ -59,6 +59,10 @@ class ConfiguredWorker(Worker):
 
 
 worker_class = ConfiguredWorker
+
+
+def ssl_context(config: Any, default_ssl_context_factory: Any) -> Any:
+    return defer_handshake(default_ssl_context_factory())
 
 
 def on_starting(server: Any) -> None:

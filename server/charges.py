@@ -5,6 +5,9 @@ from dataclasses import dataclass, replace
 TOKEN_BYTES = 3
 """How many bytes of UTF-8 an estimate takes for a token. English has four or more, Korean about four, code three."""
 
+REPLY_TOKENS = 4_096
+"""What is reserved for a reply whose length nobody has limited."""
+
 
 @dataclass(frozen=True, slots=True)
 class Charge:

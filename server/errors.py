@@ -10,6 +10,8 @@ status. No sentence contains what the caller sent, an address or a key.
 
 from server.rates import RateState
 
+NO_ADDRESS = "There is nothing at this address; /openapi.json lists what there is."
+
 
 class AppError(Exception):
     retry_seconds: float | None = None
@@ -51,8 +53,10 @@ class ContextTooLong(InvalidRequest):
 
 
 class NotFound(Refused):
+    """An address that does not exist says NO_ADDRESS. What is another's says the same as what does not exist."""
+
     code = "not_found"
-    sentence = "There is nothing here; /openapi.json lists what there is."
+    sentence = "Nothing with that id or name is here, or it is another client's; check how it is written."
 
 
 class NotAuthorized(Refused):

@@ -15,13 +15,10 @@ from functools import lru_cache
 import orjson
 
 from server.access.caller import Caller
-from server.charges import Charge, estimate_tokens
+from server.charges import REPLY_TOKENS, Charge, estimate_tokens
 from server.domain import Conversation, Message, Run, rfc3339
 from server.store.limits import DAY_SECONDS
 from server.store.protocol import Store
-
-REPLY_TOKENS = 4_096
-"""What is reserved for a reply whose length nobody has limited."""
 
 SAMPLE_MESSAGES = 16
 """How many messages are read to estimate the length of a history without a completed run."""

@@ -10,6 +10,8 @@ from server.access.caller import Caller
 from server.access.keys import ApiKey, Keys
 from server.core.records import kind_of
 from server.core.scope import Scope
+from server.core.usage import list_usage_of
+from server.domain import DailyUsage
 from server.errors import NotAllowed, NotFound
 from server.runs.runner import Runner
 from server.store.protocol import Store
@@ -56,8 +58,12 @@ class Clients:
         """Raises NotFound."""
         self._require_keys().delete(key_id)
 
-    def require_admin(self) -> None:
+    def list_usage(self, client_name: str | None, since: str, until: str) -> Sequence[DailyUsage]:
+        """As `Conversations.list_usage`; of a client, that of all that its keys open."""
         self._require_keys()
+        if client_name is None:
+            return self._store.list_usage(None, since, until)
+        return list_usage_of(self._store, Scope(self._store, Caller(client_name, client_name)), since, until)
 
     def delete(self, client_name: str) -> Receipt:
         """Delete all that a client has: its keys, its conversations by that name, and what its keys created.

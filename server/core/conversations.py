@@ -10,6 +10,7 @@ from typing import Any
 from server.access.caps import ClientCaps
 from server.core.history import Page, read_newest, read_page
 from server.core.scope import Scope
+from server.core.usage import list_usage_of
 from server.domain import Conversation, DailyUsage, Message
 from server.errors import NotFound, StoreUnavailable
 from server.runs.runner import Runner
@@ -137,14 +138,7 @@ class Conversations:
             self._scope.require(name)
         if name is not None or not self._scope.is_limited:
             return self._store.list_usage(name, since, until)
-        own = self._scope.list_names()
-        if own is None:
-            usage = self._store.list_usage(None, since, until)
-            owned = set(self._store.list_owned(self._scope.caller.owner))
-            # Tokens without a name are those of all clients together.
-            return [each for each in usage if each.name in owned or (each.name and self._scope.opens_name(each.name))]
-        usage = [each for one in own for each in self._store.list_usage(one, since, until)]
-        return sorted(usage, key=lambda each: each.day, reverse=True)
+        return list_usage_of(self._store, self._scope, since, until)
 
     def add_messages(self, name: str, messages: NewMessages) -> Sequence[Message]:
         """Append messages that no run wrote. Raises NotFound, ClientFull, and ConversationBusy while a run is open."""

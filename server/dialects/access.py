@@ -39,8 +39,7 @@ def blueprint(contract: Contract, core: Core) -> Blueprint:
 
     @contract.serves(bp, "getUsage")
     def get_usage(client_name: str | None, since: str | None, until: str | None) -> dict[str, Any]:
-        core.clients.require_admin()
-        return report_usage(core.conversations, client_name, since, until)
+        return report_usage(core.clients.list_usage, client_name, since, until)
 
     @contract.serves(bp, "deleteClient")
     def delete_client(client_name: str) -> dict[str, Any]:

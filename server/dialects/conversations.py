@@ -121,7 +121,7 @@ def _serve_counts(bp: Blueprint, contract: Contract, core: Core) -> None:
 
     @contract.serves(bp, "getUsage")
     def get_usage(client_name: str | None, since: str | None, until: str | None) -> dict[str, Any]:
-        return report_usage(core.conversations, client_name, since, until)
+        return report_usage(core.conversations.list_usage, client_name, since, until)
 
 
 def _serve_files(bp: Blueprint, contract: Contract, core: Core, max_import_bytes: int, max_input_chars: int) -> None:

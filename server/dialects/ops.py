@@ -8,7 +8,7 @@ from flask import Blueprint, Response, g, jsonify
 
 from server.core import Core
 from server.domain import rfc3339
-from server.errors import NotFound
+from server.errors import NO_ADDRESS, NotFound
 from server.http.caching import NO_CACHE, ONE_MINUTE, add_validators
 from server.http.contract import Contract
 from server.http.errors import register_error_handlers
@@ -64,7 +64,7 @@ def blueprint(
     @contract.serves(bp, "getDocument")
     def get_document(dialect: str) -> Response:
         if dialect not in documents:
-            raise NotFound
+            raise NotFound(NO_ADDRESS)
         response = jsonify({**documents[dialect], "servers": [{"url": public_address(address)}]})
         # Without a configured address the document depends on headers, which any caller can send through a cache.
         return add_validators(response, ONE_MINUTE if address else NO_CACHE)
@@ -75,4 +75,4 @@ def blueprint(
 def _require_operator() -> None:
     """Raises NotFound unless the request arrived on METRICS_PORT, or its caller is the administrator."""
     if not (is_on_metrics_port() or getattr(g.get("caller"), "is_admin", False)):
-        raise NotFound
+        raise NotFound(NO_ADDRESS)

@@ -29,6 +29,7 @@ from openapi_core.validation.schemas.exceptions import InvalidSchemaValue
 
 from server.errors import AppError, InvalidRequest, UnsupportedMediaType
 from server.http.body import parse_json, read_body, strip_bom
+from server.rates import FORM
 
 METHODS = ("get", "put", "post", "delete", "patch")
 
@@ -37,6 +38,8 @@ WHOLE_NUMBER = "must be a whole number of at most 15 digits"
 PATTERN_MESSAGES = {
     r"^[^\x00-\x1f\x7f-\x9f]+$": "has a control character, such as a line break or a tab; leave it out",
     r"^[^\x00]*$": "has a NUL character; leave it out",
+    r"^[^\x00-\x1f\x7f-\x9f*]*\*?$": "has a control character, or a * that is not at its end; leave it out",
+    r"^([1-9][0-9]{0,4}|100000)/(second|minute|hour|day)$": f"must be {FORM}",
     r"^[0-9]{1,15}$": WHOLE_NUMBER,
 }
 """What a value does wrong that does not match a pattern, by the patterns of the documents."""
@@ -207,17 +210,24 @@ class _SchemaValidators:
             with schema.resolve() as resolved:
                 contents: Any = resolved.contents
             rules = {**contents, "components": self._components}
-            validator = self._validators[schema] = _SchemaValidator(jsonschema_rs.Draft202012Validator(rules))
+            fields = list(contents.get("properties", {}))
+            validator = self._validators[schema] = _SchemaValidator(jsonschema_rs.Draft202012Validator(rules), fields)
         return validator
 
 
 class _SchemaValidator:
-    def __init__(self, validator: jsonschema_rs.Draft202012Validator) -> None:
+    def __init__(self, validator: jsonschema_rs.Draft202012Validator, fields: list[str]) -> None:
         self._validator = validator
+        self._fields = fields
 
     def validate(self, value: Any) -> None:
-        if not self._validator.is_valid(value):
-            raise InvalidSchemaValue("", "any", [next(self._validator.iter_errors(value))])
+        if self._validator.is_valid(value):
+            return
+        error = next(self._validator.iter_errors(value))
+        if error.kind.name == "additionalProperties" and not error.instance_path:
+            *others, last = self._fields
+            raise InvalidRequest(f"The body may have {', '.join(others)} and {last}, but no other field.")
+        raise InvalidSchemaValue("", "any", [error])
 
 
 def _map_error(error: Exception) -> AppError:

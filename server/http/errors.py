@@ -44,12 +44,12 @@ STATUS: dict[type[AppError], int] = {
 }
 """A class that is not named has the status of its nearest base class here."""
 
-_HTTP: dict[type[HTTPException], type[AppError]] = {
-    NotFound: errors.NotFound,
+_HTTP: dict[type[HTTPException], Callable[[], AppError]] = {
+    NotFound: lambda: errors.NotFound(errors.NO_ADDRESS),
     MethodNotAllowed: errors.MethodNotAllowed,
     RequestEntityTooLarge: errors.BodyTooLarge,
 }
-"""Werkzeug's exceptions that have a code of their own here."""
+"""What is answered for Werkzeug's exceptions that have a code of their own here."""
 
 Body = Callable[[AppError], dict[str, Any]]
 """Gives the JSON body of an error."""
@@ -99,8 +99,8 @@ def register_error_handlers(
 
     def answer_http(error: HTTPException) -> Response:
         fallback = errors.InternalError if (error.code or 500) >= 500 else errors.InvalidRequest
-        kind = next((ours for theirs, ours in _HTTP.items() if isinstance(error, theirs)), fallback)
-        response = make_response(answer(kind()))
+        make_error = next((ours for theirs, ours in _HTTP.items() if isinstance(error, theirs)), fallback)
+        response = make_response(answer(make_error()))
         if isinstance(error, MethodNotAllowed) and error.valid_methods:
             response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
         return response

@@ -2,7 +2,7 @@
 
 from flask import Flask, g, request
 
-from server.errors import NotFound
+from server.errors import NO_ADDRESS, NotFound
 
 
 def reserve_port(app: Flask, port: int, endpoint: str) -> None:
@@ -15,7 +15,7 @@ def reserve_port(app: Flask, port: int, endpoint: str) -> None:
         # ProxyFix overwrites SERVER_PORT with the forwarded one.
         if environ.get("werkzeug.proxy_fix.orig", environ)["SERVER_PORT"] == text and _is_bound_to(port):
             if request.endpoint != endpoint:
-                raise NotFound
+                raise NotFound(NO_ADDRESS)
             g.is_on_metrics_port = True
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 from difflib import get_close_matches
 
+from server.charges import REPLY_TOKENS
 from server.environment import find_repeated_names, read_dotenv
 from server.settings import Settings
 
@@ -58,6 +59,12 @@ def warnings(settings: Settings) -> list[str]:
         found.append(
             "The keys of clients are in the memory store and vanish at a restart, as the conversations do. "
             "STORE_URL=sqlite:///chatbot.db keeps both."
+        )
+    reply_tokens = settings.default_max_tokens or REPLY_TOKENS
+    if settings.daily_token_budget is not None and settings.daily_token_budget <= reply_tokens:
+        found.append(
+            f"DAILY_TOKEN_BUDGET={settings.daily_token_budget} is too little for a question that does not limit its "
+            f"reply, for which {reply_tokens} tokens are reserved: set a lower DEFAULT_MAX_TOKENS, or a higher budget."
         )
     if settings.upstream == "scripted":
         found.append("UPSTREAM=scripted: this is a DEMONSTRATION. No model is asked; every reply says so.")

@@ -3,7 +3,9 @@
 # mypy: disable-error-code="import-untyped"
 
 import socket
+import ssl
 from contextlib import suppress
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -77,6 +79,12 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         client.settimeout(self.client_timeout_seconds)
+        if isinstance(client, ssl.SSLSocket):
+            try:
+                client.do_handshake()
+            except OSError as error:
+                self.log.debug("a TLS handshake failed: %s", type(error).__name__)
+                return
         AsyncWorker.handle(self, listener, client, addr)  # GeventWorker.handle would remove the timeout.
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
@@ -88,6 +96,9 @@ class Worker(GeventWorker):  # type: ignore[misc]
             raise
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
+        if isinstance(exc, ssl.SSLError):  # There is no line to answer on.
+            self.log.debug("a TLS connection failed: %s", type(exc).__name__)
+            return
         is_https = self.is_https or bool(self.cfg.is_ssl)
         if not answer_unreadable(client, exc, self.log, is_https=is_https):
             super().handle_error(req, client, addr, exc)
@@ -125,6 +136,15 @@ class Worker(GeventWorker):  # type: ignore[misc]
         if app is not None:
             app.extensions["metrics"].flush()
             app.extensions["store"].close()
+
+
+def defer_handshake(context: ssl.SSLContext) -> ssl.SSLContext:
+    """Leave the handshake to `Worker.handle`. gevent does it before, and prints a traceback for each that fails.
+
+    On the open internet, every scanner makes some fail.
+    """
+    context.wrap_socket = partial(context.wrap_socket, do_handshake_on_connect=False)  # type: ignore[method-assign]
+    return context
 
 
 def bound_send_buffer(listener: Any) -> None:

@@ -16,6 +16,9 @@ MAX_RATE_SECONDS = DAY_SECONDS
 BUDGET_SECONDS = 2 * DAY_SECONDS
 """How long the budget of a day is kept. A run that is open at midnight is charged to the day on which it began."""
 
+RESERVED_SECONDS = 5.0
+"""When to ask again if only replies being written stand in the way. Nobody knows when the next one ends."""
+
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
@@ -70,19 +73,35 @@ def rate_limited(state: RateState) -> RateLimited:
     return error
 
 
-def budget_exhausted(charge: Charge, daily_tokens: int, now: float) -> BudgetExhausted:
-    """`now` is in Unix seconds; a day ends at midnight UTC."""
+def budget_exhausted(charge: Charge, daily_tokens: int, spent: int, now: float) -> BudgetExhausted:
+    """Why a charge is refused on a day that has `spent` tokens of its budget. `now` is in Unix seconds."""
     if charge.reserved > daily_tokens:
-        return BudgetExhausted(
-            "This question and its reply alone may take more tokens than a day has; shorten it, or the longest reply."
+        return BudgetExhausted(_describe_excess(charge, daily_tokens))
+    if spent + charge.reserved <= daily_tokens:
+        error = BudgetExhausted(
+            "What is left of the tokens of this day is reserved by replies being written; ask again when one has ended."
         )
+        error.retry_seconds = RESERVED_SECONDS
+        return error
     seconds = DAY_SECONDS - now % DAY_SECONDS
     error = BudgetExhausted(
-        "The tokens of this day are used up, or reserved by replies being written; "
+        "Too few of the tokens of this day are left for this question and its reply; "
         f"there are more in {_in_words(seconds)}, at midnight UTC."
     )
     error.retry_seconds = seconds
     return error
+
+
+def _describe_excess(charge: Charge, daily_tokens: int) -> str:
+    if charge.prompt_tokens >= daily_tokens:
+        return (
+            f"The prompt alone, with what was said before, may take {charge.prompt_tokens} tokens, and a day has "
+            f"{daily_tokens}; ask something shorter, or in a new conversation."
+        )
+    return (
+        f"This question and its reply may take {charge.reserved} tokens, and a day has {daily_tokens}; set a lower "
+        "max_tokens or max_completion_tokens, as this API calls it, or let the operator set a lower DEFAULT_MAX_TOKENS."
+    )
 
 
 def _in_words(seconds: float) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, request
 
 from server.domain import rfc3339
-from server.errors import NotFound
+from server.errors import NO_ADDRESS, NotFound
 from server.http.contract import Contract
 from server.http.errors import register_error_handlers
 from server.http.headers import prefix
@@ -55,7 +55,7 @@ def blueprint(contract: Contract, documents: Mapping[str, dict[str, Any]]) -> Bl
     def redoc(document: str | None) -> Response:
         chosen = "published" if document is None else document
         if chosen not in documents:
-            raise NotFound
+            raise NotFound(NO_ADDRESS)
         nonce = secrets.token_urlsafe(16)
         allowed = {"style-src": f"'nonce-{nonce}'", "style-src-attr": _hash_token_styles(), "font-src": "data:"}
         links = _list_links(documents)

@@ -12,7 +12,7 @@ from typing import Any
 
 from flask import Response, make_response, render_template
 
-from server.errors import NotFound
+from server.errors import NO_ADDRESS, NotFound
 from server.http.caching import IMMUTABLE, NO_CACHE, add_validators
 from server.http.compression import compress, compress_gzip
 
@@ -85,7 +85,7 @@ def send_file(version: str, name: str) -> Response:
     server was replaced, they revalidate each time.
     """
     if name not in FILES:
-        raise NotFound
+        raise NotFound(NO_ADDRESS)
     path = FILES[name]
     response = Response(_read_file(path), mimetype=MEDIA_TYPES[path.suffix])
     add_validators(response, IMMUTABLE if version == hash_release() else NO_CACHE)

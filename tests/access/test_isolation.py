@@ -283,6 +283,23 @@ class TestFurtherWays:
         assert (first.status_code, second.status_code) == (200, 200)
         assert len(set(store.list_owned("eve")) - before) == 1
 
+    def test_an_id_that_is_wrong_is_told_apart_from_an_address_that_does_not_exist(
+        self, visitor: FlaskClient, ada: Person, eve: Person
+    ) -> None:
+        def refuse(method: str, path: str, key: str) -> str:
+            answer = send(visitor, method, path, key)
+            assert (answer.status_code, answer.json["code"]) == (404, "not_found")
+            return str(answer.json["error"])
+
+        absent = refuse("GET", f"/chat/stream/{'0' * len(ada.ids['stream_id'])}", eve.key)
+        assert absent == refuse("GET", f"/chat/stream/{ada.ids['stream_id']}", eve.key)
+        assert absent == refuse("GET", f"/conversations/runs?client_name={ada.ids['thread_id']}", eve.key)
+        assert absent == refuse("DELETE", "/api-keys/key_unknown", ADMIN_KEY)
+        assert "id or name" in absent
+        for path in ("/nowhere", "/chat/nowhere", "/nowhere/openapi.json", "/redoc?document=nowhere"):
+            assert "nothing at this address" in refuse("GET", path, eve.key)
+        assert refuse("GET", "/metrics", eve.key) == refuse("GET", "/nowhere", eve.key)
+
     def test_reading_a_stream_from_a_position_needs_its_owner(
         self, visitor: FlaskClient, ada: Person, eve: Person
     ) -> None:

@@ -58,11 +58,36 @@ class TestCreation:
             {"client_name": "ada", "expires_in_days": 0},
             {"client_name": "ada", "rate_limit": "many"},
             {"client_name": "ada", "daily_token_budget": -1},
+            {"client_name": "x*y"},
+            {"client_name": "**"},
+            {"client_name": "*x"},
+            {"client_name": "ada", "budget": 3},
         ],
     )
     def test_what_is_no_key_is_refused(self, client: FlaskClient, body: dict[str, Any]) -> None:
         assert send(client, "POST", "/api-keys", ADMIN_KEY, json=body).status_code == 400
         assert send(client, "GET", "/api-keys", ADMIN_KEY).json == {"keys": []}
+
+    @pytest.mark.parametrize(
+        ("field", "value", "sentence"),
+        [
+            (
+                "budget",
+                3,
+                "may have client_name, expires_in_days, rate_limit and daily_token_budget, but no other field.",
+            ),
+            ("rate_limit", "60/min", "10/second, 60/minute, 1000/hour or 5000/day."),
+            ("rate_limit", "100001/day", "a number of at most 100000 and a time"),
+            ("client_name", "a*b", "client_name has a control character, or a * that is not at its end; leave it out."),
+        ],
+    )
+    def test_a_refusal_tells_what_to_change(self, client: FlaskClient, field: str, value: Any, sentence: str) -> None:
+        refused = send(client, "POST", "/api-keys", ADMIN_KEY, json={"client_name": "ada", field: value})
+        assert refused.status_code == 400
+        assert sentence in refused.json["error"]
+
+    def test_a_key_may_have_as_many_runs_as_the_server(self, client: FlaskClient) -> None:
+        assert create_key(client, "ada", rate_limit="100000/day")["rate_limit"] == "100000/day"
 
     def test_an_open_server_has_no_keys_and_says_how_to_have_some(self, open_client: FlaskClient) -> None:
         for method, path in (("POST", "/api-keys"), ("GET", "/api-keys"), ("DELETE", "/clients?client_name=ada")):
@@ -201,6 +226,38 @@ class TestEnd:
         answer = send(client, "DELETE", "/clients?client_name=team-*", ADMIN_KEY)
         assert answer.json["deleted"]["conversations"] == 2
         assert store.get_conversation("tea") is not None
+
+
+class TestUsage:
+    def spend(self, client: FlaskClient, key: str, name: str) -> list[str]:
+        """Questions by name, in a session and in a chat without a name. Returns what usage calls the first two."""
+        send(client, "POST", "/query", key, json={"client_name": name, "input": "hello"})
+        session_id = send(client, "POST", "/api/sessions", key, json={}).json["session_id"]
+        send(client, "POST", "/api/chat", key, json={"session_id": session_id, "message": "hello"})
+        send(client, "POST", "/chat", key, json={"message": "hello"})
+        return sorted([name, session_id])
+
+    def usage(self, client: FlaskClient, name: str) -> tuple[list[str], int]:
+        """The names that are told, and the number of questions."""
+        told = send(client, "GET", f"/usage?client_name={name}", ADMIN_KEY).json
+        return sorted(each["client_name"] for each in told["usage"]), told["total"]["questions"]
+
+    def test_a_client_has_spent_what_its_keys_have(self, client: FlaskClient) -> None:
+        ada, team = create_key(client, "ada")["key"], create_key(client, "team-*")["key"]
+        adas, teams = self.spend(client, ada, "ada"), self.spend(client, team, "team-a")
+        assert self.usage(client, "ada") == (adas, 2)
+        assert self.usage(client, "team-*") == (teams, 2)
+        assert self.usage(client, "team-a") == (["team-a"], 1)
+        assert self.usage(client, "tea") == ([], 0)
+
+    def test_no_question_is_counted_twice(self, client: FlaskClient) -> None:
+        names = self.spend(client, create_key(client, "*")["key"], "ada")
+        assert self.usage(client, "*") == (names, 2)
+        assert send(client, "GET", "/usage", ADMIN_KEY).json["total"]["questions"] == 3
+
+    def test_only_the_administrator_is_told(self, client: FlaskClient) -> None:
+        key = create_key(client, "team-*")["key"]
+        assert send(client, "GET", "/usage?client_name=team-*", key).status_code == 403
 
 
 class TestAttempts:

@@ -136,6 +136,11 @@ class TestRateLimit:
         ]
         assert statuses == [200, 200, 429, 200, 429]
 
+    def test_the_administrator_is_limited_too(self, serve: Callable[..., FlaskClient]) -> None:
+        client = serve(rate_limit="1/minute", admin_key="an administrator's long key")
+        headers = {"X-API-Key": "an administrator's long key"}
+        assert [query(client, f"{n}", headers=headers).status_code for n in range(2)] == [200, 429]
+
     def test_a_forged_address_is_not_believed_without_proxies(self, serve: Callable[..., FlaskClient]) -> None:
         client = serve(rate_limit="1/minute")
         statuses = [query(client, f"{n}", headers={"X-Forwarded-For": f"192.0.2.{n}"}).status_code for n in range(2)]
@@ -157,13 +162,23 @@ class TestBudget:
         assert statuses == sorted(statuses)
 
     def test_a_refusal_tells_when_there_is_more(self, serve: Callable[..., FlaskClient], clock: Clock) -> None:
-        client = serve(daily_token_budget=150, default_max_tokens=100)
-        assert query(client, "slow", headers={"Prefer": "wait=0"}).status_code == 202
+        client = serve(daily_token_budget=103, default_max_tokens=100)
+        assert query(client, "1").status_code == 200
         refused = query(client, "1", "eve")
         assert (refused.status_code, refused.json["code"]) == (429, "budget_exhausted")
         assert refused.headers["Retry-After"] == str(int(86_400 - clock.now % 86_400))
         assert "midnight UTC" in refused.json["error"]
         assert client.get("/history?client_name=eve").json == []
+
+    def test_what_waits_for_replies_being_written_may_be_asked_again_in_seconds(
+        self, serve: Callable[..., FlaskClient]
+    ) -> None:
+        client = serve(daily_token_budget=150, default_max_tokens=100)
+        assert query(client, "slow", headers={"Prefer": "wait=0"}).status_code == 202
+        refused = query(client, "1", "eve")
+        assert (refused.status_code, refused.json["code"]) == (429, "budget_exhausted")
+        assert refused.headers["Retry-After"] == "5"
+        assert "reserved by replies being written" in refused.json["error"]
 
     def test_a_failed_reply_costs_nothing(
         self, serve: Callable[..., FlaskClient], replies: ScriptedReplies, at_once: Callable[..., Any]
@@ -192,7 +207,7 @@ class TestBudget:
         refused = query(serve(daily_token_budget=100), "1")
         assert (refused.status_code, refused.json["code"]) == (429, "budget_exhausted")
         assert "Retry-After" not in refused.headers
-        assert "longest reply" in refused.json["error"]
+        assert "4098 tokens, and a day has 100; set a lower max_tokens" in refused.json["error"]
 
     def test_programs_for_openai_are_told_in_its_words(self, serve: Callable[..., FlaskClient]) -> None:
         error = serve(daily_token_budget=100).post("/api/v1/chat", json={"message": "2"}).json["error"]

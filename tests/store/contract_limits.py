@@ -11,7 +11,7 @@ from server.charges import TOKEN_BYTES, Charge
 from server.domain import Run, Step, ToolCall, Usage
 from server.errors import BudgetExhausted, ConversationBusy, RateLimited
 from server.rates import RateState
-from server.store.limits import NO_LIMITS, RateLimit, RunLimits
+from server.store.limits import NO_LIMITS, RESERVED_SECONDS, RateLimit, RunLimits
 from server.store.protocol import DEFAULT_OPTIONS, CreatedRun, CreateOptions, Store
 from tests.support.clock import Clock
 
@@ -170,13 +170,36 @@ class LimitTests:
         assert begin(store, "why?", limits, "eve").rate == RateState(2, 1, 60.0)
 
     def test_a_budget_tells_when_there_is_more(self, store: Store, clock: Clock) -> None:
-        reserve(store, "ada", tokens=BUDGET)
-        with pytest.raises(BudgetExhausted) as refused:
+        end(store, reserve(store, "ada"), "completed", "ok", BUDGET - RESERVED + 1)
+        with pytest.raises(BudgetExhausted, match="midnight UTC") as refused:
             reserve(store, "eve")
         assert refused.value.retry_seconds == 86_400 - clock.now % 86_400
-        with pytest.raises(BudgetExhausted) as refused:
-            reserve(store, "eve", tokens=BUDGET + 1)
+
+    def test_a_budget_that_is_only_reserved_has_more_in_a_few_seconds(self, store: Store) -> None:
+        end(store, reserve(store, "ada"), "completed", "ok", RESERVED)
+        reserve(store, "bob", tokens=2 * RESERVED)
+        with pytest.raises(BudgetExhausted, match="reserved by replies being written") as refused:
+            reserve(store, "eve", tokens=2 * RESERVED)
+        assert refused.value.retry_seconds == RESERVED_SECONDS
+        with pytest.raises(BudgetExhausted, match="midnight UTC"):
+            reserve(store, "eve", tokens=2 * RESERVED + 1)
+
+    def test_a_run_that_cannot_go_on_is_told_when_it_can(self, store: Store, clock: Clock) -> None:
+        paused = self._pause(store, reserve(store, "ada"), clock)
+        eve = reserve(store, "eve", tokens=2 * RESERVED)
+        needs = replace(paused, status="queued", expires=None, charge=Charge("k", DAY, 2 * RESERVED, PROMPT))
+        with pytest.raises(BudgetExhausted, match="reserved by replies being written"):
+            store.resume_run("ada", needs, BUDGETED)
+        end(store, eve, "completed", "ok", RESERVED + 1)
+        with pytest.raises(BudgetExhausted, match="midnight UTC"):
+            store.resume_run("ada", needs, BUDGETED)
+
+    def test_one_question_that_is_larger_than_a_day_is_told_what_to_change(self, store: Store) -> None:
+        with pytest.raises(BudgetExhausted, match="may take 31 tokens, and a day has 30; set a lower max_") as refused:
+            reserve(store, "ada", tokens=BUDGET + 1)
         assert refused.value.retry_seconds is None
+        with pytest.raises(BudgetExhausted, match=r"prompt alone, .* 30 tokens, and a day has 30; .* new conversation"):
+            begin(store, "why?", BUDGETED, charge=Charge("k", DAY, BUDGET + RESERVED, BUDGET))
 
     def test_a_question_that_joins_reserves_nothing(self, store: Store) -> None:
         first = reserve(store, "ada")

@@ -392,6 +392,34 @@ class TestStart:
             (Settings(openai_api_key="key"), ["OPEN"]),
             (Settings(openai_api_key="key", admin_key="x" * 16), ["vanish at a restart"]),
             (Settings(openai_api_key="key", admin_key="x" * 16, store_url="sqlite:///a.db"), []),
+            (
+                Settings(openai_api_key="key", admin_key="x" * 16, store_url="sqlite:///a.db", daily_token_budget=4096),
+                ["4096 tokens are reserved"],
+            ),
+            (
+                Settings(openai_api_key="key", admin_key="x" * 16, store_url="sqlite:///a.db", daily_token_budget=4097),
+                [],
+            ),
+            (
+                Settings(
+                    openai_api_key="key",
+                    admin_key="x" * 16,
+                    store_url="sqlite:///a.db",
+                    daily_token_budget=300,
+                    default_max_tokens=200,
+                ),
+                [],
+            ),
+            (
+                Settings(
+                    openai_api_key="key",
+                    admin_key="x" * 16,
+                    store_url="sqlite:///a.db",
+                    daily_token_budget=200,
+                    default_max_tokens=200,
+                ),
+                ["DEFAULT_MAX_TOKENS"],
+            ),
             (Settings(openai_base_url="http://localhost/v1"), ["OPEN"]),
             (Settings(admin_key="x" * 16), ["No model is set", "vanish at a restart"]),
             (Settings(upstream="scripted"), ["OPEN", "DEMONSTRATION"]),

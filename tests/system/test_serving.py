@@ -2,14 +2,17 @@
 
 import http.client
 import json
+import os
 import random
 import re
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -277,6 +280,34 @@ class TestRawRequests:
         status, answer = raw(demo, b"GET %b%b HTTP/1.1\r\nHost: localhost\r\n\r\n" % (address.encode(), b"x" * 9000))
         assert status == 414
         validate_response("GET", f"{address}x", status, answer.partition(b"\r\n\r\n")[2])
+
+
+class TestTls:
+    def test_a_connection_that_speaks_no_tls_ends_without_a_word_in_the_log(
+        self, certificate: tuple[Path, Path]
+    ) -> None:
+        trust = ssl.create_default_context(cafile=str(certificate[0]))
+        files = [f"--certfile={certificate[0]}", f"--keyfile={certificate[1]}"]
+        with serve(*files, tls=trust, UPSTREAM="scripted", LOG_LEVEL="info") as served:
+            before = served.log()
+            address = ("127.0.0.1", served.port)
+            for sent in (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\x16\x03\x01", b"", bytes(range(256))):
+                with socket.create_connection(address, timeout=20) as line:
+                    line.sendall(sent)
+                    line.shutdown(socket.SHUT_WR)
+                    read_to_the_end(line)
+            with trust.wrap_socket(socket.create_connection(address, timeout=20), server_hostname="127.0.0.1") as line:
+                os.write(line.fileno(), b"no record of TLS" * 8)
+                read_to_the_end(line)
+            assert served.ask("GET", "/healthz")[0] == 200
+            said = served.log().removeprefix(before)
+        assert [each for each in said.splitlines() if "/healthz" not in each] == []
+
+
+def read_to_the_end(line: socket.socket) -> None:
+    with suppress(OSError):  # A connection with unread data is reset.
+        while line.recv(65536):
+            pass
 
 
 class TestHangingUp:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from server.access.budgets import REPLY_TOKENS, Budgets
+from server.access.budgets import Budgets
 from server.access.caller import OPEN, Caller
-from server.charges import Charge, estimate_tokens
+from server.charges import REPLY_TOKENS, Charge, estimate_tokens
 from server.domain import Message, Run, RunOptions, Status, Step, ToolCall, Usage
 from server.store.memory import MemoryStore
 from tests.support.clock import Clock

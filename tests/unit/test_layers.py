@@ -30,6 +30,7 @@ ALSO = {
     ("settings", "environment"),
     ("settings", "setting_rules"),
     ("setting_rules", "addresses"),
+    ("serving", "charges"),
     ("serving", "environment"),
     ("serving", "settings"),
 }

@@ -61,7 +61,7 @@ class LimitTable:
         budget = self._budget(run.charge)
         others = budget.spent + budget.reserved - budget.reservations.get(run.id, 0)
         if daily_tokens is not None and others + run.charge.reserved > daily_tokens:
-            raise budget_exhausted(run.charge, daily_tokens, self._clock())
+            raise budget_exhausted(run.charge, daily_tokens, budget.spent, self._clock())
         budget.reserve(run.id, run.charge.reserved)
 
     def settle(self, ended: Run) -> None:

@@ -85,8 +85,8 @@ class RunLimiter:
             reset = float(next_to_leave) + limits.rate.seconds - self._clock()
             attempt.state = RateState(limits.rate.runs, max(0, limits.rate.runs - count), reset)
             attempt.refusal = None if is_taken else rate_limited(attempt.state)
-        if answers and run.charge is not None and not answers[-1]:
-            attempt.refusal = attempt.refusal or self._exhausted(run.charge, limits)
+        if answers and run.charge is not None and answers[-1] is not None:
+            attempt.refusal = attempt.refusal or self._exhausted(run.charge, limits, spent=answers[-1])
 
     def may_try_again(self, attempt: Attempt, run: Run) -> bool:
         """Whether a run that could not be created can be now, since tokens were reclaimed.
@@ -110,8 +110,11 @@ class RunLimiter:
         if charge is None:
             return
         reserve = self._reserve(charge, run.id, limits, replaces=True)
-        if not self._redis.ask(reserve)[0] and not (self.reclaim(charge) and self._redis.ask(reserve)[0]):
-            raise self._exhausted(charge, limits)
+        (spent,) = self._redis.ask(reserve)
+        if spent is not None and self.reclaim(charge):
+            (spent,) = self._redis.ask(reserve)
+        if spent is not None:
+            raise self._exhausted(charge, limits, spent)
 
     def reclaim(self, charge: Charge) -> bool:
         """Settle what ended and abandoned runs have reserved of a budget. False if that was done just now."""
@@ -155,8 +158,8 @@ class RunLimiter:
         fields = run_id, self._clock(), charge.reserved, _daily_tokens(limits), int(BUDGET_SECONDS), int(replaces)
         return evalsha("reserve_tokens", _budget_key(charge), *fields)
 
-    def _exhausted(self, charge: Charge, limits: RunLimits) -> BudgetExhausted:
-        return budget_exhausted(charge, _daily_tokens(limits), self._clock())
+    def _exhausted(self, charge: Charge, limits: RunLimits, spent: int) -> BudgetExhausted:
+        return budget_exhausted(charge, _daily_tokens(limits), spent, self._clock())
 
 
 def settle(ended: Run, spent: int | None = None) -> list[Command]:

@@ -20,8 +20,8 @@ COUNT_HITS = "SELECT count(*), min(time) FROM rate_hits WHERE key = ?"
 FIND_HIT = "SELECT time FROM rate_hits WHERE key = ? ORDER BY time LIMIT 1 OFFSET ?"
 ADD_HIT = "INSERT INTO rate_hits (key, time, run_id) VALUES (?, ?, ?)"
 TAKEN = """
-SELECT ifnull((SELECT spent FROM budgets WHERE key = ? AND day = ?), 0)
-    + ifnull((SELECT sum(reserved) FROM open_runs WHERE budget_key = ? AND budget_day = ?), 0)
+SELECT ifnull((SELECT spent FROM budgets WHERE key = ? AND day = ?), 0),
+    ifnull((SELECT sum(reserved) FROM open_runs WHERE budget_key = ? AND budget_day = ?), 0)
 """
 RESERVING_RUNS = "SELECT row_key, worker, lease FROM open_runs WHERE budget_key = ? AND budget_day = ?"
 SPEND = """
@@ -59,13 +59,14 @@ def require_budget(
     if charge is None or daily_tokens is None:
         return
     room = daily_tokens - charge.reserved + reserved
-    if _read_taken(tx, charge) <= room:
+    if sum(_read_taken(tx, charge)) <= room:
         return
     rows = tx.db.execute(RESERVING_RUNS, (charge.key, charge.day)).fetchall()
     for conversation_id in {row_key >> 32 for row_key, worker, lease in rows if not tx.is_leased(worker, lease)}:
         end_abandoned(conversation_id)
-    if _read_taken(tx, charge) > room:
-        raise budget_exhausted(charge, daily_tokens, tx.now)
+    spent, reserved_by_all = _read_taken(tx, charge)
+    if spent + reserved_by_all > room:
+        raise budget_exhausted(charge, daily_tokens, spent, tx.now)
 
 
 def settle(tx: Transaction, ended: Run) -> None:
@@ -100,7 +101,7 @@ def _require_rate(tx: Transaction, rate: RateLimit) -> tuple[int, float]:
     raise rate_limited(RateState(rate.runs, 0, next_to_leave + rate.seconds - tx.now))
 
 
-def _read_taken(tx: Transaction, charge: Charge) -> int:
-    """The tokens of the charge's key and day that are spent or reserved."""
-    (taken,) = tx.db.execute(TAKEN, 2 * (charge.key, charge.day)).fetchone()
-    return int(taken)
+def _read_taken(tx: Transaction, charge: Charge) -> tuple[int, int]:
+    """The tokens of the charge's key and day that are spent, and those that are reserved."""
+    spent, reserved = tx.db.execute(TAKEN, 2 * (charge.key, charge.day)).fetchone()
+    return int(spent), int(reserved)
