@@ -396,6 +396,23 @@ class TestFurtherWays:
         assert conversation["client_name"] in store.list_owned("eve")
         assert belongings(store, "ada") == before
 
+    @pytest.mark.parametrize("kind", ["client_name", "session_id", "thread_id"])
+    def test_an_import_does_not_tell_which_names_and_runs_others_have(
+        self, visitor: FlaskClient, ada: Person, eve: Person, kind: str
+    ) -> None:
+        exported = send(visitor, "GET", "/conversations/export?client_name=ada", ada.key).json
+        (run,) = {each["id"] for each in exported["runs"]} & {each["run_id"] for each in exported["messages"][:1]}
+        for name, run_id in ((ada.ids[kind], run), (absent(ada.ids[kind]), absent(run))):
+            exported["conversation"]["client_name"] = name
+            file = json.dumps(exported).replace(run, run_id).replace(run[4:], run_id[4:])
+            sent = {"data": file, "content_type": "application/json"}
+            answer = send(visitor, "POST", "/conversations/import?on_conflict=copy", eve.key, **sent)
+            assert answer.status_code == 200, answer.text
+            given = answer.json["conversations"][0]["client_name"]
+            assert re.fullmatch("chat_[0-9a-f]{32}", given)
+            runs = send(visitor, "GET", f"/conversations/runs?client_name={given}", eve.key).json["runs"]
+            assert run_id not in {each["id"] for each in runs}
+
     def test_lists_have_what_a_key_opens_and_nothing_else(self, visitor: FlaskClient, ada: Person, eve: Person) -> None:
         def names(key: str) -> set[str]:
             listed = send(visitor, "GET", "/conversations?limit=100", key).json["conversations"]
