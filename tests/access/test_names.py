@@ -141,3 +141,11 @@ class TestKeysForUuids:
         assert send(client, "POST", "/query", key, json={**body, "input": "more"}).status_code == 200
         listed = send(client, "GET", "/conversations", key).json["conversations"]
         assert [each["client_name"] for each in listed] == [UUID]
+
+    @pytest.mark.parametrize("kind", ["chat", "thread", "title"])
+    def test_a_key_for_a_name_that_the_server_alone_gives_is_refused(self, client: FlaskClient, kind: str) -> None:
+        answer = send(client, "POST", "/api-keys", ADMIN_KEY, json={"client_name": new_id(kind)})
+        assert (answer.status_code, answer.json["code"]) == (400, "invalid_request")
+        assert "choose another client_name" in answer.json["error"]
+        for client_name in (f"{new_id(kind)}*", f"{kind}_*", UUID):
+            assert create_key(client, client_name)["client_name"] == client_name
