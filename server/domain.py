@@ -33,14 +33,9 @@ def new_id(kind: str) -> str:
     return f"{kind}_{secrets.token_hex(16)}"
 
 
-def derive_id(kind: str, scope: str, key: str | None) -> str:
-    """The id that belongs to `key` within `scope`, by SHA-256, so that only who knows the key can tell it.
-
-    Without a key, a new id.
-    """
-    if key is None:
-        return new_id(kind)
-    return f"{kind}_{hashlib.sha256(f'{scope} {key}'.encode()).hexdigest()[:32]}"
+def derive_id(kind: str, text: str) -> str:
+    """The id that belongs to `text`, by SHA-256, so that only who knows the text can tell it."""
+    return f"{kind}_{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
 
 def rfc3339(seconds: float) -> str:

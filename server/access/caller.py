@@ -3,10 +3,11 @@
 import re
 from dataclasses import dataclass
 
-GENERATED = re.compile(
-    r"(?:chat|thread|title)_[0-9a-f]{32}|[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
-)
-"""The names that the server gives to chats, threads and sessions."""
+SERVER_NAME = re.compile("(?:chat|thread|title)_[0-9a-f]{32}")
+"""A name that the server alone gives: of a chat, a thread, or a chat that writes a title."""
+
+UUID_NAME = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+"""A name that the server gives to a session. Programs choose such names too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +37,17 @@ class Caller:
     def opens(self, name: str, owner: str) -> bool:
         """Whether a conversation of that name, created by `owner`, is the caller's.
 
-        Chats, threads and sessions belong to whose key created them, since their names are the server's.
+        A key for one name opens that name. Other chats, threads and sessions belong to whose key created them, since
+        the server gives their names, which no beginning may open.
         """
-        if not self.owner or owner == self.owner:
+        if not self.owner or owner == self.owner or name == self.scope:
             return True
-        return not GENERATED.fullmatch(name) and self.opens_name(name)
+        return not is_generated(name) and self.opens_name(name)
+
+
+def is_generated(name: str) -> bool:
+    """Whether a name is of a form that the server gives."""
+    return bool(SERVER_NAME.fullmatch(name) or UUID_NAME.fullmatch(name))
 
 
 OPEN = Caller()

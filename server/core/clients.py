@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import orjson
 
-from server.access.caller import Caller
+from server.access.caller import SERVER_NAME, Caller
 from server.access.keys import ApiKey, Keys
 from server.core.records import kind_of
 from server.core.scope import Scope
 from server.core.usage import list_usage_of
 from server.domain import DailyUsage
-from server.errors import NotAllowed, NotFound
+from server.errors import InvalidRequest, NotAllowed, NotFound
 from server.runs.runner import Runner
 from server.store.protocol import Store
 
@@ -20,6 +20,8 @@ BATCH = 100
 
 OWNED_KINDS = ("assistant",)
 """The kinds of records that a client may have."""
+
+RESERVED = "The server gives names of that form to chats and threads; choose another client_name for the key."
 
 OPEN_SERVER = "This server has no keys, because it is open to anybody; set ADMIN_KEY to protect it."
 
@@ -47,8 +49,14 @@ class Clients:
     def create_key(
         self, client_name: str, expires_in_days: int | None, rate_limit: str | None, daily_token_budget: int | None
     ) -> tuple[ApiKey, str]:
-        """A new key, and its text, which is shown this once. Raises TooManyRecords."""
-        return self._require_keys().create(client_name, expires_in_days, rate_limit, daily_token_budget)
+        """A new key, and its text, which is shown this once.
+
+        Raises TooManyRecords, and InvalidRequest for a `client_name` of a form that the server alone gives.
+        """
+        keys = self._require_keys()
+        if SERVER_NAME.fullmatch(client_name):
+            raise InvalidRequest(RESERVED)
+        return keys.create(client_name, expires_in_days, rate_limit, daily_token_budget)
 
     def list_keys(self) -> Sequence[ApiKey]:
         """Oldest first."""

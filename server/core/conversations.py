@@ -38,8 +38,15 @@ class Conversations:
         self._caps = caps
 
     def derive_name(self, kind: str, purpose: str, key: str | None) -> str:
-        """The name of a chat or a thread that belongs to the caller's idempotency key; without a key, a new one."""
+        """The name of a chat or a thread that belongs to the caller's idempotency key; without a key, a new one.
+
+        Raises RequestIdConflict if it is the name of another's conversation.
+        """
         return self._scope.derive_name(kind, purpose, key)
+
+    def new_name(self, kind: str) -> str:
+        """A name that nobody can guess, of a `thread` or a `session`."""
+        return self._scope.new_name(kind)
 
     def create(
         self,

@@ -41,13 +41,13 @@ class Plan:
 
     conversations: list[PlannedConversation] = field(default_factory=list)
     new_ids: dict[str, str] = field(default_factory=dict)
-    """For each run whose id exists in the store, the id that it gets."""
+    """For each run that does not keep its id, the id that it gets."""
     skipped: Counter[str] = field(default_factory=Counter)
     """How many parts of each kind are no text."""
 
 
 def check_file(data: JsonFile, store: Store, names: "Names", max_input_chars: int, *, has_lines: bool) -> Plan:
-    """Read a whole file. Raises InvalidImport, and what `names` raises."""
+    """Read a whole file. Raises InvalidImport, and what `names` raises when it chooses."""
     plan = Plan()
     check = _Check(data, store, plan, names, max_input_chars)
     for count, (span, record) in enumerate(read_file(data, plan.skipped, has_lines=has_lines)):
@@ -62,7 +62,14 @@ class Names:
     """Chooses the names of the conversations of one file."""
 
     def __init__(self, store: Store, scope: Scope, name: str | None, *, copies: bool) -> None:
-        """With `name`, the only conversation gets it. With `copies`, a name that is taken is numbered."""
+        """With `name`, the only conversation gets it. With `copies`, a name that is taken is numbered.
+
+        Raises NotAllowed and NotFound if `name` is not the caller's.
+        """
+        if name is not None:
+            scope.require(name)
+        self.is_limited = scope.is_limited
+        """Whether there is anything that the caller may not open."""
         self._store = store
         self._scope = scope
         self._name = name
@@ -72,14 +79,9 @@ class Names:
         self._numbers: Counter[str] = Counter()
 
     def choose(self, wanted: str | None) -> str:
-        """A free name; without `copies` also one that is taken.
-
-        Raises InvalidRequest if one was given for several, and NotAllowed if that is not the caller's.
-        """
+        """A free name; without `copies` also one that is taken. Raises InvalidRequest if one was given for several."""
         if self._name is not None and self._chosen:
             raise InvalidRequest(ONE_ONLY)
-        if self._name is not None:
-            self._scope.require(self._name)
         name = self._name or self._own(wanted)
         if not self._is_free(name):
             if not self._copies:
@@ -100,7 +102,7 @@ class Names:
             with suppress(NotAllowed, NotFound):
                 self._scope.require(wanted)
                 return wanted
-        return new_id("chat")
+        return self._scope.new_name("chat")
 
     def _is_free(self, name: str) -> bool:
         return name not in self._chosen and self._store.get_conversation(name) is None
@@ -176,9 +178,15 @@ class _Check:
         if run.id in self._runs:
             raise self._data.error(span.start, "this run has the id of an earlier one")
         self._runs[run.id] = len(self._plan.conversations)
-        with suppress(NotFound):
-            self._store.get_run(run.id)
+        # A limited caller must not learn whether somebody else has a run of that id.
+        if self._names.is_limited or self._has_run(run.id):
             self._plan.new_ids[run.id] = new_id("run")
+
+    def _has_run(self, run_id: str) -> bool:
+        with suppress(NotFound):
+            self._store.get_run(run_id)
+            return True
+        return False
 
     def _check_message(self, span: Span, message: Message) -> None:
         self._check_metadata(span, message.metadata)

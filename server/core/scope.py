@@ -1,9 +1,15 @@
 """What one caller may open."""
 
-from server.access.caller import GENERATED, Caller
-from server.domain import Conversation, derive_id
-from server.errors import NotAllowed, NotFound
+from uuid import uuid4
+
+import orjson
+
+from server.access.caller import SERVER_NAME, Caller, is_generated
+from server.domain import Conversation, derive_id, new_id
+from server.errors import NotAllowed, NotFound, RequestIdConflict
 from server.store.protocol import Store
+
+TAKEN = "That Idempotency-Key leads to a conversation of somebody else; choose a new one."
 
 
 class Scope:
@@ -14,6 +20,8 @@ class Scope:
         self.caller = caller
         self._opened: set[str] = set()
         """Names that were looked up already."""
+        self._given: set[str] = set()
+        """Names that the server gave to the caller in this request."""
 
     @property
     def is_limited(self) -> bool:
@@ -23,16 +31,18 @@ class Scope:
     def require(self, name: str) -> None:
         """Raises NotAllowed for a `client_name` that is not the caller's, and NotFound for what others' keys created.
 
-        A name that the server gives, and that does not exist, is allowed: there is nothing to open.
+        A name of a form that the server gives is NotFound too if it does not exist: nobody can tell the two apart, and
+        nobody can create what the server will give to somebody else. Allowed are those that the server gave in this
+        request, and UUIDs that the key opens as it opens other names.
         """
         if not self.is_limited or name in self._opened:
             return
-        if GENERATED.fullmatch(name):
+        if is_generated(name):
             conversation = self._store.get_conversation(name)
+            if not (self._may_create(name) if conversation is None else self.opens(conversation)):
+                raise NotFound
             if conversation is None:
                 return
-            if not self.opens(conversation):
-                raise NotFound
         elif not self.caller.opens_name(name):
             raise NotAllowed
         self._opened.add(name)
@@ -57,7 +67,31 @@ class Scope:
             return None
         return sorted({self.caller.scope, *self._store.list_owned(self.caller.owner)})
 
+    def new_name(self, kind: str) -> str:
+        """A name that nobody can guess, such as `thread_` and 32 hexadecimal digits; of a `session`, a UUID."""
+        return self._give(str(uuid4()) if kind == "session" else new_id(kind))
+
     def derive_name(self, kind: str, purpose: str, key: str | None) -> str:
-        """The name that belongs to an idempotency key of this caller; without a key, a new one."""
+        """The name that belongs to an idempotency key of this caller; without a key, a new one.
+
+        Raises RequestIdConflict if it is the name of another's conversation.
+        """
+        if key is None:
+            return self.new_name(kind)
         owner = self.caller.owner
-        return derive_id(kind, f"{purpose} of {owner}" if owner else purpose, key)
+        # JSON, because an owner and a key may have spaces. Without an owner it is the text of earlier versions, so that
+        # a repeated question finds its reply after an update.
+        text = orjson.dumps([purpose, owner, key]).decode() if owner else f"{purpose} {key}"
+        name = derive_id(kind, text)
+        conversation = self._store.get_conversation(name)
+        if conversation is not None and conversation.owner != owner:
+            raise RequestIdConflict(TAKEN)
+        return self._give(name)
+
+    def _give(self, name: str) -> str:
+        if self.is_limited:  # All requests share the scope of an open server.
+            self._given.add(name)
+        return name
+
+    def _may_create(self, name: str) -> bool:
+        return name in self._given or (not SERVER_NAME.fullmatch(name) and self.caller.opens_name(name))

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from server.core.conversations import Conversations
 from server.core.replies import Replies
-from server.domain import Run, RunOptions, derive_id
+from server.domain import Run, RunOptions
 from server.errors import AppError, InvalidRequest, NotFound, RunCancelled, UpstreamEmptyReply
 
 INSTRUCTIONS = (
@@ -40,7 +40,7 @@ class Titles:
         text = "\n\n".join(f"{each.role}: {each.content[:READ_CHARACTERS]}" for each in messages)
         # A chat of its own, so that neither this question nor its reply is in the history. The same text finds the same
         # reply, if the title is asked for again meanwhile.
-        chat = derive_id("title", name, f"{conversation.history_id} {text}")
+        chat = self._conversations.derive_name("title", name, f"{conversation.history_id} {text}")
         self._conversations.create(chat, seconds=KEPT_SECONDS, is_unlisted=True)
         draft = Run(text, conversation=chat, options=RunOptions(conversation.model, INSTRUCTIONS))
         try:

@@ -25,11 +25,9 @@ def blueprint(contract: Contract, core: Core, ttl_seconds: float) -> Blueprint:
 
     @contract.serves(bp, "chat")
     def chat(body: dict[str, Any]) -> dict[str, Any]:
-        draft = _draft_run(core, ttl_seconds, body)
-        with _not_found_as_store_full():
-            run = core.replies.answer(
-                draft, connection.connection_probe(), create_conversation=_creates_conversation(body)
-            )
+        draft, is_named = _draft_run(core, ttl_seconds, body), _is_named(body)
+        with _eviction_as_store_full(is_named=is_named):
+            run = core.replies.answer(draft, connection.connection_probe(), create_conversation=is_named)
         ended = rfc3339(run.ended or time.time())
         answer = {"response": run.text, "usage": run.usage, "model": run.model, "timestamp": ended}
         return {**answer, "logprobs": run.logprobs} if "logprobs" in run.options.parameters else answer
@@ -37,10 +35,9 @@ def blueprint(contract: Contract, core: Core, ttl_seconds: float) -> Blueprint:
     @contract.serves(bp, "startStream")
     def start_stream(body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
         sse.forbid_last_event_id()
-        with _not_found_as_store_full():
-            run = core.replies.create(
-                _draft_run(core, ttl_seconds, body), create_conversation=_creates_conversation(body)
-            )
+        draft, is_named = _draft_run(core, ttl_seconds, body), _is_named(body)
+        with _eviction_as_store_full(is_named=is_named):
+            run = core.replies.create(draft, create_conversation=is_named)
         return {"stream_id": run.id, "status": "started"}, {"X-Stream-ID": run.id}
 
     @contract.serves(bp, "readStream")
@@ -76,15 +73,17 @@ def _draft_run(core: Core, ttl_seconds: float, body: dict[str, Any]) -> Run:
 
 
 @contextmanager
-def _not_found_as_store_full() -> Iterator[None]:
+def _eviction_as_store_full(*, is_named: bool) -> Iterator[None]:
     """Raise StoreFull if a chat without a name was evicted before its question was saved: there was no room for it."""
     try:
         yield
     except NotFound:
+        if is_named:
+            raise
         raise StoreFull from None
 
 
-def _creates_conversation(body: dict[str, Any]) -> bool:
+def _is_named(body: dict[str, Any]) -> bool:
     """Whether the question creates its conversation. One without a name is created before, so that it expires."""
     return body.get("client_name") is not None
 

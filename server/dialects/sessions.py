@@ -2,7 +2,6 @@
 
 import time
 from typing import Any
-from uuid import uuid4
 
 from flask import Blueprint, Response
 
@@ -24,7 +23,8 @@ def blueprint(contract: Contract, core: Core, timeout_seconds: float) -> Bluepri
     @contract.serves(bp, "createSession")
     def create_session(body: dict[str, Any] | None) -> dict[str, Any]:
         metadata = (body or {}).get("metadata") or {}
-        return _dump_session(core.conversations.create(str(uuid4()), seconds=timeout_seconds, metadata=metadata))
+        name = core.conversations.new_name("session")
+        return _dump_session(core.conversations.create(name, seconds=timeout_seconds, metadata=metadata))
 
     @contract.serves(bp, "getSession")
     def get_session(session_id: str) -> dict[str, Any]:

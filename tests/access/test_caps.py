@@ -61,6 +61,16 @@ def test_a_client_has_no_more_conversations_than_it_may(serve: Serve) -> None:
     assert ask(client, key, "team-d")[0] == 200
 
 
+def test_a_full_client_does_not_learn_by_an_import_which_names_exist(serve: Serve) -> None:
+    client = serve(max_client_conversations=1)
+    key = create_key(client, "kim")["key"]
+    assert ask(client, key, "kim")[0] == ask(client, ADMIN_KEY, "ada")[0] == 200
+    for name in ("ada", "nobody"):
+        file = {"json": [{"role": "user", "content": "hello"}]}
+        answer = send(client, "POST", f"/conversations/import?client_name={name}", key, **file)
+        assert (answer.status_code, answer.json["code"]) == (403, "not_allowed")
+
+
 @pytest.mark.parametrize("settings", [{"max_client_messages": 4}, {"max_client_bytes": 1_100}])
 def test_a_client_keeps_no_more_than_it_may(serve: Serve, settings: dict[str, int]) -> None:
     client = serve(**settings)

@@ -4,11 +4,14 @@ The cases are generated from the documents: an operation without a case fails.
 """
 
 import json
+import re
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
 from urllib.parse import urlencode
+from uuid import uuid4
 
 import pytest
 from flask import Flask
@@ -47,6 +50,9 @@ OPTIONAL_IDS = {
     "importConversations": ["client_name"],
 }
 """Identifiers that an operation takes if they are sent."""
+
+CONVERSATION_IDS = ("client_name", "session_id", "thread_id")
+"""Identifiers that are names of conversations: each takes every form of a name."""
 
 FRESH = count()
 
@@ -128,6 +134,25 @@ def call(client: FlaskClient, operation: Operation, ids: dict[str, str], key: st
     return send(client, operation.method, f"{path}?{urlencode(query)}", key, **more)
 
 
+def absent(identifier: str) -> str:
+    """An identifier of the same form that nothing has."""
+    if re.fullmatch(r"[0-9a-f-]{36}", identifier):
+        return str(uuid4())
+    kind, _, rest = identifier.partition("_")
+    return f"{kind}_{secrets.token_hex(16)}{rest[32:]}" if len(rest) >= 32 else "nobody"
+
+
+def answered_alike(
+    operation: Operation, name: str, form: str, owner: Person, caller: Person
+) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
+    """Identifiers with the owner's `form` as `name`, each with what must be answered alike: others that nothing has."""
+    for others in (operation.ids, [each for each in operation.ids if each in operation.required]):
+        ids = {each: caller.ids[each] for each in others}
+        yield {**ids, name: form}, {**ids, name: absent(form)}
+    ids = {**{each: owner.ids[each] for each in operation.ids}, name: form}
+    yield ids, {each: absent(value) for each, value in ids.items()}
+
+
 def belongings(store: Store, owner: str) -> Any:
     """All that a client has."""
     names = sorted({owner, *store.list_owned(owner)})
@@ -149,6 +174,12 @@ def eve(visitor: FlaskClient) -> Person:
 def store(protected: Flask) -> Store:
     found: Store = protected.extensions["store"]
     return found
+
+
+@pytest.fixture(scope="module")
+def everybody(visitor: FlaskClient) -> Person:
+    """A client whose key opens every name with some beginning: with any."""
+    return settle(visitor, "*")
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +226,49 @@ class TestOthers:
                 assert answer.status_code in (403, 404), (answer.status_code, answer.text)
             assert ada.mark not in answer.text
         assert belongings(store, "ada") == before
+
+    @pytest.mark.parametrize(("operation", "name"), TAKING_IDS, ids=name_of)
+    def test_another_owners_identifier_is_answered_as_one_that_nothing_has(
+        self,
+        visitor: FlaskClient,
+        store: Store,
+        ada: Person,
+        eve: Person,
+        everybody: Person,
+        operation: Operation,
+        name: str,
+    ) -> None:
+        forms = [ada.ids[name]]
+        if name in CONVERSATION_IDS:
+            chat = next(each for each in store.list_owned("ada") if each.startswith("chat_"))
+            forms = [chat, *(ada.ids[each] for each in CONVERSATION_IDS)]
+        before = belongings(store, "ada")
+        for person, form in ((person, form) for person in (eve, everybody) for form in forms):
+            if person is everybody and form in (ada.ids["client_name"], ada.ids["session_id"]):
+                continue  # It opens such names.
+            for ids, other_ids in answered_alike(operation, name, form, ada, person):
+                found, unknown = (call(visitor, operation, each, person.key) for each in (ids, other_ids))
+                assert (found.status_code, found.data) == (unknown.status_code, unknown.data), (form, ids)
+        assert belongings(store, "ada") == before
+
+    @pytest.mark.parametrize(
+        ("path", "name"),
+        [
+            ("/conversations/runs?client_name={client_name}&before={cursor}", "run_id"),
+            ("/api/v1/assistants?after={cursor}", "assistant_id"),
+            ("/api/v1/threads/{thread_id}/messages?after={cursor}", "message_id"),
+            ("/api/v1/threads/{thread_id}/runs?before={cursor}", "run_id"),
+            ("/api/v1/threads/{thread_id}/runs/{run_id}/steps?after={cursor}", "step_id"),
+        ],
+    )
+    def test_another_owners_cursor_is_answered_as_one_that_nothing_has(
+        self, visitor: FlaskClient, ada: Person, eve: Person, path: str, name: str
+    ) -> None:
+        other, never = (
+            send(visitor, "GET", path.format(**eve.ids, cursor=each), eve.key)
+            for each in (ada.ids[name], absent(ada.ids[name]))
+        )
+        assert (other.status_code, other.data) == (never.status_code, never.data)
 
     @pytest.mark.parametrize("operation", WITHOUT_IDS, ids=name_of)
     def test_what_takes_no_identifier_tells_nothing_of_others(
@@ -338,6 +412,23 @@ class TestFurtherWays:
         (conversation,) = imported.json["conversations"]
         assert conversation["client_name"] in store.list_owned("eve")
         assert belongings(store, "ada") == before
+
+    @pytest.mark.parametrize("kind", ["client_name", "session_id", "thread_id"])
+    def test_an_import_does_not_tell_which_names_and_runs_others_have(
+        self, visitor: FlaskClient, ada: Person, eve: Person, kind: str
+    ) -> None:
+        exported = send(visitor, "GET", "/conversations/export?client_name=ada", ada.key).json
+        (run,) = {each["id"] for each in exported["runs"]} & {each["run_id"] for each in exported["messages"][:1]}
+        for name, run_id in ((ada.ids[kind], run), (absent(ada.ids[kind]), absent(run))):
+            exported["conversation"]["client_name"] = name
+            file = json.dumps(exported).replace(run, run_id).replace(run[4:], run_id[4:])
+            sent = {"data": file, "content_type": "application/json"}
+            answer = send(visitor, "POST", "/conversations/import?on_conflict=copy", eve.key, **sent)
+            assert answer.status_code == 200, answer.text
+            given = answer.json["conversations"][0]["client_name"]
+            assert re.fullmatch("chat_[0-9a-f]{32}", given)
+            runs = send(visitor, "GET", f"/conversations/runs?client_name={given}", eve.key).json["runs"]
+            assert run_id not in {each["id"] for each in runs}
 
     def test_lists_have_what_a_key_opens_and_nothing_else(self, visitor: FlaskClient, ada: Person, eve: Person) -> None:
         def names(key: str) -> set[str]:

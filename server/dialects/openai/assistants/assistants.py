@@ -80,10 +80,11 @@ class Assistants:
     def draft_run(self, thread_id: str, body: Mapping[str, Any], **arguments: Any) -> Run:
         """The run that `body` describes, with the settings of its assistant. `arguments` go to `requests.draft_run`.
 
-        Raises NotFound if there is no such assistant, and InvalidRequest as `requests.draft_run`.
+        Raises NotFound if there is no such assistant or thread, and InvalidRequest as `requests.draft_run`.
         """
         assistant = self.get(body.get("assistant_id"))
-        model = body.get("model") or assistant["model"] or self._core.models.get(thread_id)
+        with not_found_as("thread"):
+            model = body.get("model") or assistant["model"] or self._core.models.get(thread_id)
         return requests.draft_run(thread_id, body, assistant, model, **arguments)
 
     def dump(self, assistant: Mapping[str, Any]) -> dict[str, Any]:

@@ -46,10 +46,10 @@ def blueprint(contract: Contract, core: Core, assistant_id: str, assistant_instr
         key = headers.idempotency_key("thread_id") if thread_id is None else headers.request_id(None)
         name = core.conversations.derive_name("thread", "message", key) if thread_id is None else thread_id
         draft = catalog.draft_run(name, {}, question=body["message"], request_id=key)
-        # The question would wait for outputs that may never come, so it is refused at once.
-        if thread_id is not None and core.replies.list(thread_id, "requires_action", 1):
-            raise ActionRequired
         with not_found_as("thread"):
+            # The question would wait for outputs that may never come, so it is refused at once.
+            if thread_id is not None and core.replies.list(thread_id, "requires_action", 1):
+                raise ActionRequired
             run = core.replies.answer(draft, connection.connection_probe(), create_conversation=thread_id is None)
         return {"message": run.text, "thread_id": run.conversation, "role": "assistant", "created_at": int(run.created)}
 

@@ -9,7 +9,7 @@ from server.core import Core
 from server.dialects.openai import pagination
 from server.dialects.openai.assistants import objects, requests
 from server.dialects.openai.errors import busy_as_invalid_request, not_found_as, require_offered
-from server.domain import Conversation, Message, new_id
+from server.domain import Conversation, Message
 from server.errors import NotFound
 from server.http.contract import Contract
 
@@ -20,7 +20,8 @@ def blueprint(contract: Contract, core: Core, max_characters: int) -> Blueprint:
 
     @contract.serves(bp, "createThread")
     def create_thread(body: dict[str, Any] | None) -> dict[str, Any]:
-        return objects.dump_thread(save_thread(core, new_id("thread"), body or {}, max_characters))
+        name = core.conversations.new_name("thread")
+        return objects.dump_thread(save_thread(core, name, body or {}, max_characters))
 
     @contract.serves(bp, "getThread")
     def get_thread(thread_id: str) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def blueprint(contract: Contract, core: Core, max_characters: int) -> Blueprint:
     def delete_thread(thread_id: str) -> dict[str, Any]:
         with not_found_as("thread"):
             core.conversations.get(thread_id)
-        core.conversations.delete(thread_id)
+            core.conversations.delete(thread_id)
         return objects.dump_deletion("thread", thread_id)
 
     @contract.serves(bp, "createMessage")
