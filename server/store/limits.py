@@ -40,7 +40,8 @@ class Holdings:
     bytes: int
     """Of the messages, about."""
     open_runs: int
-    """Those whose end is not written."""
+    """Those that a worker executes or will execute, or that wait for the outputs of tools: not those that are abandoned
+    or have expired, whether or not their end is written."""
 
 
 @dataclass(frozen=True, slots=True)
