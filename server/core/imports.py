@@ -108,6 +108,7 @@ class Imports:
         with self._queue.turn, closing(JsonFile(file)) as data:
             names = Names(self._store, self._scope, name, copies=copies)
             plan = check_file(data, self._store, names, max_input_chars, has_lines=has_lines)
+            self._scope.require_key()
             writing = _Writing(self._store, plan, self._scope.caller.owner)
             try:
                 return ImportResult(writing.write(data, has_lines=has_lines), plan.skipped)

@@ -1,17 +1,19 @@
 """What one caller may open."""
 
 from server.access.caller import GENERATED, Caller
+from server.access.keys import Keys
 from server.domain import Conversation, derive_id
-from server.errors import NotAllowed, NotFound
+from server.errors import NotAllowed, NotAuthorized, NotFound
 from server.store.protocol import Store
 
 
 class Scope:
     """The conversations of one caller, for the time of one request."""
 
-    def __init__(self, store: Store, caller: Caller) -> None:
+    def __init__(self, store: Store, caller: Caller, keys: Keys | None = None) -> None:
         self._store = store
         self.caller = caller
+        self._keys = keys
         self._opened: set[str] = set()
         """Names that were looked up already."""
 
@@ -23,8 +25,10 @@ class Scope:
     def require(self, name: str) -> None:
         """Raises NotAllowed for a `client_name` that is not the caller's, and NotFound for what others' keys created.
 
-        A name that the server gives, and that does not exist, is allowed: there is nothing to open.
+        A name that the server gives, and that does not exist, is allowed: there is nothing to open. Raises
+        NotAuthorized as `require_key`.
         """
+        self.require_key()
         if not self.is_limited or name in self._opened:
             return
         if GENERATED.fullmatch(name):
@@ -36,6 +40,15 @@ class Scope:
         elif not self.caller.opens_name(name):
             raise NotAllowed
         self._opened.add(name)
+
+    def require_key(self) -> None:
+        """Raises NotAuthorized if the caller's key was deleted since its request began, which may be long ago.
+
+        To be called before each write that may create something: the data of a client that was deleted must not come
+        back.
+        """
+        if self._keys is not None and self.caller.key_digest and not self._keys.is_valid(self.caller):
+            raise NotAuthorized
 
     def require_id(self, name: str) -> None:
         """As `require`, for a conversation that was found by the id of a run: always NotFound."""
