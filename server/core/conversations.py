@@ -1,8 +1,9 @@
 """Conversations: their settings, their messages, and how long they are kept."""
 
+import math
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -63,6 +64,24 @@ class Conversations:
             owner=self._scope.caller.owner,
             is_unlisted=is_unlisted,
         )
+
+    @contextmanager
+    def create_to_ask(self, name: str, **options: Any) -> Iterator[Conversation]:
+        """As `create`, for the question that the block asks: if that is refused, what was created is deleted again."""
+        is_new = self._store.get_conversation(name) is None
+        created = self.create(name, **options)
+        try:
+            yield created
+        except Exception:
+            if is_new:
+                with suppress(StoreUnavailable):
+                    self._delete_unasked(created)
+            raise
+
+    def _delete_unasked(self, created: Conversation) -> None:
+        """Delete a conversation unless somebody has asked in it or used it since."""
+        if not self._store.list_runs(created.name, None, 1):
+            self._store.delete_conversation(created.name, unused_since=math.nextafter(created.touched, math.inf))
 
     def get(self, name: str) -> Conversation:
         """The conversation; its time until expiry starts again. Raises NotFound."""

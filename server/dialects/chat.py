@@ -25,8 +25,7 @@ def blueprint(contract: Contract, core: Core, ttl_seconds: float) -> Blueprint:
 
     @contract.serves(bp, "chat")
     def chat(body: dict[str, Any]) -> dict[str, Any]:
-        draft = _draft_run(core, ttl_seconds, body)
-        with _not_found_as_store_full():
+        with _draft_run(core, ttl_seconds, body) as draft, _not_found_as_store_full():
             run = core.replies.answer(
                 draft, connection.connection_probe(), create_conversation=_creates_conversation(body)
             )
@@ -37,10 +36,8 @@ def blueprint(contract: Contract, core: Core, ttl_seconds: float) -> Blueprint:
     @contract.serves(bp, "startStream")
     def start_stream(body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
         sse.forbid_last_event_id()
-        with _not_found_as_store_full():
-            run = core.replies.create(
-                _draft_run(core, ttl_seconds, body), create_conversation=_creates_conversation(body)
-            )
+        with _draft_run(core, ttl_seconds, body) as draft, _not_found_as_store_full():
+            run = core.replies.create(draft, create_conversation=_creates_conversation(body))
         return {"stream_id": run.id, "status": "started"}, {"X-Stream-ID": run.id}
 
     @contract.serves(bp, "readStream")
@@ -57,8 +54,12 @@ def blueprint(contract: Contract, core: Core, ttl_seconds: float) -> Blueprint:
     return bp
 
 
-def _draft_run(core: Core, ttl_seconds: float, body: dict[str, Any]) -> Run:
-    """The run that answers the question, in the client's conversation or in a new one whose name cannot be guessed."""
+@contextmanager
+def _draft_run(core: Core, ttl_seconds: float, body: dict[str, Any]) -> Iterator[Run]:
+    """The run that answers the question, in the client's conversation or in a new one whose name cannot be guessed.
+
+    If the block cannot create the run, the new conversation is deleted again.
+    """
     name, request_id = body.get("client_name"), body.get("request_id")
     if name is None and request_id is not None:
         raise InvalidRequest("A request_id needs a client_name; without one, send the header Idempotency-Key.")
@@ -66,13 +67,13 @@ def _draft_run(core: Core, ttl_seconds: float, body: dict[str, Any]) -> Run:
     options = _parse_options(body)
     if options.model is not None:
         core.models.require_offered(options.model)
-    if name is None:
-        name = core.conversations.derive_name("chat", "chat", request_id)
-        messages = [
-            {"role": each["role"], "content": each["content"]} for each in body.get("conversation_history") or ()
-        ]
-        core.conversations.create(name, seconds=ttl_seconds, messages=messages, is_unlisted=True)
-    return Run(body["message"], request_id, conversation=name, options=options)
+    if name is not None:
+        yield Run(body["message"], request_id, conversation=name, options=options)
+        return
+    name = core.conversations.derive_name("chat", "chat", request_id)
+    messages = [{"role": each["role"], "content": each["content"]} for each in body.get("conversation_history") or ()]
+    with core.conversations.create_to_ask(name, seconds=ttl_seconds, messages=messages, is_unlisted=True):
+        yield Run(body["message"], request_id, conversation=name, options=options)
 
 
 @contextmanager
