@@ -12,7 +12,7 @@ from server.access.caps import ClientCaps
 from server.core.history import Page, read_newest, read_page
 from server.core.scope import Scope
 from server.domain import Conversation, DailyUsage, Message
-from server.errors import NotFound, StoreUnavailable
+from server.errors import ClientFull, NotFound, StoreUnavailable
 from server.runs.runner import Runner
 from server.store.protocol import Store
 
@@ -55,14 +55,14 @@ class Conversations:
         If `is_unlisted`, a full store may delete it to make room for another. Raises StoreFull, ClientFull.
         """
         self._scope.require(name)
-        self._caps.require_room(self._scope.caller.owner, name)
+        owner, added = self._scope.caller.owner, to_messages(messages)
+        try:
+            self._caps.require_room(owner, name, added)
+        except ClientFull:  # To an existing conversation, nothing is added.
+            if self._store.get_conversation(name) is None:
+                raise
         return self._store.create_conversation(
-            name,
-            seconds,
-            dict(metadata),
-            to_messages(messages),
-            owner=self._scope.caller.owner,
-            is_unlisted=is_unlisted,
+            name, seconds, dict(metadata), added, owner=owner, is_unlisted=is_unlisted
         )
 
     @contextmanager
@@ -168,8 +168,8 @@ class Conversations:
     def add_messages(self, name: str, messages: NewMessages) -> Sequence[Message]:
         """Append messages that no run wrote. Raises NotFound, ClientFull, and ConversationBusy while a run is open."""
         self._scope.require(name)
-        self._caps.require_room(self._scope.caller.owner, name)
         added = to_messages(messages)
+        self._caps.require_room(self._scope.caller.owner, name, added)
         self._store.add_messages(name, added)
         return added
 
