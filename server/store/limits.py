@@ -33,7 +33,7 @@ def ignore(_: RateState) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """What the conversations of one owner have."""
+    """What the conversations of one client have."""
 
     conversations: int
     messages: int

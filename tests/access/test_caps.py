@@ -174,3 +174,10 @@ def test_a_repeated_question_of_a_full_client_is_answered(serve: Serve) -> None:
     assert first.status_code == 200
     assert send(client, "POST", "/chat", key, **question).json == first.json
     assert ask(client, key, "ada") == (403, "client_full")
+
+
+def test_what_others_made_under_the_name_of_a_client_counts_for_the_client(serve: Serve) -> None:
+    client = serve(max_client_messages=2)
+    key = create_key(client, "ada")["key"]
+    assert ask(client, ADMIN_KEY, "ada")[0] == 200
+    assert ask(client, key, "ada", "more") == (403, "client_full")

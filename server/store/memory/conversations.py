@@ -104,7 +104,9 @@ class ConversationTable:
 
     def measure_owned(self, owner: str) -> Holdings:
         """As `Store.measure_owner`."""
-        states = [self.states[name] for name in self.list_owned(owner)]
+        own = self.find(owner) if owner else None
+        names = {*self.list_owned(owner), *(() if own is None else (owner,))}
+        states = [self.states[name] for name in names]
         size = sum(len(message.fragment) for state in states for message in state.messages)
         messages = sum(len(state.messages) for state in states)
         return Holdings(len(states), messages, size, sum(state.count_open_runs(self._clock()) for state in states))

@@ -25,7 +25,12 @@ class Owners:
 
     def measure(self, owner: str) -> Holdings:
         """As `Store.measure_owner`. The bytes are those that Redis takes for the messages, by a sample of them."""
-        tags = [tag_of(name) for name in self.list_names(owner)]
+        if not owner:
+            return Holdings(0, 0, 0, 0)
+        names = set(self.list_names(owner))
+        if self._scripts.ask("get_conversation", owner) is not None:
+            names.add(owner)
+        tags = [tag_of(name) for name in names]
         answers = [
             self._scripts.ask_all([("LLEN", f"{tag}:messages") for tag in tags]),
             self._scripts.ask_all([("MEMORY", "USAGE", f"{tag}:messages") for tag in tags]),

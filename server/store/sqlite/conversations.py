@@ -35,7 +35,10 @@ WHERE NOT c.unlisted AND (c.touched, c.name) < (?, ?) ORDER BY c.touched DESC, c
 """
 ENTRY = f"SELECT {ENTRY_COLUMNS} FROM {ENTRY_SOURCE} WHERE NOT c.unlisted AND c.name = ?"
 OWNED = "SELECT name, id, expires FROM conversations WHERE owner = ? AND owner <> ''"
-HELD = "c.owner = ? AND c.owner <> '' AND (c.expires IS NULL OR c.expires >= ?)"
+HELD = """
+c.id IN (SELECT id FROM conversations WHERE owner = ? AND owner <> '' UNION SELECT id FROM conversations WHERE name = ?)
+AND (c.expires IS NULL OR c.expires >= ?)
+"""
 MEASURE = f"""
 SELECT count(*),
     ifnull(sum((SELECT count(*) FROM messages WHERE row_key BETWEEN c.id << 32 AND (c.id << 32) + 4294967295)), 0),
@@ -169,7 +172,9 @@ def list_owned(tx: Transaction, owner: str) -> list[str]:
 
 def measure_owned(tx: Transaction, owner: str) -> Holdings:
     """As `Store.measure_owner`. What has expired but for its open runs is not counted."""
-    held = owner, tx.now
+    if not owner:
+        return Holdings(0, 0, 0, 0)
+    held = owner, owner, tx.now
     leases = tx.db.execute(LEASES, held).fetchall()
     count, messages, size = tx.db.execute(MEASURE, held).fetchone()
     return Holdings(count, messages, size, sum(tx.is_leased(*each) for each in leases))
