@@ -310,6 +310,13 @@ class TestAttempts:
         assert attempts.take("2001:db8:0:2::1")
         assert attempts.take("unix:")
 
+    def test_each_address_of_ipv4_counts_on_its_own_on_a_server_that_listens_on_ipv6(self, clock: Clock) -> None:
+        attempts = Attempts(clock)
+        taken = [attempts.take("::ffff:10.0.0.1") for _ in range(ATTEMPTS + 1)]
+        assert taken == [True] * ATTEMPTS + [False]
+        assert attempts.take("::ffff:10.0.0.2")
+        assert not attempts.take("10.0.0.1")
+
     def test_so_many_addresses_are_counted_that_memory_stays_bounded(self, clock: Clock) -> None:
         attempts = Attempts(clock)
         for number in range(20_000):
