@@ -61,6 +61,7 @@ class Conversations:
         except ClientFull:  # To an existing conversation, nothing is added.
             if self._store.get_conversation(name) is None:
                 raise
+        self._scope.require_key()
         return self._store.create_conversation(
             name, seconds, dict(metadata), added, owner=owner, is_unlisted=is_unlisted
         )
@@ -109,6 +110,7 @@ class Conversations:
         self._scope.require(name)
         if create:
             self._caps.require_room(self._scope.caller.owner, name)
+            self._scope.require_key()
         return self._store.update_conversation(name, changes, create=create, owner=self._scope.caller.owner)
 
     def history(self, name: str, limit: int | None, before: int | None, max_characters: int | None) -> Page:

@@ -25,10 +25,8 @@ class Scope:
     def require(self, name: str) -> None:
         """Raises NotAllowed for a `client_name` that is not the caller's, and NotFound for what others' keys created.
 
-        A name that the server gives, and that does not exist, is allowed: there is nothing to open. Raises
-        NotAuthorized as `require_key`.
+        A name that the server gives, and that does not exist, is allowed: there is nothing to open.
         """
-        self.require_key()
         if not self.is_limited or name in self._opened:
             return
         if GENERATED.fullmatch(name):
@@ -44,8 +42,8 @@ class Scope:
     def require_key(self) -> None:
         """Raises NotAuthorized if the caller's key was deleted since its request began, which may be long ago.
 
-        To be called before each write that may create something: the data of a client that was deleted must not come
-        back.
+        To be called right before each write that may create something: the data of a client that was deleted must not
+        come back.
         """
         if self._keys is not None and self.caller.key_digest and not self._keys.is_valid(self.caller):
             raise NotAuthorized
