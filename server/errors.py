@@ -178,7 +178,7 @@ class TooManyStreams(Refused):
 
 class TooManyRecords(Refused):
     code = "too_many_records"
-    sentence = "This server keeps as many assistants as it may; delete one, or let the operator raise MAX_RECORDS."
+    sentence = "There are as many of these already as there may be; delete one, or let the operator raise MAX_RECORDS."
 
 
 class RateLimited(Refused):

@@ -1,6 +1,6 @@
 """Which limits hold for a run that is about to begin. The store applies them when it creates the run."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 
 from server.access.budgets import Budgets
 from server.access.caller import OPEN, Caller
@@ -29,11 +29,11 @@ class Admission:
         self._find_caller = find_caller
         self._report = report
 
-    def limit(self, draft: Run, messages: Iterable[Message] = ()) -> RunLimits:
+    def limit(self, draft: Run, messages: Collection[Message] = ()) -> RunLimits:
         """The limits that a run begins under, and its charge. Raises StoreUnavailable."""
         caller = self._find_caller()
         rate, daily_tokens = self._rate_limits.find(caller), self._budgets.daily_tokens(caller)
-        refusal = self.caps.find_refusal(caller.owner, draft.conversation)
+        refusal = self.caps.find_refusal(caller.owner, draft, messages)
         if rate is None and daily_tokens is None and refusal is None:
             return NO_LIMITS
         charge = None if daily_tokens is None else self._budgets.charge(caller, draft, messages)

@@ -27,6 +27,8 @@ class Caller:
     """Such as `60/minute`. Empty: RATE_LIMIT."""
     daily_token_budget: int | None = None
     """None: DAILY_TOKEN_BUDGET."""
+    key_digest: str = ""
+    """By which its key is found again. Empty for the administrator and without a key."""
     is_admin: bool = False
     """Whether it may manage keys. False for everybody on an open server."""
 

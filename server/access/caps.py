@@ -3,10 +3,11 @@
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from server.domain import Message, Run
 from server.errors import ClientFull, Refused, TooManyOpenRuns, TooManyStreams
 from server.store.limits import Holdings
 from server.store.protocol import Store
@@ -14,6 +15,9 @@ from server.store.protocol import Store
 MEASURED_SECONDS = 1.0
 MEASURED_OWNERS = 10_000
 """For how long, and of how many clients, what they have is kept; so a cap is passed by what comes in that time."""
+
+
+MORE_THAN_IT_MAY = "This would be more {} than this client may keep; delete some, or ask the operator."
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +43,26 @@ class ClientCaps:
         self._streams: Counter[str] = Counter()
         """How many each owner reads from this process."""
 
-    def require_room(self, owner: str, name: str) -> None:
-        """Raises ClientFull if the client may not create the conversation `name`, or add to it."""
-        refusal = self._find_full(owner, name)
+    def require_room(self, owner: str, name: str, messages: Collection[Message] = ()) -> None:
+        """Raises ClientFull if the client may not create the conversation `name`, or add `messages` to it."""
+        refusal = self._find_full(owner, _size_of(messages), name)
         if refusal is not None:
             raise refusal
 
-    def find_refusal(self, owner: str, name: str) -> Refused | None:
-        """Why no run may begin in the conversation `name`; None if one may."""
-        refusal = self._find_full(owner, name)
-        if refusal is None and self._is_reached(owner, "open_runs"):
+    def require_room_for(self, owner: str, added: Holdings) -> None:
+        """Raises ClientFull if the client may not have what is `added`, all in new conversations."""
+        refusal = self._find_full(owner, added)
+        if refusal is not None:
+            raise refusal
+
+    def find_refusal(self, owner: str, draft: Run, messages: Collection[Message]) -> Refused | None:
+        """Why the run may not begin, after `messages` were added; None if it may."""
+        added = _size_of(messages)
+        turn = 2 if draft.question else 1
+        size = added.bytes + len(draft.question.encode())
+        added = replace(added, messages=added.messages + turn, bytes=size)
+        refusal = self._find_full(owner, added, draft.conversation)
+        if refusal is None and self._is_passed(owner, "open_runs", 1):
             return TooManyOpenRuns()
         return refusal
 
@@ -71,17 +85,20 @@ class ClientCaps:
             if not self._streams[owner]:
                 del self._streams[owner]
 
-    def _find_full(self, owner: str, name: str) -> Refused | None:
+    def _find_full(self, owner: str, added: Holdings, name: str | None = None) -> Refused | None:
+        """`name` is that of the conversation that is added to, and which may exist; None for new ones."""
         for kind, words in (("messages", "messages"), ("bytes", "text")):
-            if self._is_reached(owner, kind):
-                return ClientFull(f"This client keeps as much {words} as it may; delete some, or ask the operator.")
-        if self._is_reached(owner, "conversations") and self._store.get_conversation(name) is None:
-            return ClientFull("This client has as many conversations as it may; delete one, or ask the operator.")
+            if self._is_passed(owner, kind, getattr(added, kind)):
+                return ClientFull(MORE_THAN_IT_MAY.format(words))
+        is_passed = self._is_passed(owner, "conversations", added.conversations)
+        if is_passed and (name is None or self._store.get_conversation(name) is None):
+            return ClientFull(MORE_THAN_IT_MAY.format("conversations"))
         return None
 
-    def _is_reached(self, owner: str, kind: str) -> bool:
+    def _is_passed(self, owner: str, kind: str, added: int) -> bool:
+        """Whether the client would have more than it may. A full client may add nothing, not even what has no size."""
         cap: int | None = getattr(self._caps, kind)
-        return bool(owner) and cap is not None and getattr(self._measure(owner), kind) >= cap
+        return bool(owner) and cap is not None and getattr(self._measure(owner), kind) + max(1, added) > cap
 
     def _measure(self, owner: str) -> Holdings:
         now = self._clock()
@@ -97,3 +114,8 @@ class ClientCaps:
                 while len(self._measured) > MEASURED_OWNERS:
                     self._measured.popitem(last=False)
         return holdings
+
+
+def _size_of(messages: Collection[Message]) -> Holdings:
+    """What a conversation adds, if it is new, with these messages."""
+    return Holdings(1, len(messages), sum(len(each.fragment) for each in messages), 0)

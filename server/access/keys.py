@@ -24,6 +24,10 @@ KIND = "key"
 CACHE_SECONDS = 1.0
 """How long a process goes on accepting a key that another process has deleted."""
 
+DELETION_SECONDS = 2 * CACHE_SECONDS
+"""How long after the deletion of a key something may still be written for it: a request that another process accepted
+within CACHE_SECONDS has as long again from there to its write."""
+
 DAY_SECONDS = 86_400
 
 
@@ -49,10 +53,17 @@ class ApiKey:
 class Keys:
     """The keys of a protected server. Safe from any thread."""
 
-    def __init__(self, store: Store, admin_key: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        store: Store,
+        admin_key: str,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._store = store
         self._admin_digest = _digest(admin_key)
         self._clock = clock
+        self._sleep = sleep
         self._cache: dict[str, tuple[ApiKey, float]] = {}
         """Keys by their digests, each with the time of its last reading from the store."""
 
@@ -80,11 +91,15 @@ class Keys:
             self._forget(key)
 
     def delete_of(self, client_name: str) -> int:
-        """Delete the keys of a client. Returns how many there were."""
+        """Delete the keys of a client, and wait until nothing is written for them. Returns how many there were.
+
+        It waits without a key, too: one may have been deleted a moment ago.
+        """
         found = [key for key in self.list() if key.client_name == client_name]
         for key in found:
             with suppress(NotFound):  # Another request deletes it too.
                 self._forget(key)
+        self._sleep(DELETION_SECONDS)
         return len(found)
 
     def find_caller(self, text: str, address: str) -> Caller | None:
@@ -92,10 +107,19 @@ class Keys:
         digest = _digest(text)
         if compare_digest(digest, self._admin_digest):
             return Caller(key_id="admin", address=address, is_admin=True)
-        key = self._find(digest)
-        if key is None or (key.expires is not None and key.expires <= self._clock()):
+        key = self._find_valid(digest)
+        if key is None:
             return None
-        return Caller(key.client_name, key.client_name, key.id, address, key.rate_limit or "", key.daily_token_budget)
+        limits = key.rate_limit or "", key.daily_token_budget
+        return Caller(key.client_name, key.client_name, key.id, address, *limits, key_digest=digest)
+
+    def is_valid(self, caller: Caller) -> bool:
+        """Whether the key of a client, as `find_caller` returned it, still opens what it opened then."""
+        return self._find_valid(caller.key_digest) is not None
+
+    def _find_valid(self, digest: str) -> ApiKey | None:
+        key = self._find(digest)
+        return None if key is None or (key.expires is not None and key.expires <= self._clock()) else key
 
     def _find(self, digest: str) -> ApiKey | None:
         now = self._clock()

@@ -24,10 +24,11 @@ class RateLimits:
 
 
 def _rate_key(caller: Caller) -> str:
-    return f"key:{caller.key_id}" if caller.key_id else f"address:{_network_of(caller.address)}"
+    return f"key:{caller.key_id}" if caller.key_id else f"address:{network_of(caller.address)}"
 
 
-def _network_of(address: str) -> str:
+def network_of(address: str) -> str:
+    """Whose address this is: itself, also if it is IPv4 written as IPv6; of another IPv6 address, its network."""
     if ":" not in address:
         return address
     try:

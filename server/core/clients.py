@@ -76,7 +76,8 @@ class Clients:
     def delete(self, client_name: str) -> Receipt:
         """Delete all that a client has: its keys, its conversations by that name, and what its keys created.
 
-        Its tokens stay counted, without a name. If the store fails in between, the rest is deleted by the next call.
+        Its tokens stay counted, without a name. The keys go first, and nothing is written for them any more when the
+        rest is looked for. If the store fails in between, the rest is deleted by the next call.
         """
         receipt = Receipt(keys=self._require_keys().delete_of(client_name))
         for name in self._find_names(client_name):
@@ -88,6 +89,7 @@ class Clients:
                 self._runner.delete(name)
         for kind in OWNED_KINDS:
             receipt.assistants += self._delete_records(kind_of(kind, client_name))
+        self._store.sweep()  # Overwrites what was deleted, as far as the store does that.
         return receipt
 
     def _require_keys(self) -> Keys:

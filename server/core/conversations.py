@@ -1,8 +1,9 @@
 """Conversations: their settings, their messages, and how long they are kept."""
 
+import math
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -12,7 +13,7 @@ from server.core.history import Page, read_newest, read_page
 from server.core.scope import Scope
 from server.core.usage import list_usage_of
 from server.domain import Conversation, DailyUsage, Message
-from server.errors import NotFound, StoreUnavailable
+from server.errors import ClientFull, NotFound, StoreUnavailable
 from server.runs.runner import Runner
 from server.store.protocol import Store
 
@@ -62,15 +63,34 @@ class Conversations:
         If `is_unlisted`, a full store may delete it to make room for another. Raises StoreFull, ClientFull.
         """
         self._scope.require(name)
-        self._caps.require_room(self._scope.caller.owner, name)
+        owner, added = self._scope.caller.owner, to_messages(messages)
+        try:
+            self._caps.require_room(owner, name, added)
+        except ClientFull:  # To an existing conversation, nothing is added.
+            if self._store.get_conversation(name) is None:
+                raise
+        self._scope.require_key()
         return self._store.create_conversation(
-            name,
-            seconds,
-            dict(metadata),
-            to_messages(messages),
-            owner=self._scope.caller.owner,
-            is_unlisted=is_unlisted,
+            name, seconds, dict(metadata), added, owner=owner, is_unlisted=is_unlisted
         )
+
+    @contextmanager
+    def create_to_ask(self, name: str, **options: Any) -> Iterator[Conversation]:
+        """As `create`, for the question that the block asks: if that is refused, what was created is deleted again."""
+        is_new = self._store.get_conversation(name) is None
+        created = self.create(name, **options)
+        try:
+            yield created
+        except Exception:
+            if is_new:
+                with suppress(StoreUnavailable):
+                    self._delete_unasked(created)
+            raise
+
+    def _delete_unasked(self, created: Conversation) -> None:
+        """Delete a conversation unless somebody has asked in it or used it since."""
+        if not self._store.list_runs(created.name, None, 1):
+            self._store.delete_conversation(created.name, unused_since=math.nextafter(created.touched, math.inf))
 
     def get(self, name: str) -> Conversation:
         """The conversation; its time until expiry starts again. Raises NotFound."""
@@ -98,6 +118,7 @@ class Conversations:
         self._scope.require(name)
         if create:
             self._caps.require_room(self._scope.caller.owner, name)
+            self._scope.require_key()
         return self._store.update_conversation(name, changes, create=create, owner=self._scope.caller.owner)
 
     def history(self, name: str, limit: int | None, before: int | None, max_characters: int | None) -> Page:
@@ -150,8 +171,8 @@ class Conversations:
     def add_messages(self, name: str, messages: NewMessages) -> Sequence[Message]:
         """Append messages that no run wrote. Raises NotFound, ClientFull, and ConversationBusy while a run is open."""
         self._scope.require(name)
-        self._caps.require_room(self._scope.caller.owner, name)
         added = to_messages(messages)
+        self._caps.require_room(self._scope.caller.owner, name, added)
         self._store.add_messages(name, added)
         return added
 

@@ -43,7 +43,7 @@ class Core:
         self._runner = runner
         self._admission = admission or Admission(RateLimits(), Budgets(store), ClientCaps(store, Caps()))
         self._keys = keys
-        self._scope = Scope(store, caller)
+        self._scope = Scope(store, caller, keys)
         self._import_queue = ImportQueue()
 
     def for_caller(self, caller: Caller) -> "Core":
@@ -91,7 +91,7 @@ class Core:
 
     @cached_property
     def records(self) -> Records:
-        return Records(self._store, self._scope.caller.owner)
+        return Records(self._store, self._scope)
 
     @cached_property
     def clients(self) -> Clients:

@@ -12,6 +12,7 @@ from server.core.json_file import JsonFile, Span
 from server.core.scope import Scope
 from server.domain import METADATA_CHARACTERS, Message, Run, is_too_long, new_id
 from server.errors import ConversationExists, InvalidRequest, NotAllowed, NotFound
+from server.store.limits import Holdings
 from server.store.protocol import Store
 
 MAX_CONVERSATIONS = 10_000
@@ -44,6 +45,14 @@ class Plan:
     """For each run that does not keep its id, the id that it gets."""
     skipped: Counter[str] = field(default_factory=Counter)
     """How many parts of each kind are no text."""
+    bytes: int = 0
+    """Of the messages."""
+
+    def measure(self) -> Holdings:
+        """What it adds to what the client has."""
+        return Holdings(
+            len(self.conversations), sum(each.messages for each in self.conversations), self.bytes, open_runs=0
+        )
 
 
 def check_file(data: JsonFile, store: Store, names: "Names", max_input_chars: int, *, has_lines: bool) -> Plan:
@@ -141,6 +150,7 @@ class _Check:
             self._check_run(span, record)
         else:
             self._plan.conversations[-1].messages += 1
+            self._plan.bytes += len(record.fragment)
             self._check_message(span, record)
         self._latest = span
 

@@ -97,9 +97,9 @@ class Imports:
 
         If a name exists, ConversationExists is raised, or, if `copies`, a free one is taken; a name in the file that is
         not the caller's is replaced by a new one. Runs get new ids if theirs exist in the store, and always if the
-        caller may not open all. Raises NotAllowed and NotFound if `name` is not the caller's, and InvalidImport, which
-        names the line, for a file that is broken or has a question or system prompt of more than `max_input_chars`
-        characters.
+        caller may not open all. Raises NotAllowed and NotFound if `name` is not the caller's, ClientFull if the client
+        may not keep so much, and InvalidImport, which names the line, for a file that is broken or has a question or
+        system prompt of more than `max_input_chars` characters.
 
         Everything is checked before anything is written. It is written to conversations that nobody sees listed, and
         these are listed at the end. If the process dies, those that are not listed yet expire; if it dies while it
@@ -109,6 +109,8 @@ class Imports:
         self._caps.require_room(self._scope.caller.owner, name or "")
         with self._queue.turn, closing(JsonFile(file)) as data:
             plan = check_file(data, self._store, names, max_input_chars, has_lines=has_lines)
+            self._caps.require_room_for(self._scope.caller.owner, plan.measure())
+            self._scope.require_key()
             writing = _Writing(self._store, plan, self._scope.caller.owner)
             try:
                 return ImportResult(writing.write(data, has_lines=has_lines), plan.skipped)

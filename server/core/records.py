@@ -5,18 +5,20 @@ from typing import Any
 
 import orjson
 
+from server.core.scope import Scope
 from server.store.protocol import Store
 
 
 class Records:
-    """Records of one owner by kind and id. Safe from any thread."""
+    """Records of one caller by kind and id. Safe from any thread."""
 
-    def __init__(self, store: Store, owner: str) -> None:
+    def __init__(self, store: Store, scope: Scope) -> None:
         self._store = store
-        self._owner = owner
+        self._scope = scope
 
     def put(self, kind: str, record_id: str, record: Mapping[str, Any]) -> None:
         """Create or replace a record. Raises TooManyRecords for a new one if there are MAX_RECORDS of its kind."""
+        self._scope.require_key()
         self._store.put_record(self._kind(kind), record_id, orjson.dumps(record))
 
     def get(self, kind: str, record_id: str) -> dict[str, Any]:
@@ -33,7 +35,7 @@ class Records:
         self._store.delete_record(self._kind(kind), record_id)
 
     def _kind(self, kind: str) -> str:
-        return kind_of(kind, self._owner)
+        return kind_of(kind, self._scope.caller.owner)
 
 
 def kind_of(kind: str, owner: str) -> str:

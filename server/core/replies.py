@@ -51,6 +51,7 @@ class Replies:
         self._scope.require(draft.conversation)
         added, owner = to_messages(messages), self._scope.caller.owner
         limits = self._admission.limit(draft, added)
+        self._scope.require_key()
         return self._runner.create(draft, CreateOptions(added, reject_if_busy, create_conversation, owner, limits))
 
     def ask(
@@ -73,6 +74,7 @@ class Replies:
             owner=self._scope.caller.owner,
             limits=self._admission.limit(draft),
         )
+        self._scope.require_key()
         run = self._runner.ask(draft, seconds, is_connected, options, streamed=streamed)
         error = error_of(run)
         if error is not None:

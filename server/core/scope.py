@@ -5,8 +5,9 @@ from uuid import uuid4
 import orjson
 
 from server.access.caller import SERVER_NAME, Caller, is_generated
+from server.access.keys import Keys
 from server.domain import Conversation, derive_id, new_id
-from server.errors import NotAllowed, NotFound, RequestIdConflict
+from server.errors import NotAllowed, NotAuthorized, NotFound, RequestIdConflict
 from server.store.protocol import Store
 
 TAKEN = "That Idempotency-Key leads to a conversation of somebody else; choose a new one."
@@ -15,9 +16,10 @@ TAKEN = "That Idempotency-Key leads to a conversation of somebody else; choose a
 class Scope:
     """The conversations of one caller, for the time of one request."""
 
-    def __init__(self, store: Store, caller: Caller) -> None:
+    def __init__(self, store: Store, caller: Caller, keys: Keys | None = None) -> None:
         self._store = store
         self.caller = caller
+        self._keys = keys
         self._opened: set[str] = set()
         """Names that were looked up already."""
         self._given: set[str] = set()
@@ -46,6 +48,15 @@ class Scope:
         elif not self.caller.opens_name(name):
             raise NotAllowed
         self._opened.add(name)
+
+    def require_key(self) -> None:
+        """Raises NotAuthorized if the caller's key was deleted since its request began, which may be long ago.
+
+        To be called right before each write that may create something: the data of a client that was deleted must not
+        come back.
+        """
+        if self._keys is not None and self.caller.key_digest and not self._keys.is_valid(self.caller):
+            raise NotAuthorized
 
     def require_id(self, name: str) -> None:
         """As `require`, for a conversation that was found by the id of a run: always NotFound."""

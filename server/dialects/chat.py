@@ -25,8 +25,8 @@ def blueprint(contract: Contract, core: Core, ttl_seconds: float) -> Blueprint:
 
     @contract.serves(bp, "chat")
     def chat(body: dict[str, Any]) -> dict[str, Any]:
-        draft, is_named = _draft_run(core, ttl_seconds, body), _is_named(body)
-        with _eviction_as_store_full(is_named=is_named):
+        is_named = _is_named(body)
+        with _draft_run(core, ttl_seconds, body) as draft, _eviction_as_store_full(is_named=is_named):
             run = core.replies.answer(draft, connection.connection_probe(), create_conversation=is_named)
         ended = rfc3339(run.ended or time.time())
         answer = {"response": run.text, "usage": run.usage, "model": run.model, "timestamp": ended}
@@ -35,8 +35,8 @@ def blueprint(contract: Contract, core: Core, ttl_seconds: float) -> Blueprint:
     @contract.serves(bp, "startStream")
     def start_stream(body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
         sse.forbid_last_event_id()
-        draft, is_named = _draft_run(core, ttl_seconds, body), _is_named(body)
-        with _eviction_as_store_full(is_named=is_named):
+        is_named = _is_named(body)
+        with _draft_run(core, ttl_seconds, body) as draft, _eviction_as_store_full(is_named=is_named):
             run = core.replies.create(draft, create_conversation=is_named)
         return {"stream_id": run.id, "status": "started"}, {"X-Stream-ID": run.id}
 
@@ -54,8 +54,12 @@ def blueprint(contract: Contract, core: Core, ttl_seconds: float) -> Blueprint:
     return bp
 
 
-def _draft_run(core: Core, ttl_seconds: float, body: dict[str, Any]) -> Run:
-    """The run that answers the question, in the client's conversation or in a new one whose name cannot be guessed."""
+@contextmanager
+def _draft_run(core: Core, ttl_seconds: float, body: dict[str, Any]) -> Iterator[Run]:
+    """The run that answers the question, in the client's conversation or in a new one whose name cannot be guessed.
+
+    If the block cannot create the run, the new conversation is deleted again.
+    """
     name, request_id = body.get("client_name"), body.get("request_id")
     if name is None and request_id is not None:
         raise InvalidRequest("A request_id needs a client_name; without one, send the header Idempotency-Key.")
@@ -63,13 +67,13 @@ def _draft_run(core: Core, ttl_seconds: float, body: dict[str, Any]) -> Run:
     options = _parse_options(body)
     if options.model is not None:
         core.models.require_offered(options.model)
-    if name is None:
-        name = core.conversations.derive_name("chat", "chat", request_id)
-        messages = [
-            {"role": each["role"], "content": each["content"]} for each in body.get("conversation_history") or ()
-        ]
-        core.conversations.create(name, seconds=ttl_seconds, messages=messages, is_unlisted=True)
-    return Run(body["message"], request_id, conversation=name, options=options)
+    if name is not None:
+        yield Run(body["message"], request_id, conversation=name, options=options)
+        return
+    name = core.conversations.derive_name("chat", "chat", request_id)
+    messages = [{"role": each["role"], "content": each["content"]} for each in body.get("conversation_history") or ()]
+    with core.conversations.create_to_ask(name, seconds=ttl_seconds, messages=messages, is_unlisted=True):
+        yield Run(body["message"], request_id, conversation=name, options=options)
 
 
 @contextmanager

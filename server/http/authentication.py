@@ -4,12 +4,12 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from ipaddress import IPv6Address, ip_address
 
 from flask import Flask, g, request
 
 from server.access.caller import OPEN, Caller
 from server.access.keys import Keys
+from server.access.rate_limits import network_of
 from server.errors import NotAuthorized, TooManyAttempts
 from server.http.metrics_port import is_on_metrics_port
 
@@ -71,7 +71,7 @@ class Attempts:
 
     def take(self, address: str) -> bool:
         """Count a wrong key. False if there were too many before it."""
-        network = _network(address)
+        network = network_of(address)
         now = self._clock()
         with self._lock:
             times = self._times.setdefault(network, deque(maxlen=ATTEMPTS))
@@ -82,12 +82,3 @@ class Attempts:
             while len(self._times) > MAX_ADDRESSES:
                 self._times.popitem(last=False)
             return True
-
-
-def _network(address: str) -> str:
-    """The address; of IPv6, the first half, since one subscriber has all addresses with it."""
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        return address
-    return str(int(parsed) >> 64) if isinstance(parsed, IPv6Address) else address

@@ -36,14 +36,15 @@ def ignore(_: RateState) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """What the conversations of one owner have."""
+    """What the conversations of one client have."""
 
     conversations: int
     messages: int
     bytes: int
     """Of the messages, about."""
     open_runs: int
-    """Those whose end is not written."""
+    """Those that a worker executes or will execute, or that wait for the outputs of tools: not those that are abandoned
+    or have expired, whether or not their end is written."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,7 +127,10 @@ class Store(RecordStore, Protocol):
         """The names of all conversations of `owner`, unlisted ones too, in no order. Costs what the owner has."""
 
     def measure_owner(self, owner: str) -> Holdings:
-        """What all conversations of `owner` have. Costs what the owner has."""
+        """What all conversations of `owner` have, and the one whose name is `owner`, whoever created that.
+
+        Nothing for an empty owner. Costs what it counts.
+        """
 
     def read_entries(self, names: Sequence[str]) -> Sequence[ConversationEntry]:
         """Those of the named conversations that `list_conversations` lists, in the order of `names`."""

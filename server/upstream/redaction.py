@@ -18,6 +18,7 @@ _KEY = re.compile(r".*\*.*|(?=.*\d)[\w.\-]{12,}|(?:sk|pk|rk|key|hf|gsk|xai|ghp)[
 def redact(text: str, secrets: Iterable[str], content: bytes, known: Collection[str]) -> str:
     """Replace each word of `text` that may be a key, or of which a part occurs in `content`; the result is one line.
 
+    Most parts of one or two characters occur in it, so these go, too: they may be initials, or digits of a number.
     `secrets` are replaced wherever they occur. `known` are words that stay. If `content`, the request's messages and
     parameters, has more than MAX_CONTENT_BYTES, every other word is replaced.
     """
@@ -36,7 +37,7 @@ def redact(text: str, secrets: Iterable[str], content: bytes, known: Collection[
         word = found[0].strip(".")
         if word in known:
             return found[0]
-        is_content = any(len(part) > 2 and part.lower() in searched for part in _PART.findall(word))
+        is_content = any(part.lower() in searched for part in _PART.findall(word))
         return REDACTED if is_long or is_content or not word.isascii() or _KEY.fullmatch(word) else found[0]
 
     line = "".join(character if character.isprintable() else " " for character in _unescape(text))

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import orjson
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
@@ -119,3 +120,74 @@ def test_a_client_reads_no_more_streams_at_once_than_it_may(serve: Serve, replie
     third.close()
     assert send(client, "GET", "/chat/stream/run_unknown", key).status_code == 404
     send(client, "GET", path, key).close()
+
+
+def said(count: int, size: int = 1) -> list[dict[str, str]]:
+    return [{"role": "user" if n % 2 == 0 else "assistant", "content": "x" * size} for n in range(count)]
+
+
+def import_file(client: FlaskClient, key: str, *conversations: list[dict[str, str]]) -> int:
+    lines = b"\n".join(orjson.dumps({"messages": messages}) for messages in conversations)
+    answer = send(client, "POST", "/conversations/import", key, data=lines, content_type="application/jsonl")
+    return answer.status_code
+
+
+def add(client: FlaskClient, key: str, path: str, field: str, messages: list[dict[str, str]], **more: Any) -> int:
+    return send(client, "POST", path, key, json={field: messages, **more}).status_code
+
+
+@pytest.mark.parametrize(
+    ("settings", "fitting", "larger"),
+    [
+        ({"max_client_messages": 10}, said(9), said(11)),
+        ({"max_client_bytes": 5_000}, said(2, 2_000), said(2, 2_600)),
+    ],
+)
+def test_what_is_added_at_once_counts_before_it_is_stored(
+    serve: Serve, store: MemoryStore, settings: dict[str, int], fitting: Any, larger: Any
+) -> None:
+    client = serve(**settings)
+    key = create_key(client, "ada")["key"]
+    thread_id = send(client, "POST", "/api/v1/threads", key, json={}).json["id"]
+    run = {"assistant_id": "asst_default"}
+    before = store.measure_owner("ada")
+    assert import_file(client, key, larger) == 403
+    assert add(client, key, "/api/v1/threads", "messages", larger) == 403
+    assert add(client, key, "/chat", "conversation_history", larger, message="hello") == 403
+    assert add(client, key, f"/api/v1/threads/{thread_id}/runs", "additional_messages", larger, **run) == 403
+    assert store.measure_owner("ada") == before
+    assert add(client, key, "/api/v1/threads", "messages", fitting) == 200
+    assert import_file(client, key, fitting) == 403
+
+
+def test_one_file_brings_no_more_conversations_than_the_client_may_have(serve: Serve, store: MemoryStore) -> None:
+    client = serve(max_client_conversations=3)
+    key = create_key(client, "ada*")["key"]
+    assert import_file(client, key, *[said(1)] * 4) == 403
+    assert list(store.list_owned("ada*")) == []
+    assert import_file(client, key, *[said(1)] * 3) == 200
+
+
+def test_a_question_counts_with_its_reply(serve: Serve) -> None:
+    client = serve(max_client_messages=3)
+    key = create_key(client, "ada")["key"]
+    assert ask(client, key, "ada")[0] == 200
+    assert ask(client, key, "ada", "more") == (403, "client_full")
+
+
+def test_a_repeated_question_of_a_full_client_is_answered(serve: Serve) -> None:
+    client = serve(max_client_messages=4)
+    key = create_key(client, "ada")["key"]
+    question: dict[str, Any] = {"json": {"message": "hello", "conversation_history": said(2)}}
+    question["headers"] = {"Idempotency-Key": "a key of sixteen or more"}
+    first = send(client, "POST", "/chat", key, **question)
+    assert first.status_code == 200
+    assert send(client, "POST", "/chat", key, **question).json == first.json
+    assert ask(client, key, "ada") == (403, "client_full")
+
+
+def test_what_others_made_under_the_name_of_a_client_counts_for_the_client(serve: Serve) -> None:
+    client = serve(max_client_messages=2)
+    key = create_key(client, "ada")["key"]
+    assert ask(client, ADMIN_KEY, "ada")[0] == 200
+    assert ask(client, key, "ada", "more") == (403, "client_full")

@@ -1,10 +1,15 @@
 """Keys: how they are made, what they open, and when they stop."""
 
+from collections.abc import Callable
+from functools import partial
+from io import BytesIO
 from typing import Any
 
+import orjson
 import pytest
 from flask.testing import FlaskClient
 
+from server.access import keys
 from server.access.caller import OPEN, Caller
 from server.access.keys import Keys
 from server.app import create_app
@@ -16,6 +21,12 @@ from server.store.protocol import Store
 from tests.access.people import ADMIN_KEY, create_key, send
 from tests.support.clock import Clock
 from tests.support.replies import SteeredUpstream
+
+
+@pytest.fixture(autouse=True)
+def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no other process whose requests a deletion would have to wait for."""
+    monkeypatch.setattr(keys, "DELETION_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -192,6 +203,20 @@ class TestEnd:
         clock.now += 1.0
         assert keys.find_caller(text, "") is None
 
+    def test_the_keys_of_a_client_are_deleted_once_no_process_takes_them(
+        self, clock: Clock, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def sleep(seconds: float) -> None:
+            assert others.find_caller(text, "") is not None
+            clock.now += seconds
+
+        monkeypatch.undo()
+        own, others = Keys(store, ADMIN_KEY, clock, sleep), Keys(store, ADMIN_KEY, clock)
+        _, text = own.create("ada", None, None, None)
+        assert others.find_caller(text, "") is not None
+        assert own.delete_of("ada") == 1
+        assert others.find_caller(text, "") is None
+
     def test_an_expired_key_opens_nothing(self, clock: Clock, store: Store) -> None:
         keys = Keys(store, ADMIN_KEY, clock)
         _, text = keys.create("ada", 2, None, None)
@@ -260,6 +285,64 @@ class TestUsage:
         assert send(client, "GET", "/usage?client_name=team-*", key).status_code == 403
 
 
+AtOnce = Callable[..., Any]
+
+
+class SlowBody(BytesIO):
+    """A body before whose end something happens."""
+
+    def __init__(self, content: bytes, happen: Callable[[], object]) -> None:
+        super().__init__(content)
+        self._happen = happen
+
+    def readinto(self, buffer: Any) -> int:
+        self._happen()
+        self._happen = lambda: None
+        return super().readinto(buffer)
+
+
+CREATE = [
+    ("POST", "/query", {"client_name": "ada", "input": "hello"}),
+    ("POST", "/model", {"client_name": "ada", "model": "scripted-demo"}),
+    ("PATCH", "/conversations/details", {"client_name": "ada", "title": "mine"}),
+    ("POST", "/conversations/import", [{"role": "user", "content": "hello"}]),
+    ("POST", "/conversations/import?client_name=ada", [{"role": "user", "content": "hello"}]),
+    ("POST", "/chat", {"message": "hello"}),
+    ("POST", "/chat", {"message": "hello", "client_name": "ada"}),
+    ("POST", "/chat/stream", {"message": "hello"}),
+    ("POST", "/api/sessions", {}),
+    ("POST", "/api/v1/assistants", {"model": "scripted-demo"}),
+    ("POST", "/api/v1/threads", {}),
+    ("POST", "/api/v1/threads/runs", {}),
+    ("POST", "/api/v1/chat", {"message": "hello"}),
+]
+"""Requests that create something for the client ada."""
+
+
+class TestRequestsDuringADeletion:
+    @pytest.mark.parametrize(("method", "path", "body"), CREATE)
+    def test_a_request_that_was_let_in_before_creates_nothing_afterwards(
+        self, client: FlaskClient, store: Store, at_once: AtOnce, method: str, path: str, body: Any
+    ) -> None:
+        key = create_key(client, "ada")["key"]
+        content = orjson.dumps(body)
+        delete = partial(at_once, send, client, "DELETE", "/clients?client_name=ada", ADMIN_KEY)
+        stream = SlowBody(content, lambda: delete().result())
+        more = {"content_type": "application/json", "content_length": len(content)}
+        answer = send(client, method, path, key, input_stream=stream, **more)
+        assert answer.status_code == 401, answer.text
+        assert list(store.list_owned("ada")) == list(store.list_records("assistant of ada")) == []
+        assert store.get_conversation("ada") is None
+
+    @pytest.mark.parametrize(("method", "path", "body"), CREATE)
+    def test_with_its_key_the_same_request_creates_something(
+        self, client: FlaskClient, store: Store, method: str, path: str, body: Any
+    ) -> None:
+        key = create_key(client, "ada")["key"]
+        assert send(client, method, path, key, json=body).status_code == 200
+        assert list(store.list_owned("ada")) or list(store.list_records("assistant of ada"))
+
+
 class TestAttempts:
     def test_more_than_ten_wrong_keys_a_minute_are_refused_and_a_right_one_passes(self, client: FlaskClient) -> None:
         key = create_key(client, "ada")["key"]
@@ -283,6 +366,13 @@ class TestAttempts:
         assert taken == [True] * ATTEMPTS + [False]
         assert attempts.take("2001:db8:0:2::1")
         assert attempts.take("unix:")
+
+    def test_each_address_of_ipv4_counts_on_its_own_on_a_server_that_listens_on_ipv6(self, clock: Clock) -> None:
+        attempts = Attempts(clock)
+        taken = [attempts.take("::ffff:10.0.0.1") for _ in range(ATTEMPTS + 1)]
+        assert taken == [True] * ATTEMPTS + [False]
+        assert attempts.take("::ffff:10.0.0.2")
+        assert not attempts.take("10.0.0.1")
 
     def test_so_many_addresses_are_counted_that_memory_stays_bounded(self, clock: Clock) -> None:
         attempts = Attempts(clock)

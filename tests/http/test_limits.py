@@ -8,6 +8,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from server.app import create_app
+from server.errors import StoreUnavailable
 from server.settings import Settings
 from server.store.memory import MemoryStore
 from tests.conftest import validate_responses
@@ -212,3 +213,63 @@ class TestBudget:
     def test_programs_for_openai_are_told_in_its_words(self, serve: Callable[..., FlaskClient]) -> None:
         error = serve(daily_token_budget=100).post("/api/v1/chat", json={"message": "2"}).json["error"]
         assert (error["type"], error["code"]) == ("insufficient_quota", "budget_exhausted")
+
+
+class TestRefusedQuestions:
+    @pytest.mark.parametrize("door", [door for door in BEGIN if door not in ("a session", "a thread's run")])
+    @pytest.mark.parametrize(
+        "refuse", [{"rate_limit": "1/minute"}, {"daily_token_budget": 1}, "store", "shutdown"], ids=str
+    )
+    def test_a_refused_question_stores_nothing(
+        self,
+        serve: Callable[..., FlaskClient],
+        store: MemoryStore,
+        monkeypatch: pytest.MonkeyPatch,
+        door: str,
+        refuse: Any,
+    ) -> None:
+        def create_run(*_: Any, **__: Any) -> Any:
+            raise StoreUnavailable
+
+        answer(store, serve(), "eve", "0", "1")
+        client = serve(**refuse) if isinstance(refuse, dict) else serve()
+        if refuse == "store":
+            monkeypatch.setattr(store, "create_run", create_run)
+        elif refuse == "shutdown":
+            client.application.extensions["runner"].shut_down(0)
+        elif "rate_limit" in refuse:
+            BEGIN["query"](client, 0)
+        before = set(store._table.states)
+        assert BEGIN[door](client, 1).status_code in (429, 500, 503)
+        assert set(store._table.states) == before
+
+    @pytest.mark.parametrize(
+        ("path", "body"),
+        [
+            ("/chat", {"message": "hi"}),
+            ("/api/v1/threads/runs", {"thread": {"messages": [{"role": "user", "content": "hi"}]}}),
+        ],
+    )
+    def test_a_refused_question_leaves_what_an_earlier_request_created(
+        self, serve: Callable[..., FlaskClient], store: MemoryStore, path: str, body: Any
+    ) -> None:
+        headers = {"Idempotency-Key": "a key of sixteen or more"}
+        open_client, refusing = serve(), serve(daily_token_budget=1)
+        assert open_client.post(path, json=body, headers=headers).status_code == 200
+        before = set(store._table.states)
+        body = {**body, "message": "another"} if "message" in body else {**body, "instructions": "another"}
+        refusing.post(path, json=body, headers=headers)
+        assert set(store._table.states) == before
+
+    def test_a_chat_whose_reply_failed_stays(
+        self,
+        serve: Callable[..., FlaskClient],
+        store: MemoryStore,
+        replies: ScriptedReplies,
+        at_once: Callable[..., Any],
+    ) -> None:
+        asked = at_once(serve().post, "/chat", json={"message": "failing"})
+        replies.fail("failing", ValueError("as if the upstream had gone"))
+        assert asked.result().status_code == 500
+        (name,) = store._table.states
+        assert [run.status for run in store.list_runs(name, None, 9)] == ["failed"]

@@ -126,6 +126,21 @@ class ConversationTests:
         assert store.measure_owner("ada") == Holdings(1, 0, 0, 1)
         assert store.measure_owner("") == Holdings(0, 0, 0, 0)
 
+    def test_a_conversation_counts_for_its_owner_and_for_whose_name_it_has(self, store: Store, clock: Clock) -> None:
+        store.create_conversation("ada", 60.0, {}, [Message.of("user", "hello", None, 1.0)], owner="a*")
+        store.create_conversation("b", None, {}, owner="ada")
+        create(store, Run("why?"), "ada")
+        found = [store.measure_owner(owner) for owner in ("ada", "a*", "")]
+        assert [(held.conversations, held.messages, held.open_runs) for held in found] == [
+            (2, 1, 1),
+            (1, 1, 1),
+            (0, 0, 0),
+        ]
+        store.create_conversation("eve", None, {}, owner="eve")
+        assert store.measure_owner("eve").conversations == 1
+        store.delete_conversation("ada")
+        assert store.measure_owner("ada") == Holdings(1, 0, 0, 0)
+
     def test_a_run_that_is_refused_for_another_reason_may_still_be_joined(self, store: Store) -> None:
         limits = RunLimits(refusal=ClientFull())
         run = create(store, Run("why?", "id")).run

@@ -297,6 +297,13 @@ class LimitTests:
         with ThreadPoolExecutor(16) as threads:
             assert sum(threads.map(ask, range(48))) == 3
 
+    def test_a_run_that_expired_is_not_open_any_more(self, store: Store, clock: Clock) -> None:
+        store.create_conversation("ada", None, {}, owner="ada")
+        self._pause(store, begin(store).run, clock)
+        assert store.measure_owner("ada").open_runs == 1
+        clock.now += 601
+        assert store.measure_owner("ada").open_runs == 0
+
     def test_a_question_without_limits_is_never_refused(self, store: Store) -> None:
         reserve(store, "ada", tokens=BUDGET)
         assert store.create_run("eve", Run("why?"), DEFAULT_OPTIONS, waiting=32, start=True).rate is None
@@ -334,6 +341,17 @@ class SharedLimitTests:
         late = store.finish_run("ada", run.ended_as("completed", 1.0, text="ok", usage=Usage(9, 9, 18)))
         assert late is not None
         assert late.status == "interrupted"
+
+    def test_an_abandoned_run_is_not_open_any_more(
+        self, store: Store, other: Store, abandon: Callable[[Store], None]
+    ) -> None:
+        for worker, name in ((store, "a"), (other, "b"), (other, "b")):
+            worker.create_conversation(name, None, {}, owner="ada")
+            begin(worker, f"{worker.list_runs(name, None, 9)}", NO_LIMITS, name)
+        assert store.measure_owner("ada").open_runs == 3
+        abandon(other)
+        assert store.measure_owner("ada").open_runs == 1
+        assert [run.status for run in store.list_runs("b", None, 9)] == ["interrupted"] * 2
 
     def test_limits_hold_for_all_processes_together(self, store: Store, other: Store) -> None:
         begin(store, "1")

@@ -762,6 +762,15 @@ class TestForgetting:
         assert b"another question" in path.read_bytes()
         assert b"secret" not in path.read_bytes()
 
+    def test_no_word_of_what_was_deleted_is_left_beside_the_file_after_a_sweep(
+        self, store: SqliteStore, path: Path
+    ) -> None:
+        finished(store, asked(store, "a secret question").run, text="a secret reply " * 1000)
+        store.delete_conversation("ada")
+        assert b"secret" in path.with_name(f"{path.name}-wal").read_bytes()
+        store.sweep()
+        assert not [each for each in path.parent.iterdir() if b"secret" in each.read_bytes()]
+
     def test_sweeping_forgets_what_has_expired_and_leaves_the_rest(
         self, store: SqliteStore, path: Path, clock: Clock
     ) -> None:

@@ -21,8 +21,9 @@ from server.store import open_store
 from server.store.limits import RunLimits
 from server.store.protocol import CreateOptions
 from server.upstream.protocol import Completion, CompletionRequest
-from tests.support.process import ServerProcess, serve
+from tests.support.process import ServerProcess, await_answer, eventually, serve
 from tests.support.redis_server import needs_redis, shared_redis
+from tests.support.replies import ScriptedReplies
 from tests.support.replies_over_http import serve_replies
 
 ADMIN_KEY = "the limits' administrator"
@@ -103,9 +104,13 @@ def kill_workers(served: ServerProcess, stopped: Event) -> None:
     for _ in range(KILLS):
         if stopped.wait(0.4):
             return
-        found = subprocess.run(["pgrep", "-o", "-P", str(served.process.pid)], capture_output=True, check=False)
-        with suppress(ProcessLookupError, ValueError):
-            os.kill(int(found.stdout), signal.SIGKILL)
+        kill_oldest_worker(served)
+
+
+def kill_oldest_worker(served: ServerProcess) -> None:
+    found = subprocess.run(["pgrep", "-o", "-P", str(served.process.pid)], capture_output=True, check=False)
+    with suppress(ProcessLookupError, ValueError):
+        os.kill(int(found.stdout), signal.SIGKILL)
 
 
 def room(store_url: str, payer: str, tokens: int) -> bool:
@@ -156,3 +161,18 @@ def test_a_budget_is_not_overspent_if_workers_are_killed_and_nothing_of_it_is_lo
         # What was interrupted has spent its prompt, and has given back the rest.
         assert answered >= 8
         assert not room(store_url, payer, REPLY.total_tokens)
+
+
+@pytest.mark.parametrize("store_url", ["sqlite", pytest.param("redis", marks=needs_redis)], indirect=True)
+def test_a_client_whose_worker_was_killed_may_ask_again(store_url: str) -> None:
+    replies = ScriptedReplies("slow")
+    settings = {"STORE_URL": store_url, "WEB_CONCURRENCY": "1", "LEASE_SECONDS": "1", "MAX_CLIENT_OPEN_RUNS": "1"}
+    with serve_replies(replies) as upstream, serve(OPENAI_BASE_URL=upstream, ADMIN_KEY=ADMIN_KEY, **settings) as served:
+        _, created = served.ask("POST", "/api-keys", {"client_name": "team-*"})
+        key = {"Authorization": f"Bearer {created['key']}"}
+        assert served.query("team-a", "slow", Prefer="wait=0", **key)[0] == 202
+        replies.await_call("slow")
+        assert eventually(lambda: served.query("team-b", "why?", **key)[0] == 429)
+        kill_oldest_worker(served)
+        await_answer(served)
+        assert eventually(lambda: served.query("team-b", "why?", **key)[0] == 200)

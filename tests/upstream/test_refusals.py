@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import socket
 import threading
 import time
@@ -956,6 +957,20 @@ def test_what_was_asked_unescaped_is_struck_out_too(
         list(upstream.open_stream(CompletionRequest("gpt-test", messages, 9.0)))
     assert "plumbing" in lines(caplog)
     assert not [secret for secret in ("Lovelace", "안녕", "Zwingenberg") if secret in lines(caplog)]
+
+
+def test_short_words_of_what_was_asked_are_struck_out_too(
+    server: OpenAIServer, upstream: OpenAIUpstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    question = "I am Q. Xu,\nJ2 is mine: PIN 4 87"
+    server.follow(told((400, error(f"Strange plumbing: {question} | Q-Xu | 4.87 | messages.0"))))
+    messages = json.dumps([{"role": "user", "content": question}]).encode()
+    with caplog.at_level(logging.DEBUG, "server"), pytest.raises(errors.UpstreamRefused):
+        list(upstream.open_stream(CompletionRequest("gpt-test", messages, 9.0)))
+    assert "Strange plumbing" in lines(caplog)
+    said = lines(caplog).partition("plumbing")[2]
+    assert not set(re.findall(r"\w+", question)) & set(re.findall(r"\w+", said))
+    assert "messages" in said
 
 
 def test_a_secret_at_the_end_of_what_is_looked_at_is_struck_out(

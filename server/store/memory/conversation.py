@@ -41,7 +41,7 @@ class ConversationState:
     def has_expired(self, now: float) -> bool:
         if self.seconds is None or now - self.touched <= self.seconds:
             return False
-        return all(has_run_expired(run, now) for run in self.open_runs.values())
+        return not self.count_open_runs(now)
 
     def has_only_model(self) -> bool:
         """Whether it exists only because its client chose a model."""
@@ -58,6 +58,10 @@ class ConversationState:
     def is_next(self, run_id: str) -> bool:
         """Whether it is the oldest open run, and queued."""
         return next(iter(self.open_runs), None) == run_id and self.open_runs[run_id].status == "queued"
+
+    def count_open_runs(self, now: float) -> int:
+        """Without those that have expired."""
+        return sum(not has_run_expired(run, now) for run in self.open_runs.values())
 
     def read_run(self, run_id: str, now: float) -> Run:
         """A run as of `now`: as ended if it expired, whether or not that is written yet."""

@@ -104,15 +104,17 @@ class ConversationTable:
 
     def measure_owned(self, owner: str) -> Holdings:
         """As `Store.measure_owner`."""
-        states = [self.states[name] for name in self.list_owned(owner)]
+        own = self.find(owner) if owner else None
+        names = {*self.list_owned(owner), *(() if own is None else (owner,))}
+        states = [self.states[name] for name in names]
         size = sum(len(message.fragment) for state in states for message in state.messages)
         messages = sum(len(state.messages) for state in states)
-        return Holdings(len(states), messages, size, sum(len(state.open_runs) for state in states))
+        return Holdings(len(states), messages, size, sum(state.count_open_runs(self._clock()) for state in states))
 
     def is_used(self, name: str, since: float) -> bool:
         """Whether it was touched at that time or later, or has an open run."""
         state = self.find(name)
-        return state is not None and (state.touched >= since or bool(state.open_runs))
+        return state is not None and (state.touched >= since or state.count_open_runs(self._clock()) > 0)
 
     def list_owned(self, owner: str) -> list[str]:
         """As `Store.list_owned`."""

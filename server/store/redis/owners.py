@@ -25,10 +25,16 @@ class Owners:
 
     def measure(self, owner: str) -> Holdings:
         """As `Store.measure_owner`. The bytes are those that Redis takes for the messages, by a sample of them."""
-        tags = [tag_of(name) for name in self.list_names(owner)]
+        if not owner:
+            return Holdings(0, 0, 0, 0)
+        names = set(self.list_names(owner))
+        if self._scripts.ask("get_conversation", owner) is not None:
+            names.add(owner)
+        tags = [tag_of(name) for name in names]
         answers = [
-            self._scripts.ask_all([(*command, f"{tag}:{part}") for tag in tags])
-            for *command, part in (("LLEN", "messages"), ("MEMORY", "USAGE", "messages"), ("LLEN", "open_runs"))
+            self._scripts.ask_all([("LLEN", f"{tag}:messages") for tag in tags]),
+            self._scripts.ask_all([("MEMORY", "USAGE", f"{tag}:messages") for tag in tags]),
+            self._scripts.ask_all([self._scripts.command("count_open_runs", tag) for tag in tags]),
         ]
         messages, size, open_runs = (sum(each or 0 for each in one) for one in answers)
         return Holdings(len(tags), messages, size, open_runs)

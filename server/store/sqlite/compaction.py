@@ -74,9 +74,14 @@ def free_pages(db: sqlite3.Connection, until: float) -> bool:
 
 
 def truncate_file(path: Path) -> None:
-    """Cut freed pages off the file's end. A commit leaves that to the next checkpoint, so this makes one."""
-    with suppress(sqlite3.Error), closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True)) as db:
+    """Cut freed pages off the file's end, and empty its log, in which deleted text may stand.
+
+    A commit leaves that to the next checkpoint, so this makes one. The log stays if somebody reads in it: writers would
+    have to wait for them.
+    """
+    with suppress(sqlite3.Error), closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", timeout=0, uri=True)) as db:
         db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
 @contextmanager

@@ -35,14 +35,21 @@ WHERE NOT c.unlisted AND (c.touched, c.name) < (?, ?) ORDER BY c.touched DESC, c
 """
 ENTRY = f"SELECT {ENTRY_COLUMNS} FROM {ENTRY_SOURCE} WHERE NOT c.unlisted AND c.name = ?"
 OWNED = "SELECT name, id, expires FROM conversations WHERE owner = ? AND owner <> ''"
-MEASURE = """
+HELD = """
+c.id IN (SELECT id FROM conversations WHERE owner = ? AND owner <> '' UNION SELECT id FROM conversations WHERE name = ?)
+AND (c.expires IS NULL OR c.expires >= ?)
+"""
+MEASURE = f"""
 SELECT count(*),
     ifnull(sum((SELECT count(*) FROM messages WHERE row_key BETWEEN c.id << 32 AND (c.id << 32) + 4294967295)), 0),
     ifnull(sum((
         SELECT sum(length(fragment)) FROM messages WHERE row_key BETWEEN c.id << 32 AND (c.id << 32) + 4294967295
-    )), 0),
-    ifnull(sum((SELECT count(*) FROM open_runs WHERE row_key BETWEEN c.id << 32 AND (c.id << 32) + 4294967295)), 0)
-FROM conversations c WHERE c.owner = ? AND c.owner <> '' AND (c.expires IS NULL OR c.expires >= ?)
+    )), 0)
+FROM conversations c WHERE {HELD}
+"""
+LEASES = f"""
+SELECT o.worker, o.lease FROM conversations c
+CROSS JOIN open_runs o ON o.row_key BETWEEN c.id << 32 AND (c.id << 32) + 4294967295 WHERE {HELD}
 """
 UPDATE_CONVERSATION = "UPDATE conversations SET model = ?, metadata = ?, settings = ? WHERE id = ?"
 PUBLISH_CONVERSATION = """
@@ -165,7 +172,12 @@ def list_owned(tx: Transaction, owner: str) -> list[str]:
 
 def measure_owned(tx: Transaction, owner: str) -> Holdings:
     """As `Store.measure_owner`. What has expired but for its open runs is not counted."""
-    return Holdings(*tx.db.execute(MEASURE, (owner, tx.now)).fetchone())
+    if not owner:
+        return Holdings(0, 0, 0, 0)
+    held = owner, owner, tx.now
+    leases = tx.db.execute(LEASES, held).fetchall()
+    count, messages, size = tx.db.execute(MEASURE, held).fetchone()
+    return Holdings(count, messages, size, sum(tx.is_leased(*each) for each in leases))
 
 
 def _load_entries(tx: Transaction, rows: Iterable[Sequence[Any]]) -> Iterator[ConversationEntry]:

@@ -9,7 +9,7 @@ from server.core import Core
 from server.dialects.openai import pagination
 from server.dialects.openai.assistants import events, objects, requests
 from server.dialects.openai.assistants.assistants import Assistants
-from server.dialects.openai.assistants.threads import save_thread
+from server.dialects.openai.assistants.threads import parse_thread
 from server.dialects.openai.errors import busy_as_invalid_request, not_found_as
 from server.domain import Conversation, Run
 from server.errors import InvalidRequest, NoActionRequired, NotFound
@@ -39,8 +39,9 @@ def blueprint(contract: Contract, core: Core, assistants: Assistants, max_charac
         key = headers.idempotency_key("thread")
         name = core.conversations.derive_name("thread", "run", key)
         draft = assistants.draft_run(name, body, request_id=key)
-        thread = save_thread(core, draft.conversation, body.get("thread") or {}, max_characters)
-        return submit_draft(draft, body, [], thread)
+        options = parse_thread(body.get("thread") or {}, max_characters)
+        with core.conversations.create_to_ask(draft.conversation, **options) as thread:
+            return submit_draft(draft, body, [], thread)
 
     def submit_draft(
         draft: Run, body: dict[str, Any], messages: list[dict[str, Any]], thread: Conversation | None = None

@@ -9,7 +9,7 @@ from server.core import Core
 from server.dialects.openai import pagination
 from server.dialects.openai.assistants import objects, requests
 from server.dialects.openai.errors import busy_as_invalid_request, not_found_as, require_offered
-from server.domain import Conversation, Message
+from server.domain import Message
 from server.errors import NotFound
 from server.http.contract import Contract
 
@@ -20,8 +20,8 @@ def blueprint(contract: Contract, core: Core, max_characters: int) -> Blueprint:
 
     @contract.serves(bp, "createThread")
     def create_thread(body: dict[str, Any] | None) -> dict[str, Any]:
-        name = core.conversations.new_name("thread")
-        return objects.dump_thread(save_thread(core, name, body or {}, max_characters))
+        options = parse_thread(body or {}, max_characters)
+        return objects.dump_thread(core.conversations.create(core.conversations.new_name("thread"), **options))
 
     @contract.serves(bp, "getThread")
     def get_thread(thread_id: str) -> dict[str, Any]:
@@ -106,11 +106,11 @@ def blueprint(contract: Contract, core: Core, max_characters: int) -> Blueprint:
     return bp
 
 
-def save_thread(core: Core, thread_id: str, body: dict[str, Any], max_characters: int) -> Conversation:
-    """Create a thread with the messages and the metadata of `body`, or find it if it exists.
+def parse_thread(body: dict[str, Any], max_characters: int) -> dict[str, Any]:
+    """The metadata and the messages of a thread, as `Conversations.create` takes them.
 
     Raises InvalidRequest if `body` has what is not offered.
     """
     require_offered(body)
     messages = requests.parse_messages(body.get("messages"), max_characters)
-    return core.conversations.create(thread_id, metadata=body.get("metadata") or {}, messages=messages)
+    return {"metadata": body.get("metadata") or {}, "messages": messages}
