@@ -31,6 +31,9 @@ class Caps:
     streams: int | None = None
 
 
+NO_CAPS = Caps()
+
+
 class ClientCaps:
     """Holds the clients to their caps. An empty owner, the administrator or an open server, has none. Thread-safe."""
 
@@ -57,6 +60,8 @@ class ClientCaps:
 
     def find_refusal(self, owner: str, draft: Run, messages: Collection[Message]) -> Refused | None:
         """Why the run may not begin, after `messages` were added; None if it may."""
+        if not owner or self._caps == NO_CAPS:
+            return None
         added = _size_of(messages)
         turn = 2 if draft.question else 1
         size = added.bytes + len(draft.question.encode())
