@@ -31,6 +31,8 @@ settings = start.read_settings()
 wsgi_app = "run:app"
 bind = settings.binds
 workers = settings.web_concurrency
+# Else each worker that takes the place of a killed one takes a core from the others for seconds, to import the server.
+preload_app = workers > 1
 worker_connections = 5000
 backlog = 4096
 # Longer than proxies keep an idle connection: if the server closed first, a request on its way would be lost.

@@ -386,6 +386,15 @@ class TestStart:
         else:
             assert not is_refused
 
+    @pytest.mark.parametrize(("workers", "is_loaded_before"), [("1", False), ("2", True)])
+    def test_several_workers_load_the_server_once(self, tmp_path: Path, workers: str, is_loaded_before: bool) -> None:
+        log = tmp_path / "log"
+        env = {"WEB_CONCURRENCY": workers, "UPSTREAM": "scripted", "STORE_URL": f"sqlite:///{tmp_path / 'kept.db'}"}
+        command = [sys.executable, "-m", "gunicorn", "--print-config", "run:app"]
+        assert start_process(command, log, **env).wait(60) == 0
+        printed = dict(line.split("=", 1) for line in log.read_text().splitlines() if " = " in line)
+        assert {name.strip(): value.strip() for name, value in printed.items()}["preload_app"] == str(is_loaded_before)
+
     @pytest.mark.parametrize(
         ("settings", "words"),
         [
