@@ -43,7 +43,7 @@ class Client(threading.Thread):
 
     def run(self) -> None:
         for number in range(sum(self._counts)):
-            at = self._begin + self._interval * (number + self._chance.random() / 2)
+            at = self._begin + self._interval * (number + self._chance.random())
             time.sleep(max(0.0, at - time.monotonic()))
             turn = Turn(f"Question {number} of {self.client_name}", number >= self._counts[0])
             self.turns.append(turn)
