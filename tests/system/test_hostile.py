@@ -84,7 +84,9 @@ def speak(served: ServerProcess, *pieces: bytes) -> bytes:
                 line.sendall(piece)
             line.shutdown(socket.SHUT_WR)
             return b"".join(iter(lambda: line.recv(65536), b""))
-        except (BrokenPipeError, ConnectionResetError):  # It was refused before all was sent.
+        except TimeoutError:
+            raise
+        except OSError:  # It was refused before all was sent; even the end of the sending may then fail.
             return b""
 
 
