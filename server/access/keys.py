@@ -49,6 +49,20 @@ class ApiKey:
     daily_token_budget: int | None
     """None: the server's."""
 
+    @property
+    def caller(self) -> Caller:
+        """Who asks with it. Its limits are counted by its id, whatever the address."""
+        limits = self.rate_limit or "", self.daily_token_budget
+        return Caller(self.client_name, self.client_name, self.id, "", *limits, key_digest=self.digest)
+
+
+@dataclass(frozen=True, slots=True)
+class CachedKey:
+    caller: Caller
+    expires: float | None
+    read: float
+    """When the store was read, in Unix seconds."""
+
 
 class Keys:
     """The keys of a protected server. Safe from any thread."""
@@ -61,11 +75,12 @@ class Keys:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._store = store
+        self._admin = Caller(key_id="admin", is_admin=True)
         self._admin_digest = _digest(admin_key)
         self._clock = clock
         self._sleep = sleep
-        self._cache: dict[str, tuple[ApiKey, float]] = {}
-        """Keys by their digests, each with the time of its last reading from the store."""
+        self._cache: dict[str, CachedKey] = {}
+        """By digest."""
 
     def create(
         self, client_name: str, expires_in_days: int | None, rate_limit: str | None, daily_token_budget: int | None
@@ -102,30 +117,23 @@ class Keys:
         self._sleep(DELETION_SECONDS)
         return len(found)
 
-    def find_caller(self, text: str, address: str) -> Caller | None:
+    def find_caller(self, text: str) -> Caller | None:
         """Whose key this is; None if it opens nothing, because it is wrong, expired or deleted."""
         digest = _digest(text)
-        if compare_digest(digest, self._admin_digest):
-            return Caller(key_id="admin", address=address, is_admin=True)
-        key = self._find_valid(digest)
-        if key is None:
-            return None
-        limits = key.rate_limit or "", key.daily_token_budget
-        return Caller(key.client_name, key.client_name, key.id, address, *limits, key_digest=digest)
+        return self._admin if compare_digest(digest, self._admin_digest) else self._find_valid(digest)
 
     def is_valid(self, caller: Caller) -> bool:
         """Whether the key of a client, as `find_caller` returned it, still opens what it opened then."""
         return self._find_valid(caller.key_digest) is not None
 
-    def _find_valid(self, digest: str) -> ApiKey | None:
-        key = self._find(digest)
-        return None if key is None or (key.expires is not None and key.expires <= self._clock()) else key
-
-    def _find(self, digest: str) -> ApiKey | None:
+    def _find_valid(self, digest: str) -> Caller | None:
         now = self._clock()
-        known, read = self._cache.get(digest, (None, 0.0))
-        if known is not None and 0 <= now - read < CACHE_SECONDS:
-            return known
+        known = self._cache.get(digest)
+        if known is None or not 0 <= now - known.read < CACHE_SECONDS:
+            known = self._read(digest, known, now)
+        return None if known is None or (known.expires is not None and known.expires <= now) else known.caller
+
+    def _read(self, digest: str, known: CachedKey | None, now: float) -> CachedKey | None:
         try:
             key = _load(self._store.get_record(KIND, digest))
         except NotFound:
@@ -138,8 +146,8 @@ class Keys:
         # The store has found the digest; this does not depend on how it compares.
         if not compare_digest(key.digest, digest):
             return None
-        self._cache[digest] = key, now
-        return key
+        self._cache[digest] = found = CachedKey(key.caller, key.expires, now)
+        return found
 
     def _forget(self, key: ApiKey) -> None:
         self._store.delete_record(KIND, key.digest)

@@ -36,21 +36,21 @@ class Core:
         admission: Admission | None = None,
         keys: Keys | None = None,
         caller: Caller = OPEN,
+        import_queue: ImportQueue | None = None,
     ) -> None:
-        """Without `admission`, no limits hold; without `keys`, the server is open."""
+        """Without `admission`, no limits hold; without `keys`, the server is open. All callers share the queue."""
         self._store = store
         self._upstream = upstream
         self._runner = runner
         self._admission = admission or Admission(RateLimits(), Budgets(store), ClientCaps(store, Caps()))
         self._keys = keys
         self._scope = Scope(store, caller, keys)
-        self._import_queue = ImportQueue()
+        self._import_queue = import_queue or ImportQueue()
 
     def for_caller(self, caller: Caller) -> "Core":
         """The same for another caller."""
-        core = Core(self._store, self._upstream, self._runner, self._admission, self._keys, caller)
-        core._import_queue = self._import_queue
-        return core
+        parts = self._store, self._upstream, self._runner, self._admission, self._keys
+        return Core(*parts, caller, self._import_queue)
 
     @property
     def caller(self) -> Caller:

@@ -54,9 +54,8 @@ def read_key() -> str | None:
 
 def find_caller(keys: Keys, attempts: "Attempts", text: str) -> Caller | None:
     """None if the key opens nothing. Raises TooManyAttempts if its address has sent too many of those."""
-    address = request.remote_addr or ""
-    caller = keys.find_caller(text, address)
-    if caller is None and not attempts.take(address):
+    caller = keys.find_caller(text)
+    if caller is None and not attempts.take(request.remote_addr or ""):
         raise TooManyAttempts
     return caller
 

@@ -11,11 +11,11 @@ from server.rates import RateState
 
 
 def find_caller() -> Caller:
-    """The caller of the current request, with its address."""
+    """The caller of the current request, with its address if it has no key."""
     if not has_request_context():
         return OPEN
     caller: Caller = g.get("caller", OPEN)
-    return caller if caller.address else replace(caller, address=request.remote_addr or "")
+    return caller if caller.key_id else replace(caller, address=request.remote_addr or "")
 
 
 def keep_quota(state: RateState) -> None:
@@ -39,9 +39,10 @@ def tell_limits(app: Flask) -> None:
     def add_headers(response: Response) -> Response:
         state: RateState | None = g.get("rate_state")
         if state is not None:
-            response.headers["RateLimit-Limit"] = str(state.limit)
-            response.headers["RateLimit-Remaining"] = str(state.remaining)
-            response.headers["RateLimit-Reset"] = str(math.ceil(max(0.0, state.reset_seconds)))
+            # Not set: that would look for one to replace.
+            response.headers.add("RateLimit-Limit", str(state.limit))
+            response.headers.add("RateLimit-Remaining", str(state.remaining))
+            response.headers.add("RateLimit-Reset", str(math.ceil(max(0.0, state.reset_seconds))))
         retry_seconds: float | None = g.get("retry_seconds")
         if retry_seconds is not None:
             response.headers["Retry-After"] = str(max(1, math.ceil(retry_seconds)))

@@ -198,32 +198,32 @@ class TestEnd:
     def test_a_key_that_another_process_deleted_opens_nothing_after_a_second(self, clock: Clock, store: Store) -> None:
         keys, others = Keys(store, ADMIN_KEY, clock), Keys(store, ADMIN_KEY, clock)
         key, text = keys.create("ada", None, None, None)
-        assert keys.find_caller(text, "") is not None
+        assert keys.find_caller(text) is not None
         others.delete(key.id)
         clock.now += 1.0
-        assert keys.find_caller(text, "") is None
+        assert keys.find_caller(text) is None
 
     def test_the_keys_of_a_client_are_deleted_once_no_process_takes_them(
         self, clock: Clock, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def sleep(seconds: float) -> None:
-            assert others.find_caller(text, "") is not None
+            assert others.find_caller(text) is not None
             clock.now += seconds
 
         monkeypatch.undo()
         own, others = Keys(store, ADMIN_KEY, clock, sleep), Keys(store, ADMIN_KEY, clock)
         _, text = own.create("ada", None, None, None)
-        assert others.find_caller(text, "") is not None
+        assert others.find_caller(text) is not None
         assert own.delete_of("ada") == 1
-        assert others.find_caller(text, "") is None
+        assert others.find_caller(text) is None
 
     def test_an_expired_key_opens_nothing(self, clock: Clock, store: Store) -> None:
         keys = Keys(store, ADMIN_KEY, clock)
         _, text = keys.create("ada", 2, None, None)
         clock.now += 2 * 86_400 - 1
-        assert keys.find_caller(text, "") is not None
+        assert keys.find_caller(text) is not None
         clock.now += 1
-        assert keys.find_caller(text, "") is None
+        assert keys.find_caller(text) is None
 
     def test_a_client_is_deleted_with_all_that_it_has(self, client: FlaskClient, store: Store) -> None:
         key, other = create_key(client, "ada")["key"], create_key(client, "eve")["key"]
