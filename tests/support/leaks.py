@@ -29,8 +29,8 @@ MAX_CHARS = 60
 """How much of a content is looked for: a leak may be shortened."""
 MAX_BODY_BYTES = 1_000_000
 """Larger bodies are not read: it would take longer than the tests that send them."""
-NO_CONTENT = {"id", "model"}
-"""The fields that hold no content: a log may have their values."""
+NO_CONTENT = {"id", "model", "url"}
+"""The fields that hold no content: a log may have their values. `url` is the server's own address in its documents."""
 ESCAPED = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\"'\\]+")
 """What JSON or Python may write in another way."""
 ID_OR_TIME = re.compile(r"([a-z]+_)?[\s0-9a-fA-F.:TZ+-]*")
