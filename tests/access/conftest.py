@@ -13,7 +13,7 @@ from server.app import create_app
 from server.domain import ToolCall
 from server.settings import Settings
 from server.upstream.protocol import Completion, CompletionRequest
-from tests.access.people import ADMIN_KEY
+from tests.access.people import ADMIN_KEY, Person, settle
 from tests.conftest import validate_responses
 from tests.support.redis_server import needs_redis, redis_server
 from tests.support.replies import SteeredUpstream
@@ -59,3 +59,13 @@ def protected(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 @pytest.fixture(scope="module")
 def visitor(protected: Flask) -> FlaskClient:
     return protected.test_client()
+
+
+@pytest.fixture(scope="module")
+def ada(visitor: FlaskClient) -> Person:
+    return settle(visitor, "ada")
+
+
+@pytest.fixture(scope="module")
+def eve(visitor: FlaskClient) -> Person:
+    return settle(visitor, "eve")

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.store.protocol import Store
-from tests.access.people import Person, create_key, send, settle
+from tests.access.people import Person, create_key, send
 from tests.access.test_isolation import TAKING_IDS, Operation, belongings, call, name_of
 
 NUMBERS = count()
@@ -51,16 +51,6 @@ HEADERS = (
     *("If-None-Match", "Last-Event-ID", "Origin", "Prefer", "Range", "X-API-Key", "X-Forwarded-For", "X-Request-ID"),
     *("OpenAI-Beta", "Transfer-Encoding", "X-HTTP-Method-Override", "X-Original-URL"),
 )
-
-
-@pytest.fixture(scope="module")
-def ada(visitor: FlaskClient) -> Person:
-    return settle(visitor, "ada")
-
-
-@pytest.fixture(scope="module")
-def eve(visitor: FlaskClient) -> Person:
-    return settle(visitor, "eve")
 
 
 @pytest.fixture(scope="module")

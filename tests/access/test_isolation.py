@@ -161,25 +161,15 @@ def belongings(store: Store, owner: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def ada(visitor: FlaskClient) -> Person:
-    return settle(visitor, "ada")
-
-
-@pytest.fixture(scope="module")
-def eve(visitor: FlaskClient) -> Person:
-    return settle(visitor, "eve")
+def everybody(visitor: FlaskClient) -> Person:
+    """A client whose key opens every name with some beginning: with any."""
+    return settle(visitor, "*")
 
 
 @pytest.fixture(scope="module")
 def store(protected: Flask) -> Store:
     found: Store = protected.extensions["store"]
     return found
-
-
-@pytest.fixture(scope="module")
-def everybody(visitor: FlaskClient) -> Person:
-    """A client whose key opens every name with some beginning: with any."""
-    return settle(visitor, "*")
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -372,6 +373,10 @@ class TestUnreadable:
         assert (wire.sent, wire.shut, log.lines) == ([], [], [])
 
 
+KEPT = Settings(openai_api_key="key", admin_key="x" * 16, store_url="sqlite:///a.db")
+"""Settings that nothing is to be said of."""
+
+
 class TestStart:
     @pytest.mark.parametrize(
         ("store_url", "workers", "is_refused"),
@@ -400,35 +405,11 @@ class TestStart:
         [
             (Settings(openai_api_key="key"), ["OPEN"]),
             (Settings(openai_api_key="key", admin_key="x" * 16), ["vanish at a restart"]),
-            (Settings(openai_api_key="key", admin_key="x" * 16, store_url="sqlite:///a.db"), []),
-            (
-                Settings(openai_api_key="key", admin_key="x" * 16, store_url="sqlite:///a.db", daily_token_budget=4096),
-                ["4096 tokens are reserved"],
-            ),
-            (
-                Settings(openai_api_key="key", admin_key="x" * 16, store_url="sqlite:///a.db", daily_token_budget=4097),
-                [],
-            ),
-            (
-                Settings(
-                    openai_api_key="key",
-                    admin_key="x" * 16,
-                    store_url="sqlite:///a.db",
-                    daily_token_budget=300,
-                    default_max_tokens=200,
-                ),
-                [],
-            ),
-            (
-                Settings(
-                    openai_api_key="key",
-                    admin_key="x" * 16,
-                    store_url="sqlite:///a.db",
-                    daily_token_budget=200,
-                    default_max_tokens=200,
-                ),
-                ["DEFAULT_MAX_TOKENS"],
-            ),
+            (KEPT, []),
+            (replace(KEPT, daily_token_budget=4096), ["4096 tokens are reserved"]),
+            (replace(KEPT, daily_token_budget=4097), []),
+            (replace(KEPT, daily_token_budget=300, default_max_tokens=200), []),
+            (replace(KEPT, daily_token_budget=200, default_max_tokens=200), ["DEFAULT_MAX_TOKENS"]),
             (Settings(openai_base_url="http://localhost/v1"), ["OPEN"]),
             (Settings(admin_key="x" * 16), ["No model is set", "vanish at a restart"]),
             (Settings(upstream="scripted"), ["OPEN", "DEMONSTRATION"]),
