@@ -12,8 +12,9 @@ UNMEASURED = ("listen", "close")
 """`listen` waits on purpose, and `close` ends all."""
 
 CALLS = tuple(
-    name for name, each in vars(Store).items() if callable(each) and name[0] != "_" and name not in UNMEASURED
+    name for name in dir(Store) if callable(getattr(Store, name)) and name[0] != "_" and name not in UNMEASURED
 )
+"""Those of records, too, which `Store` inherits."""
 
 
 def measure_store(store: Store, metrics: Metrics) -> Store:

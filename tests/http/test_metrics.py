@@ -160,14 +160,28 @@ class TestStore:
         assert {("create_run",): 1, ("finish_run",): 1}.items() <= counts.items()
         assert ("listen",) not in counts
 
+    def test_so_are_those_for_records(self, client: FlaskClient) -> None:
+        assert client.post("/api/v1/assistants", json={"model": "told"}).status_code == 200
+        assert read(client)["conversation_store_seconds_count"][("put_record",)] == 1
+
+    @pytest.mark.parametrize(
+        ("call", "path", "status"),
+        [("get_conversation", "/model?client_name=ada", 500), ("list_records", "/api/v1/assistants", 503)],
+    )
     def test_its_failures_are_counted(
-        self, client: FlaskClient, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+        self,
+        client: FlaskClient,
+        store: MemoryStore,
+        monkeypatch: pytest.MonkeyPatch,
+        call: str,
+        path: str,
+        status: int,
     ) -> None:
         def failing(*_: object, **__: object) -> None:
             raise StoreUnavailable
 
-        monkeypatch.setattr(store, "get_conversation", failing)
-        assert client.get("/model?client_name=ada").status_code == 500
+        monkeypatch.setattr(store, call, failing)
+        assert client.get(path).status_code == status
         assert read(client)["conversation_store_errors_total"] == {(): 1}
 
 
